@@ -1,0 +1,573 @@
+#!/usr/bin/env python3
+"""Time y = sigmoid(W x + b), one vector, one core, against the libraries used for it today.
+
+    pip install '.[bench]'                    # torch is optional; a missing peer is reported
+    python bench/compare.py --json compare.json --plot compare.png
+
+What is timed: the whole Python call in float32, output preallocated where the library can,
+the same gate over and over, so weights are as warm as they fit in the caches. Each side runs
+in a process of its own, on one thread, pinned to one core shared by all; the sides take turns
+of a few milliseconds in a new random order each round, the others asleep meanwhile. A side may
+list several configurations: at each size the fastest runs, and only if its result agrees with
+float64. Cells are medians over the rounds, with half the interquartile range; a ratio is the
+median, with its quartiles, of the per-round ratios best peer / g(x, out=y).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import platform
+import random
+import sys
+import time
+import timeit
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SIZES = "32 64 128 256 512 1024 2048 4096 512x128 128x512 1000x300 48x40"
+THREADS = ("OMP", "OPENBLAS", "MKL", "NUMBA", "NUMEXPR", "VECLIB_MAXIMUM")
+TOLERANCE = 2e-6  # of y, against float64: float32 passes at every size, bfloat16 and float16 do not
+OURS = "g(x, out=y)"
+UNDISTURBED = 0.97  # of the core for the whole turn
+Array = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@dataclass
+class Call:
+    """One configuration of a side: a statement that leaves its result in names["y"]."""
+
+    name: str
+    code: str
+    names: dict[str, Any]
+
+
+Side = Callable[[Array, Array, Array], Iterator[Call]]
+
+# ---- the sides: (W, b, x) -> configurations --------------------------------------------------
+# What lost, in the comments, was measured on a Xeon with AVX-512 (Emerald Rapids), one core.
+
+
+def fastgate_bound(W: Array, b: Array, x: Array) -> Iterator[Call]:
+    import fastgate
+
+    y = output(b)
+    yield Call("call", "call()", {"call": fastgate.Gate(W, b).bind(x, out=y), "y": y})
+
+
+def fastgate_call(W: Array, b: Array, x: Array) -> Iterator[Call]:
+    import fastgate
+
+    yield Call("call", "g(x, out=y)", {"g": fastgate.Gate(W, b), "x": x, "y": output(b)})
+
+
+def fastgate_unpacked(W: Array, b: Array, x: Array) -> Iterator[Call]:
+    import fastgate
+
+    names = {"gate": fastgate.gate, "W": W, "b": b, "x": x, "y": output(b)}
+    yield Call("call", "gate(x, W, b, out=y)", names)
+
+
+def numpy_(W: Array, b: Array, x: Array) -> Iterator[Call]:
+    # Column order wins from 128 to 512 (14 µs against 19 at 512x512): OpenBLAS then adds columns.
+    # expit is one slow pass; exp and its helpers are vectorised, and win with many rows. The sign
+    # goes into the weights. np.matmul, np.matvec and SciPy's sgemv cost 0.2 to 0.9 µs more.
+    from scipy.special import expit
+
+    by_expit = "dot(x, y); add(y, b, y); expit(y, y)"
+    by_exp = "dot(x, y); subtract(y, b, y); exp(y, y); add(y, one, y); reciprocal(y, y)"
+    ufuncs = {f.__name__: f for f in (np.add, np.subtract, np.exp, np.reciprocal)}
+    ufuncs |= {"expit": expit, "one": np.float32(1)}
+    for order, V in (("rows", W), ("columns", np.asfortranarray(W))):
+        names = {**ufuncs, "dot": V.dot, "b": b, "x": x, "y": output(b)}
+        yield Call(f"{order}, expit", by_expit, names)
+        yield Call(f"{order}, exp", by_exp, {**names, "dot": (-V).dot, "y": output(b)})
+
+
+def numba_(W: Array, b: Array, x: Array) -> Iterator[Call]:
+    # A row at a time wins beyond the L2 cache, four rows or eight columns below. Most of a small
+    # call is unpacking four array arguments (0.45 µs): weights captured as constants save 0.1 µs.
+    # cfunc through ctypes, 512-bit vectors and np.dot inside were no faster.
+    rows, rows4, columns8, freeze = numba_kernels()
+    names = {"W": W, "b": b, "x": x, "y": output(b)}
+    yield Call("a row", "f(W, b, x, y)", {**names, "f": rows})
+    yield Call("4 rows", "f(W, b, x, y)", {**names, "f": rows4})
+    names["W"] = np.ascontiguousarray(W.T)
+    yield Call("8 columns", "f(W, b, x, y)", {**names, "f": columns8})
+    if W.size <= 2**14:  # constants are compiled in
+        yield Call("4 rows, constant", "f(x, y)", {**names, "f": freeze(W, b)})
+
+
+@functools.cache
+def numba_kernels() -> tuple[Callable[..., Any], ...]:
+    import numba
+
+    jit = numba.njit(fastmath=True, boundscheck=False, error_model="numpy")
+    one = np.float32(1)
+
+    @jit
+    def rows(W, b, x, y):  # type: ignore[no-untyped-def]
+        for i in range(W.shape[0]):
+            s = b[i]
+            for k in range(W.shape[1]):
+                s += W[i, k] * x[k]
+            y[i] = one / (one + np.exp(-s))
+
+    @jit
+    def rows4(W, b, x, y):  # type: ignore[no-untyped-def]
+        m, n = W.shape
+        for i in range(0, m - 3, 4):
+            s0 = s1 = s2 = s3 = np.float32(0)
+            for k in range(n):
+                s0 += W[i, k] * x[k]
+                s1 += W[i + 1, k] * x[k]
+                s2 += W[i + 2, k] * x[k]
+                s3 += W[i + 3, k] * x[k]
+            y[i], y[i + 1], y[i + 2], y[i + 3] = s0, s1, s2, s3
+        for i in range(m - m % 4, m):
+            y[i] = 0
+            for k in range(n):
+                y[i] += W[i, k] * x[k]
+        for i in range(m):
+            y[i] = one / (one + np.exp(-y[i] - b[i]))
+
+    @jit
+    def columns8(Wt, b, x, y):  # type: ignore[no-untyped-def]
+        n, m = Wt.shape
+        y[:] = b
+        for k in range(0, n - 7, 8):
+            for i in range(m):
+                s = y[i]
+                for j in range(8):
+                    s += Wt[k + j, i] * x[k + j]
+                y[i] = s
+        for k in range(n - n % 8, n):
+            for i in range(m):
+                y[i] += Wt[k, i] * x[k]
+        for i in range(m):
+            y[i] = one / (one + np.exp(-y[i]))
+
+    def freeze(W, b):  # type: ignore[no-untyped-def]
+        return jit(lambda x, y: rows4(W, b, x, y))
+
+    return rows, rows4, columns8, freeze
+
+
+@functools.cache
+def torch_mode() -> Any:
+    import torch
+
+    torch.set_num_threads(1)
+    mode = torch.inference_mode()  # 0.2 to 0.4 µs a call below no_grad
+    mode.__enter__()  # for as long as this process
+    return mode
+
+
+def torch_(W: Array, b: Array, x: Array) -> Iterator[Call]:
+    # MKL's gemv over columns: 12 µs at 512x512 against 22 over rows. linear costs 2 to 3 µs more
+    # than addmv, a frozen TorchScript 6 to 9, AOTInductor 25, torch.compile 35 to 60 or worse.
+    import torch
+
+    torch_mode()
+    rows = torch.from_numpy(W)
+    names = {"addmv": torch.addmv, "b": torch.from_numpy(b), "x": torch.from_numpy(x)}
+    for order, V in (("rows", rows), ("columns", rows.T.contiguous().T)):
+        names |= {"W": V, "y": torch.from_numpy(output(b))}
+        yield Call(f"addmv, {order}", "addmv(b, W, x, out=y).sigmoid_()", dict(names))
+
+
+def onnxruntime_(W: Array, b: Array, x: Array) -> Iterator[Call]:
+    # Bound input and output save 4 µs a call. MatMul and Add is as fast as Gemm; x as a vector,
+    # or W on the left (no gemv: 700 µs at 512x512), is slower; arena and memory plan: no difference.
+    import onnxruntime as ort
+    from onnx import TensorProto, helper, numpy_helper
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    (m, n), y = W.shape, output(b)
+    info = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Gemm", ["x", "W", "b"], ["z"], transB=1),
+        helper.make_node("Sigmoid", ["z"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "gate",
+        [info("x", TensorProto.FLOAT, [1, n])],
+        [info("y", TensorProto.FLOAT, [1, m])],
+        [numpy_helper.from_array(W, "W"), numpy_helper.from_array(b, "b")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    bound = [ort.OrtValue.ortvalue_from_numpy(a[None]) for a in (x, y)]  # these share memory
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("x", bound[0])
+    binding.bind_ortvalue_output("y", bound[1])
+    names = {"run": session.run_with_iobinding, "binding": binding, "keep": bound, "y": y}
+    yield Call("Gemm, io-binding", "run(binding)", names)
+
+
+def openvino_(W: Array, b: Array, x: Array) -> Iterator[Call]:
+    # Tensors set once, infer() without arguments: half the time of calling the compiled model,
+    # start_async() and wait() cost 8 µs more. W on the left is slower below 1024, faster above.
+    # The f32 hint keeps it from computing in bfloat16 where the CPU can.
+    import openvino as ov
+    import openvino.properties as props
+    from openvino import opset8 as op
+    from openvino.properties import hint
+
+    options = {
+        hint.performance_mode(): hint.PerformanceMode.LATENCY,
+        hint.inference_precision(): ov.Type.f32,
+        hint.execution_mode(): hint.ExecutionMode.ACCURACY,
+        hint.enable_cpu_pinning(): False,
+        props.inference_num_threads(): 1,
+    }
+    weights, bias = op.constant(W), op.constant(b)
+    row, column = op.parameter([1, len(x)], ov.Type.f32), op.parameter([len(x)], ov.Type.f32)
+    right = row, op.matmul(row, weights, False, True), x[None], output(b)[None]
+    left = column, op.matmul(weights, column, False, False), x, output(b)
+    for name, (at, product, x_, y) in (("x Wᵀ", right), ("W x", left)):
+        model = ov.Model([op.sigmoid(op.add(product, bias))], [at])
+        request = ov.Core().compile_model(model, "CPU", options).create_infer_request()
+        request.set_input_tensor(ov.Tensor(x_, shared_memory=True))
+        request.set_output_tensor(ov.Tensor(y, shared_memory=True))
+        yield Call(name, "infer()", {"infer": request.infer, "x": x_, "y": y})
+
+
+def numkong_(W: Array, b: Array, x: Array) -> Iterator[Call]:
+    # The float32 product is accumulated and returned in float64: out is a float64 Tensor, so a
+    # cast is due. Casting first beats adding or expit in float64 (or casting inside a ufunc);
+    # packing x instead of W takes twice as long.
+    import numkong as nk
+    from scipy.special import expit
+
+    product = nk.empty((1, len(b)), dtype="float64")
+    names = {"dots": nk.dots_packed, "x": nk.Tensor(x[None]), "W": nk.dots_pack(W, dtype="f32")}
+    names |= {"out": product, "product": np.asarray(product)[0]}  # shares memory
+    names |= {"add": np.add, "expit": expit, "b": b, "y": output(b)}
+    code = "dots(x, W, out=out); y[:] = product; add(y, b, y); expit(y, y)"
+    yield Call("dots_packed, expit", code, names)
+
+
+FASTGATE: dict[str, Side] = {
+    "g.bind": fastgate_bound,
+    OURS: fastgate_call,
+    "gate(x, W, b)": fastgate_unpacked,
+}
+PEERS: dict[str, Side] = {
+    "numpy": numpy_,
+    "numba": numba_,
+    "torch": torch_,
+    "onnxruntime": onnxruntime_,
+    "openvino": openvino_,
+    "numkong": numkong_,
+}
+
+# ---- one side, in its own process ------------------------------------------------------------
+
+
+def problem(m: int, n: int) -> tuple[Array, Array, Array]:
+    """W, b, x: the same in every process; z = W x + b is of order 1 at every size."""
+    rng = np.random.default_rng([m, n])
+    W = rng.standard_normal((m, n), np.float32) / np.float32(n**0.5)
+    return W, rng.standard_normal(m, np.float32) / 2, rng.standard_normal(n, np.float32)
+
+
+def output(b: Array) -> Array:
+    return np.full(len(b), np.nan, np.float32)  # a call that writes nothing fails the check
+
+
+@dataclass
+class Prepared:
+    """What a side runs at one size, or why it does not."""
+
+    configuration: str = ""
+    seconds: float = 0.0  # a call, estimated
+    error: float = 0.0  # the largest, against float64
+    failure: str = ""
+    missing: bool = False  # not installed
+
+
+class Worker:
+    """Inside a side's process: prepares a size, then runs it in turns."""
+
+    def __init__(self, side: Side) -> None:
+        self.side = side
+
+    def prepare(self, m: int, n: int) -> Prepared:
+        W, b, x = problem(m, n)
+        with np.errstate(over="ignore"):
+            expected = 1 / (1 + np.exp(-(W.astype(np.float64) @ x + b)))
+        candidates, failure = [], ""
+        try:
+            for call in self.side(W, b, x):
+                exec(call.code, call.names)
+                error = float(np.abs(np.asarray(call.names["y"]).ravel() - expected).max())
+                if error <= TOLERANCE:
+                    timer = timeit.Timer(call.code, globals=call.names)
+                    seconds = min(timer.repeat(3, 2)) / 2
+                    candidates.append((timer, Prepared(call.name, seconds, error)))
+                else:
+                    failure = f"{call.name}: wrong by {error:.1e}"
+        except ImportError as e:
+            return Prepared(failure=str(e), missing=True)
+        except Exception as e:  # a peer that fails at a size is a result
+            failure = f"{type(e).__name__}: {e}"
+        for _ in range(7):  # in turn, for the speed of the machine changes
+            for timer, found in candidates:
+                number = max(1, round(0.004 / found.seconds))
+                found.seconds = min(found.seconds, timer.timeit(number) / number)
+        best = min(candidates, key=lambda c: c[1].seconds, default=(None, Prepared(failure=failure)))
+        self.timer, prepared = best
+        return prepared
+
+    def turn(self, number: int) -> tuple[float, float]:
+        """Seconds a call, and the share of the core that this process had meanwhile."""
+        self.timer.timeit(max(1, number // 10))  # bring the weights back into the caches
+        cpu = time.process_time()
+        wall = self.timer.timeit(number)
+        return wall / number, (time.process_time() - cpu) / wall
+
+
+def serve(side: Side, core: int | None, link: Any) -> None:
+    if core is not None:
+        os.sched_setaffinity(0, {core})  # before any library starts a thread
+    worker = Worker(side)
+    with contextlib.suppress(EOFError):  # the parent is gone
+        while True:
+            method, *args = link.recv()  # asleep until the next turn
+            link.send(getattr(worker, method)(*args))
+
+
+# ---- the parent ------------------------------------------------------------------------------
+
+
+class Sides:
+    """The processes, one a side, asked one at a time."""
+
+    def __init__(self, names: list[str], core: int | None) -> None:
+        os.environ.update({f"{name}_NUM_THREADS": "1" for name in THREADS})  # they inherit it
+        spawn = multiprocessing.get_context("spawn")
+        self.links = {}
+        for name in names:
+            self.links[name], theirs = spawn.Pipe()
+            args = ({**FASTGATE, **PEERS}[name], core, theirs)
+            spawn.Process(target=serve, args=args, daemon=True).start()
+            theirs.close()
+
+    def ask(self, name: str, method: str, *args: float) -> Any:
+        self.links[name].send((method, *args))
+        return self.links[name].recv()
+
+
+def compare(sides: Sides, m: int, n: int, rounds: int, turn: float) -> dict[str, Any]:
+    """All sides at one size: {side: its Prepared, and a list of seconds a call, a round each}."""
+    ready: dict[str, Any] = {}
+    for name in list(sides.links):
+        try:
+            prepared = sides.ask(name, "prepare", m, n)
+        except (EOFError, ConnectionError):
+            prepared = Prepared(failure="its process died")
+        if prepared.missing or prepared.failure == "its process died":
+            del sides.links[name]
+        ready[name] = {**asdict(prepared), "rounds": [], "shares": []}
+    order = [name for name in ready if ready[name]["configuration"]]
+    for _ in range(rounds):
+        random.shuffle(order)
+        for name in order:
+            number = max(1, round(turn / ready[name]["seconds"]))
+            for _ in range(3):  # a turn that another process cut into is taken again, twice at most
+                seconds, share = sides.ask(name, "turn", number)
+                if share > UNDISTURBED:
+                    break
+            ready[name]["rounds"].append(seconds)
+            ready[name]["shares"].append(share)
+    return ready
+
+
+def ratio(sides: dict[str, Any]) -> tuple[str, list[float]] | None:
+    """The fastest peer, and its time over that of g(x, out=y) in each round."""
+    peers = [name for name in sides if name in PEERS and sides[name]["rounds"]]
+    if not peers or not sides.get(OURS, {}).get("rounds"):
+        return None
+    best = min(peers, key=lambda name: float(np.median(sides[name]["rounds"])))
+    return best, [p / g for p, g in zip(sides[best]["rounds"], sides[OURS]["rounds"])]
+
+
+def micro(seconds: float) -> str:
+    return f"{seconds * 1e6:.0f}" if seconds >= 1e-4 else f"{seconds * 1e6:#.3g}"
+
+
+def cell(seconds: list[float]) -> str:
+    low, middle, high = np.percentile(seconds, (25, 50, 75))
+    return f"{micro(middle)} ±{(high - low) / 2 / middle:.0%}"
+
+
+def table(report: dict[str, Any]) -> str:
+    """Markdown: microseconds a call at each size, then what each peer ran."""
+    names = [name for name in (*FASTGATE, *PEERS) if any(name in s["sides"] for s in report["sizes"])]
+    limits = any(size["read_limit"] for size in report["sizes"])
+    head = ["m x n", *names, *["reading W"] * limits, "best peer", f"best peer / {OURS}"]
+    lines = [head, ["---"] * len(head)]
+    ran: dict[str, dict[str, list[str]]] = {}
+    for size in report["sizes"]:
+        line = [size["size"]]
+        for name in names:
+            side = size["sides"].get(name, {"missing": True})
+            failed = "missing" if side["missing"] else "failed"
+            line.append(cell(side["rounds"]) if side.get("rounds") else failed)
+            if name in PEERS and side.get("rounds"):
+                ran.setdefault(name, {}).setdefault(side["configuration"], []).append(size["size"])
+        if limits:
+            line.append(micro(size["read_limit"]) if size["read_limit"] else "")
+        best = ratio(size["sides"])
+        low, middle, high = np.percentile(best[1], (25, 50, 75)) if best else (0, 0, 0)
+        line += [best[0], f"{middle:.2f} ({low:.2f} to {high:.2f})"] if best else ["", ""]
+        lines.append(line)
+    text = ["| " + " | ".join(line) + " |" for line in lines] + [""]
+    for name, configurations in ran.items():
+        how = "; ".join(f"{c} ({', '.join(sizes)})" for c, sizes in configurations.items())
+        text.append(f"- {name}: {how}")
+    return "\n".join(text)
+
+
+COLOURS = {  # fastgate in one colour, the peers in quieter ones
+    **dict.fromkeys(FASTGATE, "#d1350f"),
+    **dict(zip(PEERS, ("#3b6fb6", "#3f8f4f", "#8a5aa8", "#2a9d9d", "#8c6d4f", "#b8860b"))),
+}
+
+
+def draw(report: dict[str, Any], path: str) -> None:
+    """Time against n for the square gates, both axes logarithmic, a label at each line's start."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    squares = sorted((s for s in report["sizes"] if s["m"] == s["n"]), key=lambda s: s["n"])
+    lines: dict[str, tuple[list[int], list[float]]] = {}
+    for name in (*PEERS, *reversed(FASTGATE)):
+        rounds = [(s["n"], s["sides"].get(name, {}).get("rounds")) for s in squares]
+        times = [(n, float(np.median(r)) * 1e6) for n, r in rounds if r]
+        if times:
+            lines[name] = tuple(map(list, zip(*times)))  # type: ignore[assignment]
+    limit = [(s["n"], s["read_limit"] * 1e6) for s in squares if s["read_limit"]]
+
+    figure, axes = plt.subplots(figsize=(9, 5.6), dpi=100)
+    styles = {OURS: "-", "g.bind": "--", "gate(x, W, b)": ":"}
+    for name, (n, microseconds) in lines.items():
+        ours = name in FASTGATE
+        width = 3 if name == OURS else 1.8 if ours else 1.3
+        marker = "o" if name == OURS or not ours else ""
+        style = styles.get(name, "-")
+        axes.plot(n, microseconds, style, c=COLOURS[name], lw=width, marker=marker, ms=2.5 + width)
+    if limit:
+        n, microseconds = zip(*limit)
+        axes.fill_between(n, microseconds, 1e-9, color="0.93", lw=0)
+        axes.plot(n, microseconds, color="0.45", lw=1)
+        axes.text(0.93, 0.1, "faster than W can be read", ha="right", transform=axes.transAxes,
+                  color="0.45", fontsize=9.5)  # fmt: skip
+
+    everything = [t for _, times in lines.values() for t in times]
+    bottom, top = min(everything) / 1.6, max(everything) * 1.6
+    axes.set(xscale="log", yscale="log", ylim=(bottom, top))
+    names = sorted(lines, key=lambda name: lines[name][1][0])
+    at = np.log([lines[name][1][0] for name in names])
+    gap = np.log(top / bottom) / 24
+    for _ in range(500):  # move labels apart until none overlap
+        push = np.maximum(gap - np.diff(at), 0) / 2
+        at[:-1] -= push
+        at[1:] += push
+    for name, log in zip(names, at):
+        axes.text(lines[name][0][0] / 1.12, np.exp(log), f"fastgate {name}" if name in FASTGATE else name,
+                  ha="right", va="center", color=COLOURS[name], fontsize=9.5,
+                  fontweight="bold" if name == OURS else "normal")  # fmt: skip
+    ticks = [s["n"] for s in squares]
+    axes.set_xticks(ticks, [f"{n}²" for n in ticks])
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter(lambda t, _: f"{t:g} µs" if t < 1e3 else f"{t / 1e3:g} ms")
+    axes.grid(axis="y", color="0.9", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(length=0, labelcolor="0.3")
+    axes.yaxis.tick_right()
+    axes.set_title("One gate call from Python: σ(W x + b), float32, one core", loc="left", fontsize=12)
+    about = f"{report['cpu']}, {report['date'][:10]}; lower is better"
+    figure.text(0.99, 0.01, about, ha="right", fontsize=8, color="0.45")
+    figure.tight_layout(rect=(0, 0.02, 1, 1))
+    figure.savefig(path)
+
+
+def about() -> dict[str, Any]:
+    try:
+        cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        cpuinfo = []
+    models = [line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")]
+    versions = {"python": platform.python_version()}
+    for name in ("fastgate", *PEERS, "scipy"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "command": " ".join(sys.argv),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "platform": platform.platform(),
+        "versions": versions,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--sizes", default=SIZES, help="n or mxn, comma or space separated")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--turn", type=float, default=20, metavar="MS", help="a side in a round")
+    parser.add_argument("--peers", default=",".join(PEERS), help="default: %(default)s")
+    parser.add_argument("--core", type=int, help="default: the last that this process may use")
+    parser.add_argument("--read-limit", type=Path, metavar="JSON", help='{"mxn": seconds}, to draw')
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's time")
+    parser.add_argument("--plot", metavar="FILE.png")
+    options = parser.parse_args()
+    limits = json.loads(options.read_limit.read_text()) if options.read_limit else {}
+    core = options.core
+    if core is None and hasattr(os, "sched_getaffinity"):
+        core = max(os.sched_getaffinity(0))
+
+    report: dict[str, Any] = {**about(), "core": core, "sizes": []}
+    sides = Sides([*FASTGATE, *options.peers.split(",")], core)
+    for size in options.sizes.replace(",", " ").split():
+        m, n = map(int, size.split("x")) if "x" in size else (int(size), int(size))
+        results = compare(sides, m, n, options.rounds, options.turn / 1e3)
+        result = {"size": f"{m}x{n}", "m": m, "n": n, "read_limit": limits.get(f"{m}x{n}")}
+        report["sizes"].append({**result, "sides": results})
+        best = ratio(results)
+        found = f"{best[0]} / {OURS} = {np.median(best[1]):.2f}" if best else ""
+        print(f"{m}x{n}", found, file=sys.stderr, flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(report, indent=1) + "\n")
+    print(", ".join([report["cpu"], *(f"{k} {v}" for k, v in report["versions"].items())]) + "\n")
+    print(table(report))
+    if options.plot:
+        draw(report, options.plot)
+
+
+if __name__ == "__main__":
+    main()

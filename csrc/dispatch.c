@@ -1,0 +1,104 @@
+/* Which kernels this build has, which this CPU can run, and which are in use. */
+#include "kernels.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+#if defined(__AVX__)
+#error "compile dispatch.c for the baseline of the platform: it runs before the CPU is known"
+#endif
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+/* XCR0: the register files that the operating system saves (Intel SDM vol. 1, 13.3) */
+static unsigned os_saves(void)
+{
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
+        return 0;
+    __asm__("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+    return a;
+}
+
+static int has_avx2(void)
+{
+    unsigned a, b, c, d;
+    return (os_saves() & 0x06) == 0x06 && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_FMA) &&
+           __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
+}
+
+static int has_avx512(void)
+{
+    const unsigned needed = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
+    unsigned a, b, c, d;
+    return has_avx2() && (os_saves() & 0xe6) == 0xe6 &&
+           __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & needed) == needed;
+}
+#define FG_NATIVE(X) X(avx512, has_avx512) X(avx2, has_avx2)
+#elif defined(__aarch64__)
+#define FG_NATIVE(X) X(neon, always)
+#else
+#define FG_NATIVE(X)
+#endif
+
+static int always(void)
+{
+    return 1;
+}
+
+/* Best first.  To add an ISA: a shim in isa/, and its name and test above. */
+#define FG_ALL(X) FG_NATIVE(X) X(base, always)
+
+#define FG_DECLARE(isa, usable) extern const fg_kernels fg_kernels_##isa;
+FG_ALL(FG_DECLARE)
+
+#define FG_ENTRY(isa, usable) {#isa, usable, &fg_kernels_##isa},
+static const struct {
+    const char *name;
+    int (*usable)(void);
+    const fg_kernels *kernels;
+} table[] = {FG_ALL(FG_ENTRY)};
+#define FG_COUNT (sizeof table / sizeof *table)
+
+static atomic_size_t active; /* 1 + index in the table; 0 before the choice */
+
+static size_t chosen(void)
+{
+    size_t number = atomic_load_explicit(&active, memory_order_relaxed);
+    if (!number) { /* "base" is always usable, so this cannot fail */
+        fastgate_select_isa(NULL);
+        number = atomic_load_explicit(&active, memory_order_relaxed);
+    }
+    return number - 1;
+}
+
+const char *fastgate_isa_name(size_t index)
+{
+    return index < FG_COUNT ? table[index].name : NULL;
+}
+
+int fastgate_isa_usable(size_t index)
+{
+    return index < FG_COUNT && table[index].usable();
+}
+
+int fastgate_select_isa(const char *name)
+{
+    for (size_t i = 0; i < FG_COUNT; i++)
+        if ((!name || !*name || !strcmp(name, table[i].name)) && table[i].usable()) {
+            atomic_store_explicit(&active, i + 1, memory_order_relaxed);
+            return FASTGATE_OK;
+        }
+    return FASTGATE_ERROR_ISA;
+}
+
+const fg_kernels *fg_active_kernels(void)
+{
+    return table[chosen()].kernels;
+}
+
+const char *fastgate_isa(void)
+{
+    return table[chosen()].name;
+}

@@ -1,0 +1,109 @@
+/*
+ * fastgate: the LSTM input gate  g = sigma(W [1; x])  on a CPU, in plain C99.
+ *
+ * W is (output_size, input_size), float32; the bias, column 0 of the textbook form, is an array of
+ * its own; sigma is the logistic sigmoid 1 / (1 + exp(-z)), within 1 ULP of the true value for
+ * every float32 z.  A gate packs W once and is then called many times:
+ *
+ *     fastgate_gate *gate;
+ *     int rc = fastgate_gate_create(&gate, m, n, weight, n, 1, bias);
+ *     if (rc) return puts(fastgate_strerror(rc)), rc;
+ *     fastgate_part x_part = {x, n, 0};
+ *     rc = fastgate_gate_run(gate, 1, &x_part, 1, y, 0);        // W (m,n), x (n,) -> y (m,)
+ *     fastgate_gate_free(gate);
+ *
+ * An output depends on its own row of W, its bias and x alone: its bits are the same for every
+ * instruction set, batch size, place in the batch, split of x into parts and memory alignment, and
+ * for fastgate_gate_once as for a packed gate.
+ *
+ * Memory:   arrays need the alignment of float only.  The caller owns every array passed in; a gate
+ *           copies what it keeps.  Outputs must not overlap inputs.
+ * Threads:  a gate is read-only once created; any number of threads may run one gate at once.
+ *           fastgate_select_isa must not run beside any other call.
+ * Errors:   functions that can fail return FASTGATE_OK (0) or a code below, before they write
+ *           anything.  Nothing here prints, aborts or changes the floating-point mode.
+ */
+#ifndef FASTGATE_H
+#define FASTGATE_H
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define FASTGATE_VERSION "0.1.0"
+
+enum {
+    FASTGATE_OK = 0,
+    FASTGATE_ERROR_MEMORY = 1, /* no memory, or a size that overflows size_t */
+    FASTGATE_ERROR_SHAPE = 2,  /* the parts' lengths do not add up to input_size */
+    FASTGATE_ERROR_ISA = 3     /* unknown instruction set, or not in this build or CPU */
+};
+
+/* A short English text for a code; never NULL. */
+const char *fastgate_strerror(int code);
+
+/* ---- instruction sets ---------------------------------------------------------------------- */
+
+/* Names of the kernels in this build, best first, ending with "base"; NULL past the end. */
+const char *fastgate_isa_name(size_t index);
+
+/* 1 if this CPU and operating system can run kernel `index`, else 0. */
+int fastgate_isa_usable(size_t index);
+
+/* The name of the kernels in use. */
+const char *fastgate_isa(void);
+
+/* Chooses the kernels for gates created, and one-shot calls made, from now on.  NULL or "" takes
+ * the best usable ones, which is also what happens when this is never called. */
+int fastgate_select_isa(const char *name);
+
+/* ---- gates --------------------------------------------------------------------------------- */
+
+typedef struct fastgate_gate fastgate_gate;
+
+/* A run of consecutive elements of x.  x is the concatenation of its parts. */
+typedef struct {
+    const float *data; /* (batch, size): the elements of a row are contiguous; may be NULL if empty */
+    size_t size;
+    ptrdiff_t stride; /* floats from one row of the batch to the next */
+} fastgate_part;
+
+/*
+ * Packs weight (output_size, input_size), whose element (i, k) is weight[i * row_stride +
+ * k * column_stride], and bias (output_size,) or NULL for zeros.  Strides count floats and may be
+ * zero or negative.  Either size may be 0.  *gate is set on success only.
+ */
+int fastgate_gate_create(fastgate_gate **gate, size_t output_size, size_t input_size,
+                         const float *weight, ptrdiff_t row_stride, ptrdiff_t column_stride,
+                         const float *bias);
+
+/* NULL is allowed. */
+void fastgate_gate_free(fastgate_gate *gate);
+
+size_t fastgate_gate_output_size(const fastgate_gate *gate);
+size_t fastgate_gate_input_size(const fastgate_gate *gate);
+size_t fastgate_gate_nbytes(const fastgate_gate *gate); /* bytes of the packed weights and biases */
+
+/*
+ * y[b, :] = sigma(W x[b] + bias) for b < batch.  y is (batch, output_size), rows contiguous,
+ * y_stride floats apart.  FASTGATE_ERROR_SHAPE if the parts do not add up to input_size.
+ */
+int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_part *parts,
+                      size_t part_count, float *y, ptrdiff_t y_stride);
+
+/*
+ * The same, from weights that are read where they lie: nothing is packed, copied or allocated.
+ * weight and bias are as in fastgate_gate_create.  Fast where column_stride or row_stride is 1.
+ */
+int fastgate_gate_once(size_t output_size, size_t input_size, const float *weight,
+                       ptrdiff_t row_stride, ptrdiff_t column_stride, const float *bias,
+                       size_t batch, const fastgate_part *parts, size_t part_count, float *y,
+                       ptrdiff_t y_stride);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

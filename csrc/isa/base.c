@@ -1,0 +1,3 @@
+#define FG_LANES 4
+#define FG_ISA base
+#include "../kernels.inc"

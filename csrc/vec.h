@@ -1,0 +1,180 @@
+/*
+ * The vector types and the operations that the kernels use, at FG_LANES float32 lanes, which the
+ * shims in isa/ set.  + - * / & | ~ << and comparisons are the compiler's own, lane by lane.
+ * Compile with -ffp-contract=off: where a product and a sum are to be fused, the source says fma.
+ */
+#ifndef FASTGATE_VEC_H
+#define FASTGATE_VEC_H
+
+#include <float.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+typedef float vf __attribute__((vector_size(4 * FG_LANES)));
+typedef int32_t vi __attribute__((vector_size(4 * FG_LANES)));
+typedef uint32_t vu __attribute__((vector_size(4 * FG_LANES)));
+
+#define FG_INLINE static inline __attribute__((always_inline))
+
+FG_INLINE vf vf_load(const float *p)
+{
+    vf v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+FG_INLINE void vf_store(float *p, vf v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+/* Compilers turn a loop over the lanes into a broadcast or an fma on some widths only. */
+FG_INLINE vf vf_set1(float s)
+{
+#if FG_LANES == 16 && defined(__AVX512F__)
+    return (vf)_mm512_set1_ps(s);
+#elif FG_LANES == 8 && defined(__AVX2__)
+    return (vf)_mm256_set1_ps(s);
+#elif FG_LANES == 4 && defined(__ARM_NEON)
+    return (vf)vdupq_n_f32(s);
+#else
+    vf v;
+    for (int i = 0; i < FG_LANES; i++)
+        v[i] = s;
+    return v;
+#endif
+}
+
+/* mask ? a : b, the lanes of mask being 0 or -1 */
+FG_INLINE vf vf_select(vi mask, vf a, vf b)
+{
+    return (vf)((mask & (vi)a) | (~mask & (vi)b));
+}
+
+/* a < b ? a : b, so b where either is NaN */
+FG_INLINE vf vf_min(vf a, vf b)
+{
+#if FG_LANES == 16 && defined(__AVX512F__)
+    return (vf)_mm512_min_ps((__m512)a, (__m512)b);
+#elif FG_LANES == 8 && defined(__AVX2__)
+    return (vf)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+    return vf_select(a < b, a, b);
+#endif
+}
+
+#if !defined(__FMA__) && !defined(__ARM_FEATURE_FMA) && !defined(FP_FAST_FMAF)
+/*
+ * Correctly rounded fma where the CPU has none.  The product of two float32 is exact in float64;
+ * its sum with c is rounded to odd there, after which rounding to float32 is the only rounding
+ * (Boldo and Melquiond, Emulation of FMA and correctly rounded sums, IEEE ToC 57(4), 2008).
+ */
+FG_INLINE float fg_fma1(float a, float b, float c)
+{
+    double p = (double)a * b, s = p + c;
+    double t = s - p, error = (p - (s - t)) + (c - t);
+    if (error < 0 || error > 0) { /* neither exact nor NaN */
+        uint64_t bits;
+        memcpy(&bits, &s, sizeof bits);
+        if (!(bits & 1)) {
+            bits += (error > 0) == (s > 0) ? 1 : (uint64_t)-1;
+            memcpy(&s, &bits, sizeof s);
+        }
+    }
+    return (float)s;
+}
+#else
+#define fg_fma1 __builtin_fmaf
+#endif
+
+/* a * b + c, rounded once */
+FG_INLINE vf vf_fma(vf a, vf b, vf c)
+{
+#if FG_LANES == 16 && defined(__AVX512F__)
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif FG_LANES == 8 && defined(__FMA__)
+    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif FG_LANES == 4 && defined(__ARM_NEON)
+    return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    vf r;
+    for (int i = 0; i < FG_LANES; i++)
+        r[i] = fg_fma1(a[i], b[i], c[i]);
+    return r;
+#endif
+}
+
+#if FG_LANES == 16 && defined(__AVX512F__)
+#define FG_TILE 16
+#else
+#define FG_TILE 4
+#endif
+
+/*
+ * to[k * line + r] = from[r * row_stride + k] for r < FG_LANES, k < FG_TILE.  The 4 x 4 transposes
+ * within 128 bits are fed by 128-bit loads, which, unlike shuffles across them, cost no shuffle.
+ */
+FG_INLINE void vf_transpose(float *to, size_t line, const float *from, ptrdiff_t row_stride)
+{
+#if FG_LANES == 16 && defined(__AVX512F__)
+    /* All of a row's cache line at once: rows 4096 bytes apart share one set of the cache. */
+    __m512 v[4][4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        const float *row = from + j * row_stride;
+#pragma GCC unroll 4
+        for (int t = 0; t < 4; t++)
+            v[t][j] = _mm512_castps128_ps512(_mm_loadu_ps(row + 4 * t));
+        row += 4 * row_stride;
+#pragma GCC unroll 4
+        for (int t = 0; t < 4; t++)
+            v[t][j] = _mm512_insertf32x4(v[t][j], _mm_loadu_ps(row + 4 * t), 1);
+        row += 4 * row_stride;
+#pragma GCC unroll 4
+        for (int t = 0; t < 4; t++)
+            v[t][j] = _mm512_insertf32x4(v[t][j], _mm_loadu_ps(row + 4 * t), 2);
+        row += 4 * row_stride;
+#pragma GCC unroll 4
+        for (int t = 0; t < 4; t++)
+            v[t][j] = _mm512_insertf32x4(v[t][j], _mm_loadu_ps(row + 4 * t), 3);
+    }
+#pragma GCC unroll 4
+    for (int t = 0; t < 4; t++) {
+        __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(v[t][0], v[t][1]));
+        __m512d b = _mm512_castps_pd(_mm512_unpacklo_ps(v[t][2], v[t][3]));
+        __m512d c = _mm512_castps_pd(_mm512_unpackhi_ps(v[t][0], v[t][1]));
+        __m512d d = _mm512_castps_pd(_mm512_unpackhi_ps(v[t][2], v[t][3]));
+        vf_store(to, (vf)_mm512_unpacklo_pd(a, b));
+        vf_store(to + line, (vf)_mm512_unpackhi_pd(a, b));
+        vf_store(to + 2 * line, (vf)_mm512_unpacklo_pd(c, d));
+        vf_store(to + 3 * line, (vf)_mm512_unpackhi_pd(c, d));
+        to += 4 * line;
+    }
+#elif FG_LANES == 8 && defined(__AVX2__)
+    __m256 v[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++)
+        v[j] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(from + j * row_stride)),
+                                    _mm_loadu_ps(from + (j + 4) * row_stride), 1);
+    __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(v[0], v[1]));
+    __m256d b = _mm256_castps_pd(_mm256_unpacklo_ps(v[2], v[3]));
+    __m256d c = _mm256_castps_pd(_mm256_unpackhi_ps(v[0], v[1]));
+    __m256d d = _mm256_castps_pd(_mm256_unpackhi_ps(v[2], v[3]));
+    vf_store(to, (vf)_mm256_unpacklo_pd(a, b));
+    vf_store(to + line, (vf)_mm256_unpackhi_pd(a, b));
+    vf_store(to + 2 * line, (vf)_mm256_unpacklo_pd(c, d));
+    vf_store(to + 3 * line, (vf)_mm256_unpackhi_pd(c, d));
+#else
+    for (size_t r = 0; r < FG_LANES; r++)
+        for (size_t k = 0; k < FG_TILE; k++)
+            to[k * line + r] = from[(ptrdiff_t)r * row_stride + (ptrdiff_t)k];
+#endif
+}
+
+#endif

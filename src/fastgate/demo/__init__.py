@@ -1,0 +1,232 @@
+"""``python -m fastgate demo``: a trained LSTM reads handwritten digits through Gate.
+
+digits.npz holds the weights of the LSTM and of its linear head, in torch's layout, and 450
+digits that the training never saw; tools/train_demo.py in the repository made it. The digits:
+E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
+Repository, 1998, https://doi.org/10.24432/C50P49, CC BY 4.0, as scikit-learn ships them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.resources
+import itertools
+import sys
+import timeit
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastgate import Gate, reference
+
+Array = NDArray[np.float32]
+Data = dict[str, NDArray[Any]]
+
+INPUT, FORGET, CANDIDATE, OUTPUT = range(4)  # torch's order of the gates
+PLOT_FILE = Path("fastgate-demo.png")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m fastgate demo",
+        description="A trained LSTM reads handwritten digits; its sigmoid gates are fastgate's.",
+    )
+    plot = parser.add_mutually_exclusive_group()
+    plot.add_argument("--plot", type=Path, metavar="FILE", help=f"picture (default: {PLOT_FILE})")
+    plot.add_argument("--no-plot", action="store_true", help="draw no picture")
+    args = parser.parse_args(argv)
+
+    data = load()
+    images, labels = data["images"], data["labels"]
+    rows = to_rows(images)
+    h, gates = run(data, rows, Gate)
+    h_oracle, gates_oracle = run(data, rows, reference.Gate)
+    read = classify(data, h)
+
+    print(f"An LSTM with {h.shape[1]} units reads handwritten digits, a row of 8 pixels a step.\n")
+    shown = [0, 1, 2, *np.flatnonzero(read != labels)[:1]]  # as they come, and one misread
+    print_digits(images[shown], read[shown], labels[shown])
+
+    right, total = np.count_nonzero(read == labels), len(labels)
+    print(f"accuracy  {right} of {total} held-out digits ({100 * right / total:.1f} %)")
+    difference = np.abs(gates - gates_oracle).max()
+    changed = np.count_nonzero(read != classify(data, h_oracle))
+    print(
+        f"oracle    largest difference {difference:.1e} over {gates.size} gate values; "
+        f"{changed or 'no'} {'digit' if changed == 1 else 'digits'} read differently"
+    )
+    print_times(data, rows[-1, 0], h[0])
+    if args.no_plot:
+        return 0
+    return plot_input_gate(args.plot, images, read, labels, gates[:, 0])
+
+
+def load() -> Data:
+    with importlib.resources.files(__name__).joinpath("digits.npz").open("rb") as file:
+        return dict(np.load(file))
+
+
+def to_rows(images: NDArray[np.uint8]) -> Array:
+    """Images (N, 8, 8) of 0..16 -> a sequence of rows (8, N, 8) in 0..1."""
+    return np.ascontiguousarray(images.swapaxes(0, 1), np.float32) / np.float32(16)
+
+
+def gate_parameters(data: Data) -> tuple[Array, Array]:
+    """The weights of [x, h] and the biases, gate by gate: (4, H, 8 + H) and (4, H)."""
+    weight = np.hstack([data["weight_ih"], data["weight_hh"]])
+    bias = data["bias_ih"] + data["bias_hh"]
+    return weight.reshape(4, -1, weight.shape[1]), bias.reshape(4, -1)
+
+
+def run(
+    data: Data, rows: Array, gate_type: Callable[..., Callable[..., Array]]
+) -> tuple[Array, Array]:
+    """Read all images side by side -> the last h (N, H), the gates i, f, o (T, 3, N, H)."""
+    weight, bias = gate_parameters(data)
+    sigmoid_gates = [gate_type(weight[k], bias[k]) for k in (INPUT, FORGET, OUTPUT)]
+    h = c = np.zeros((rows.shape[1], bias.shape[1]), np.float32)
+    gates = []
+    for x in rows:
+        i, f, o = (gate(x, h) for gate in sigmoid_gates)
+        candidate = np.tanh(np.hstack([x, h]) @ weight[CANDIDATE].T + bias[CANDIDATE])
+        c = f * c + i * candidate
+        h = o * np.tanh(c)
+        gates.append((i, f, o))
+    return h, np.array(gates)
+
+
+def classify(data: Data, h: Array) -> NDArray[np.intp]:
+    read: NDArray[np.intp] = (h @ data["head_weight"].T + data["head_bias"]).argmax(axis=1)
+    return read
+
+
+def print_digits(
+    images: NDArray[np.uint8], read: NDArray[np.intp], labels: NDArray[np.uint8]
+) -> None:
+    shades = np.array(["  ", "  ", "..", "::", "--", "==", "++", "**", "##", "%%", "@@", "@@"])
+    for rows in images.swapaxes(0, 1):  # two characters a pixel: about square on a terminal
+        print("   ".join("".join(shades[row * 11 // 16]) for row in rows).rstrip())
+    captions = (
+        f"read as {r}" if r == label else f"read as {r}, is {label}"
+        for r, label in zip(read, labels)
+    )
+    print("   ".join(caption.center(16) for caption in captions).rstrip() + "\n")
+
+
+def print_times(data: Data, x: Array, h: Array, rounds: int = 41, calls: int = 1000) -> None:
+    """Time one gate for one digit, each way in turn, next to NumPy at its best."""
+    weight, bias = (parameter[INPUT] for parameter in gate_parameters(data))
+    gate, y = Gate(weight, bias), np.empty_like(h)
+    # NumPy's work is cut down to four calls: [x, h, 1] stands ready in one buffer, the bias is
+    # a column of w, and w is halved, since sigmoid(z) = tanh(z / 2) / 2 + 1 / 2, which no z
+    # overflows. Column-major, because OpenBLAS is faster so at this size.
+    w = np.asfortranarray(np.hstack([weight, bias[:, np.newaxis]]) / 2)
+    xh1 = np.concatenate([x, h, np.ones(1, np.float32)])
+    half = np.array(0.5, np.float32)
+    names = dict(np=np, g=gate, call=gate.bind(x, h, out=y), x=x, h=h, y=y, w=w, xh1=xh1, half=half)
+    ways = {
+        "NumPy: dot, tanh, multiply, add, all in place": (
+            "np.dot(w, xh1, y); np.tanh(y, y); np.multiply(y, half, y); np.add(y, half, y)"
+        ),
+        "g(x, h, out=y)": "g(x, h, out=y)",
+        "call = g.bind(x, h, out=y); call()": "call()",
+    }
+    timers = [timeit.Timer(statement, globals=names) for statement in ways.values()]
+    times = np.array([[timer.timeit(calls) for timer in timers] for _ in range(rounds)])
+    times *= 1e9 / calls
+
+    print(f"time      one gate {weight.shape} for one digit, ns a call, median [quartiles]")
+    for name, column in zip(ways, times.T):
+        low, median, high = np.percentile(column, [25, 50, 75])
+        speed = np.median(times[:, 0] / column)  # within a round, so the machine's drift cancels
+        spread = f"[{low:.0f}, {high:.0f}]"
+        print(f"  {name:<46}{median:6.0f}  {spread:<16}{speed:.1f} x as fast")
+
+
+def plot_input_gate(
+    file: Path | None,
+    images: NDArray[np.uint8],
+    read: NDArray[np.intp],
+    labels: NDArray[np.uint8],
+    input_gate: Array,
+) -> int:
+    """Draw the input gate (T, N, H) next to a few digits -> the exit status."""
+    try:
+        from matplotlib.figure import Figure  # not pyplot: needs no display
+    except ImportError:
+        print("picture   needs matplotlib: pip install matplotlib")
+        return 0 if file is None else 1
+    file = file or PLOT_FILE
+
+    shown = [most_typical(images, (labels == k) & (read == k)) for k in (0, 2, 3, 5, 7)]
+    order = similar_side_by_side(input_gate[:, shown])
+    grey = "0.35"
+    text: dict[str, Any] = {"color": grey, "fontsize": 10}
+    left, right, bottom, top = 0.07, 0.91, 0.065, 0.86
+
+    figure = Figure(figsize=(9, 5.9), dpi=200)
+    axes = figure.subplots(
+        len(shown), 2, squeeze=False, width_ratios=[images.shape[2], len(order)],
+        gridspec_kw=dict(left=left, right=right, bottom=bottom, top=top, wspace=0.035, hspace=0.16),
+    )
+    for (digit, gate), n in zip(axes, shown):  # rows at the same height: a pixel row, its step
+        digit.imshow(images[n], cmap="gray_r", vmin=0, vmax=16, aspect="auto")
+        digit.set(xticks=[], yticks=[0, 7], yticklabels=["1", "8"])
+        digit.tick_params(length=0, labelsize=9, labelcolor=grey)
+        digit.spines[:].set(color="0.8", linewidth=0.6)
+        heat = gate.imshow(input_gate[:, n, order], cmap="magma", vmin=0, vmax=1, aspect="auto")
+        gate.set_axis_off()
+    bar = figure.colorbar(heat, cax=figure.add_axes((0.925, bottom, 0.014, top - bottom)))
+    bar.set_ticks([0, 0.5, 1], labels=["0\nclosed", "0.5", "1\nopen"])
+    bar.ax.tick_params(length=0, labelsize=9, labelcolor=grey)
+    bar.outline.set_visible(False)
+
+    title = "An LSTM's input gate while it reads handwritten digits"
+    figure.text(left, 0.945, title, fontsize=14, weight="bold", color="0.1")
+    subtitle = "One row of pixels a step: each row on the right is the gate's output at that step."
+    figure.text(left, 0.895, subtitle, **text)
+    figure.text(0.018, (bottom + top) / 2, "row = time step", rotation=90, va="center", **text)
+    units = f"the {len(order)} units, similar ones side by side"
+    figure.text(0.53, 0.02, units, ha="center", **text)
+    try:
+        figure.savefig(file)
+    except (OSError, ValueError) as error:  # no such folder, no such format
+        print(f"picture   not drawn: {error}", file=sys.stderr)
+        return 1
+    print(f"picture   {file}: the input gate while {len(shown)} digits are read")
+    return 0
+
+
+def most_typical(images: NDArray[np.uint8], choice: NDArray[np.bool_]) -> int:
+    """The index of the chosen image that is nearest to the mean of the chosen ones."""
+    candidates = np.flatnonzero(choice)
+    deviation = images[candidates] - images[candidates].mean(axis=0)
+    return int(candidates[(deviation**2).sum(axis=(1, 2)).argmin()])
+
+
+def similar_side_by_side(gate: Array) -> NDArray[np.intp]:
+    """Order the units of a gate (T, N, H): a short path through them, found by 2-opt."""
+    profile = gate.reshape(-1, gate.shape[-1]).T
+    distance = np.linalg.norm(profile[:, np.newaxis] - profile, axis=2)
+
+    def length(path: NDArray[np.intp]) -> float:
+        return float(distance[path[:-1], path[1:]].sum())
+
+    step = np.arange(len(gate))[:, np.newaxis]
+    mean = gate.mean(axis=1)
+    order = np.argsort((step * mean).sum(axis=0) / mean.sum(axis=0))  # start: early openers first
+    improved = True
+    while improved:
+        improved = False
+        for a, b in itertools.combinations(range(len(order) + 1), 2):
+            trial = np.concatenate([order[:a], order[a:b][::-1], order[b:]])
+            if length(trial) < length(order):
+                order, improved = trial, True
+    return order
+
+
+if __name__ == "__main__":
+    sys.exit(main())
