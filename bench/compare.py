@@ -7,7 +7,7 @@
 What is timed: the whole Python call in float32, output preallocated where the library can,
 the same gate over and over, so weights are as warm as they fit in the caches. Each side runs
 in a process of its own, on one thread, pinned to one core shared by all; the sides take turns
-of a few milliseconds in a new random order each round, the others asleep meanwhile. A side may
+of some 20 ms in a new random order each round, the others asleep meanwhile. A side may
 list several configurations: at each size the fastest runs, and only if its result agrees with
 float64. Cells are medians over the rounds, with half the interquartile range; a ratio is the
 median, with its quartiles, of the per-round ratios best peer / g(x, out=y).
@@ -28,7 +28,7 @@ import sys
 import time
 import timeit
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ SIZES = "32 64 128 256 512 1024 2048 4096 512x128 128x512 1000x300 48x40"
 THREADS = ("OMP", "OPENBLAS", "MKL", "NUMBA", "NUMEXPR", "VECLIB_MAXIMUM")
 TOLERANCE = 2e-6  # of y, against float64: float32 passes at every size, bfloat16 and float16 do not
 OURS = "g(x, out=y)"
-UNDISTURBED = 0.97  # of the core for the whole turn
+UNDISTURBED = 0.97  # of the core during a turn
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
 
@@ -58,24 +58,12 @@ Side = Callable[[Array, Array, Array], Iterator[Call]]
 # What lost, in the comments, was measured on a Xeon with AVX-512 (Emerald Rapids), one core.
 
 
-def fastgate_bound(W: Array, b: Array, x: Array) -> Iterator[Call]:
+def fastgate_(code: str, W: Array, b: Array, x: Array) -> Iterator[Call]:
     import fastgate
 
-    y = output(b)
-    yield Call("call", "call()", {"call": fastgate.Gate(W, b).bind(x, out=y), "y": y})
-
-
-def fastgate_call(W: Array, b: Array, x: Array) -> Iterator[Call]:
-    import fastgate
-
-    yield Call("call", "g(x, out=y)", {"g": fastgate.Gate(W, b), "x": x, "y": output(b)})
-
-
-def fastgate_unpacked(W: Array, b: Array, x: Array) -> Iterator[Call]:
-    import fastgate
-
-    names = {"gate": fastgate.gate, "W": W, "b": b, "x": x, "y": output(b)}
-    yield Call("call", "gate(x, W, b, out=y)", names)
+    g, y = fastgate.Gate(W, b), output(b)
+    names = {"g": g, "call": g.bind(x, out=y), "gate": fastgate.gate}
+    yield Call(code, code, {**names, "W": W, "b": b, "x": x, "y": y})
 
 
 def numpy_(W: Array, b: Array, x: Array) -> Iterator[Call]:
@@ -86,12 +74,11 @@ def numpy_(W: Array, b: Array, x: Array) -> Iterator[Call]:
 
     by_expit = "dot(x, y); add(y, b, y); expit(y, y)"
     by_exp = "dot(x, y); subtract(y, b, y); exp(y, y); add(y, one, y); reciprocal(y, y)"
-    ufuncs = {f.__name__: f for f in (np.add, np.subtract, np.exp, np.reciprocal)}
-    ufuncs |= {"expit": expit, "one": np.float32(1)}
+    ufuncs = (np.add, np.subtract, np.exp, np.reciprocal, expit)
+    shared = {f.__name__: f for f in ufuncs} | {"one": np.float32(1), "b": b, "x": x}
     for order, V in (("rows", W), ("columns", np.asfortranarray(W))):
-        names = {**ufuncs, "dot": V.dot, "b": b, "x": x, "y": output(b)}
-        yield Call(f"{order}, expit", by_expit, names)
-        yield Call(f"{order}, exp", by_exp, {**names, "dot": (-V).dot, "y": output(b)})
+        yield Call(f"{order}, expit", by_expit, {**shared, "dot": V.dot, "y": output(b)})
+        yield Call(f"{order}, exp", by_exp, {**shared, "dot": (-V).dot, "y": output(b)})
 
 
 def numba_(W: Array, b: Array, x: Array) -> Iterator[Call]:
@@ -187,10 +174,10 @@ def torch_(W: Array, b: Array, x: Array) -> Iterator[Call]:
 
 
 def onnxruntime_(W: Array, b: Array, x: Array) -> Iterator[Call]:
-    # Bound input and output save 4 µs a call. MatMul and Add is as fast as Gemm; x as a vector,
-    # or W on the left (no gemv: 700 µs at 512x512), is slower; arena and memory plan: no difference.
+    # Bound input and output save 4 µs a call. MatMul and Add is as fast as Gemm; x as a vector is
+    # slower, W on the left much so (700 µs at 512x512); arena and memory plan: no difference.
     import onnxruntime as ort
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import helper, numpy_helper, parser
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -198,22 +185,12 @@ def onnxruntime_(W: Array, b: Array, x: Array) -> Iterator[Call]:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     (m, n), y = W.shape, output(b)
-    info = helper.make_tensor_value_info
-    nodes = [
-        helper.make_node("Gemm", ["x", "W", "b"], ["z"], transB=1),
-        helper.make_node("Sigmoid", ["z"], ["y"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "gate",
-        [info("x", TensorProto.FLOAT, [1, n])],
-        [info("y", TensorProto.FLOAT, [1, m])],
-        [numpy_helper.from_array(W, "W"), numpy_helper.from_array(b, "b")],
-    )
+    text = "z = Gemm <transB = 1> (x, W, b) y = Sigmoid(z)"
+    graph = parser.parse_graph(f"gate (float[1,{n}] x) => (float[1,{m}] y) {{{text}}}")
+    graph.initializer.extend([numpy_helper.from_array(W, "W"), numpy_helper.from_array(b, "b")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    session = ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    cpu = ["CPUExecutionProvider"]
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=cpu)
     bound = [ort.OrtValue.ortvalue_from_numpy(a[None]) for a in (x, y)]  # these share memory
     binding = session.io_binding()
     binding.bind_ortvalue_input("x", bound[0])
@@ -266,9 +243,9 @@ def numkong_(W: Array, b: Array, x: Array) -> Iterator[Call]:
 
 
 FASTGATE: dict[str, Side] = {
-    "g.bind": fastgate_bound,
-    OURS: fastgate_call,
-    "gate(x, W, b)": fastgate_unpacked,
+    "g.bind": functools.partial(fastgate_, "call()"),
+    OURS: functools.partial(fastgate_, "g(x, out=y)"),
+    "gate(x, W, b)": functools.partial(fastgate_, "gate(x, W, b, out=y)"),
 }
 PEERS: dict[str, Side] = {
     "numpy": numpy_,
@@ -285,8 +262,8 @@ PEERS: dict[str, Side] = {
 def problem(m: int, n: int) -> tuple[Array, Array, Array]:
     """W, b, x: the same in every process; z = W x + b is of order 1 at every size."""
     rng = np.random.default_rng([m, n])
-    W = rng.standard_normal((m, n), np.float32) / np.float32(n**0.5)
-    return W, rng.standard_normal(m, np.float32) / 2, rng.standard_normal(n, np.float32)
+    W, b, x = (rng.standard_normal(shape, np.float32) for shape in ((m, n), m, n))
+    return W / np.float32(n**0.5), b / np.float32(2), x
 
 
 def output(b: Array) -> Array:
@@ -301,7 +278,7 @@ class Prepared:
     seconds: float = 0.0  # a call, estimated
     error: float = 0.0  # the largest, against float64
     failure: str = ""
-    missing: bool = False  # not installed
+    gone: bool = False  # not installed, or crashed: not asked again
 
 
 class Worker:
@@ -312,9 +289,9 @@ class Worker:
 
     def prepare(self, m: int, n: int) -> Prepared:
         W, b, x = problem(m, n)
-        with np.errstate(over="ignore"):
-            expected = 1 / (1 + np.exp(-(W.astype(np.float64) @ x + b)))
-        candidates, failure = [], ""
+        expected = 1 / (1 + np.exp(-(W.astype(np.float64) @ x + b)))
+        candidates: list[tuple[timeit.Timer, Prepared]] = []
+        failure = ""
         try:
             for call in self.side(W, b, x):
                 exec(call.code, call.names)
@@ -326,16 +303,17 @@ class Worker:
                 else:
                     failure = f"{call.name}: wrong by {error:.1e}"
         except ImportError as e:
-            return Prepared(failure=str(e), missing=True)
+            return Prepared(failure=f"missing: {e}", gone=True)
         except Exception as e:  # a peer that fails at a size is a result
             failure = f"{type(e).__name__}: {e}"
         for _ in range(7):  # in turn, for the speed of the machine changes
             for timer, found in candidates:
                 number = max(1, round(0.004 / found.seconds))
                 found.seconds = min(found.seconds, timer.timeit(number) / number)
-        best = min(candidates, key=lambda c: c[1].seconds, default=(None, Prepared(failure=failure)))
-        self.timer, prepared = best
-        return prepared
+        if not candidates:
+            return Prepared(failure=failure)
+        self.timer, best = min(candidates, key=lambda candidate: candidate[1].seconds)
+        return best
 
     def turn(self, number: int) -> tuple[float, float]:
         """Seconds a call, and the share of the core that this process had meanwhile."""
@@ -383,8 +361,8 @@ def compare(sides: Sides, m: int, n: int, rounds: int, turn: float) -> dict[str,
         try:
             prepared = sides.ask(name, "prepare", m, n)
         except (EOFError, ConnectionError):
-            prepared = Prepared(failure="its process died")
-        if prepared.missing or prepared.failure == "its process died":
+            prepared = Prepared(failure="its process died", gone=True)
+        if prepared.gone:
             del sides.links[name]
         ready[name] = {**asdict(prepared), "rounds": [], "shares": []}
     order = [name for name in ready if ready[name]["configuration"]]
@@ -421,19 +399,20 @@ def cell(seconds: list[float]) -> str:
 
 def table(report: dict[str, Any]) -> str:
     """Markdown: microseconds a call at each size, then what each peer ran."""
-    names = [name for name in (*FASTGATE, *PEERS) if any(name in s["sides"] for s in report["sizes"])]
+    present = {name for size in report["sizes"] for name in size["sides"]}
+    names = [name for name in (*FASTGATE, *PEERS) if name in present]
     limits = any(size["read_limit"] for size in report["sizes"])
     head = ["m x n", *names, *["reading W"] * limits, "best peer", f"best peer / {OURS}"]
     lines = [head, ["---"] * len(head)]
-    ran: dict[str, dict[str, list[str]]] = {}
+    notes: dict[str, dict[str, list[str]]] = {name: {} for name in names}
     for size in report["sizes"]:
         line = [size["size"]]
         for name in names:
-            side = size["sides"].get(name, {"missing": True})
-            failed = "missing" if side["missing"] else "failed"
-            line.append(cell(side["rounds"]) if side.get("rounds") else failed)
-            if name in PEERS and side.get("rounds"):
-                ran.setdefault(name, {}).setdefault(side["configuration"], []).append(size["size"])
+            side = size["sides"].get(name)
+            line.append(cell(side["rounds"]) if side and side["rounds"] else "-")
+            if side:
+                note = side["failure"] or side["configuration"]
+                notes[name].setdefault(note, []).append(size["size"])
         if limits:
             line.append(micro(size["read_limit"]) if size["read_limit"] else "")
         best = ratio(size["sides"])
@@ -441,9 +420,9 @@ def table(report: dict[str, Any]) -> str:
         line += [best[0], f"{middle:.2f} ({low:.2f} to {high:.2f})"] if best else ["", ""]
         lines.append(line)
     text = ["| " + " | ".join(line) + " |" for line in lines] + [""]
-    for name, configurations in ran.items():
-        how = "; ".join(f"{c} ({', '.join(sizes)})" for c, sizes in configurations.items())
-        text.append(f"- {name}: {how}")
+    for name, sizes in notes.items():
+        how = [f"{note} ({', '.join(at)})" for note, at in sizes.items()]
+        text.append(f"- {name}: {'; '.join(how if len(sizes) > 1 else sizes)}")
     return "\n".join(text)
 
 
@@ -461,13 +440,14 @@ def draw(report: dict[str, Any], path: str) -> None:
     from matplotlib import pyplot as plt
 
     squares = sorted((s for s in report["sizes"] if s["m"] == s["n"]), key=lambda s: s["n"])
-    lines: dict[str, tuple[list[int], list[float]]] = {}
+    lines: dict[str, Any] = {}
     for name in (*PEERS, *reversed(FASTGATE)):
         rounds = [(s["n"], s["sides"].get(name, {}).get("rounds")) for s in squares]
-        times = [(n, float(np.median(r)) * 1e6) for n, r in rounds if r]
-        if times:
-            lines[name] = tuple(map(list, zip(*times)))  # type: ignore[assignment]
-    limit = [(s["n"], s["read_limit"] * 1e6) for s in squares if s["read_limit"]]
+        if times := [(n, np.median(r) * 1e6) for n, r in rounds if r]:
+            lines[name] = np.array(times).T
+    if not lines:
+        raise SystemExit("nothing to plot: no square size")
+    limit = np.array([(s["n"], s["read_limit"] * 1e6) for s in squares if s["read_limit"]])
 
     figure, axes = plt.subplots(figsize=(9, 5.6), dpi=100)
     styles = {OURS: "-", "g.bind": "--", "gate(x, W, b)": ":"}
@@ -477,15 +457,15 @@ def draw(report: dict[str, Any], path: str) -> None:
         marker = "o" if name == OURS or not ours else ""
         style = styles.get(name, "-")
         axes.plot(n, microseconds, style, c=COLOURS[name], lw=width, marker=marker, ms=2.5 + width)
-    if limit:
-        n, microseconds = zip(*limit)
+    if len(limit):
+        n, microseconds = limit.T
         axes.fill_between(n, microseconds, 1e-9, color="0.93", lw=0)
         axes.plot(n, microseconds, color="0.45", lw=1)
         axes.text(0.93, 0.1, "faster than W can be read", ha="right", transform=axes.transAxes,
                   color="0.45", fontsize=9.5)  # fmt: skip
 
-    everything = [t for _, times in lines.values() for t in times]
-    bottom, top = min(everything) / 1.6, max(everything) * 1.6
+    everything = np.concatenate([times for _, times in lines.values()])
+    bottom, top = everything.min() / 1.6, everything.max() * 1.6
     axes.set(xscale="log", yscale="log", ylim=(bottom, top))
     names = sorted(lines, key=lambda name: lines[name][1][0])
     at = np.log([lines[name][1][0] for name in names])
@@ -494,10 +474,12 @@ def draw(report: dict[str, Any], path: str) -> None:
         push = np.maximum(gap - np.diff(at), 0) / 2
         at[:-1] -= push
         at[1:] += push
+    at += max(0.0, np.log(bottom) + gap / 2 - at[0])
     for name, log in zip(names, at):
-        axes.text(lines[name][0][0] / 1.12, np.exp(log), f"fastgate {name}" if name in FASTGATE else name,
-                  ha="right", va="center", color=COLOURS[name], fontsize=9.5,
-                  fontweight="bold" if name == OURS else "normal")  # fmt: skip
+        label = f"fastgate {name}" if name in FASTGATE else name
+        weight = "bold" if name == OURS else "normal"
+        axes.text(lines[name][0][0] / 1.12, np.exp(log), label, ha="right", va="center",
+                  color=COLOURS[name], fontsize=9.5, fontweight=weight)  # fmt: skip
     ticks = [s["n"] for s in squares]
     axes.set_xticks(ticks, [f"{n}²" for n in ticks])
     axes.minorticks_off()
@@ -507,7 +489,7 @@ def draw(report: dict[str, Any], path: str) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=0, labelcolor="0.3")
     axes.yaxis.tick_right()
-    axes.set_title("One gate call from Python: σ(W x + b), float32, one core", loc="left", fontsize=12)
+    axes.set_title("One gate call from Python: σ(W x + b), float32, one core", loc="left")
     about = f"{report['cpu']}, {report['date'][:10]}; lower is better"
     figure.text(0.99, 0.01, about, ha="right", fontsize=8, color="0.45")
     figure.tight_layout(rect=(0, 0.02, 1, 1))
@@ -546,13 +528,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's time")
     parser.add_argument("--plot", metavar="FILE.png")
     options = parser.parse_args()
+    peers = options.peers.split(",")
+    if unknown := set(peers) - set(PEERS):
+        parser.error(f"no such peer: {', '.join(unknown)}")
     limits = json.loads(options.read_limit.read_text()) if options.read_limit else {}
     core = options.core
     if core is None and hasattr(os, "sched_getaffinity"):
         core = max(os.sched_getaffinity(0))
 
     report: dict[str, Any] = {**about(), "core": core, "sizes": []}
-    sides = Sides([*FASTGATE, *options.peers.split(",")], core)
+    sides = Sides([*FASTGATE, *peers], core)
     for size in options.sizes.replace(",", " ").split():
         m, n = map(int, size.split("x")) if "x" in size else (int(size), int(size))
         results = compare(sides, m, n, options.rounds, options.turn / 1e3)
@@ -565,6 +550,9 @@ def main() -> None:
             options.json.write_text(json.dumps(report, indent=1) + "\n")
     print(", ".join([report["cpu"], *(f"{k} {v}" for k, v in report["versions"].items())]) + "\n")
     print(table(report))
+    shares = [x for s in report["sizes"] for side in s["sides"].values() for x in side["shares"]]
+    if cut := sum(share <= UNDISTURBED for share in shares):
+        print(f"{cut} of {len(shares)} turns had to share core {core}", file=sys.stderr)
     if options.plot:
         draw(report, options.plot)
 

@@ -86,6 +86,9 @@ size_t fastgate_gate_output_size(const fastgate_gate *gate);
 size_t fastgate_gate_input_size(const fastgate_gate *gate);
 size_t fastgate_gate_nbytes(const fastgate_gate *gate); /* bytes of the packed weights and biases */
 
+/* weight (output_size, input_size), row-major, and bias (output_size,) = what the gate was made of */
+void fastgate_gate_unpack(const fastgate_gate *gate, float *weight, float *bias);
+
 /*
  * y[b, :] = sigma(W x[b] + bias) for b < batch.  y is (batch, output_size), rows contiguous,
  * y_stride floats apart.  FASTGATE_ERROR_SHAPE if the parts do not add up to input_size.
@@ -94,13 +97,14 @@ int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_pa
                       size_t part_count, float *y, ptrdiff_t y_stride);
 
 /*
- * The same, from weights that are read where they lie: nothing is packed, copied or allocated.
- * weight and bias are as in fastgate_gate_create.  Fast where column_stride or row_stride is 1.
+ * The same for x (batch, input_size), from weights that are read where they lie: nothing is packed
+ * or allocated.  weight and bias are as in fastgate_gate_create.  Fast where column_stride or
+ * row_stride is 1.
  */
-int fastgate_gate_once(size_t output_size, size_t input_size, const float *weight,
-                       ptrdiff_t row_stride, ptrdiff_t column_stride, const float *bias,
-                       size_t batch, const fastgate_part *parts, size_t part_count, float *y,
-                       ptrdiff_t y_stride);
+void fastgate_gate_once(size_t output_size, size_t input_size, const float *weight,
+                        ptrdiff_t row_stride, ptrdiff_t column_stride, const float *bias,
+                        size_t batch, const float *x, ptrdiff_t x_stride, float *y,
+                        ptrdiff_t y_stride);
 
 #ifdef __cplusplus
 }

@@ -70,7 +70,7 @@ int fastgate_gate_create(fastgate_gate **gate, size_t output_size, size_t input_
     made->block = block;
     atomic_init(&made->backwards, 0);
     const fg_matrix m = {weight, row_stride, column_stride, bias, output_size, input_size};
-    made->kernels->pack(made->packed, &m);
+    fg_pack(made->packed, &m);
     *gate = made;
     return FASTGATE_OK;
 }
@@ -95,6 +95,11 @@ size_t fastgate_gate_input_size(const fastgate_gate *gate)
 size_t fastgate_gate_nbytes(const fastgate_gate *gate)
 {
     return gate->nbytes;
+}
+
+void fastgate_gate_unpack(const fastgate_gate *gate, float *weight, float *bias)
+{
+    fg_unpack(gate->packed, gate->output_size, gate->input_size, weight, bias);
 }
 
 static int parts_add_up(const fastgate_part *parts, size_t part_count, size_t input_size)
@@ -132,18 +137,13 @@ int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_pa
     return FASTGATE_OK;
 }
 
-int fastgate_gate_once(size_t output_size, size_t input_size, const float *weight,
-                       ptrdiff_t row_stride, ptrdiff_t column_stride, const float *bias,
-                       size_t batch, const fastgate_part *parts, size_t part_count, float *y,
-                       ptrdiff_t y_stride)
+void fastgate_gate_once(size_t output_size, size_t input_size, const float *weight,
+                        ptrdiff_t row_stride, ptrdiff_t column_stride, const float *bias,
+                        size_t batch, const float *x, ptrdiff_t x_stride, float *y,
+                        ptrdiff_t y_stride)
 {
-    if (!parts_add_up(parts, part_count, input_size))
-        return FASTGATE_ERROR_SHAPE;
     const fg_kernels *kernels = fg_active_kernels();
     const fg_matrix m = {weight, row_stride, column_stride, bias, output_size, input_size};
-    for (size_t b = 0; b < batch; b++, y += y_stride) {
-        const fg_vector x = {parts, b};
+    for (size_t b = 0; b < batch; b++, x += x_stride, y += y_stride)
         kernels->strided(&m, x, y);
-    }
-    return FASTGATE_OK;
 }

@@ -5,37 +5,34 @@
 #include "fastgate.h"
 
 /*
+ * The order of summation, on which every bit of a result depends.  A row's inputs are taken in spans
+ * of FG_SPAN.  Within a span, chain c (c < FG_CHAINS) adds the products of inputs c, c + 16, c + 32, ...
+ * by fma, from zero.  Chains j, j + 4, j + 8 and j + 12 are added plainly, in this order; that sum,
+ * for j = 0 to 3, is added to the row's total, which starts as the bias, and the rounding error of
+ * this addition is kept aside.  The errors are added last.
+ *
+ * So the error is that of a chain of at most 64 and three additions, whatever the length (it is
+ * compared with NumPy's in tests/test_accuracy.py); a row-major row is summed 16 columns at a time
+ * without shuffles; and a kernel whose lanes are rows needs four registers a vector of rows.
+ */
+#define FG_CHAINS 16
+#define FG_SPAN (64 * FG_CHAINS)
+
+/* Columns of a chain in a span of `span` inputs. */
+static inline size_t fg_chain_length(size_t span, size_t chain)
+{
+    return (span + FG_CHAINS - 1 - chain) / FG_CHAINS;
+}
+
+/*
  * A panel is 16 rows of [bias, W]: one AVX-512 register, two of AVX2, four of NEON.  A block is four
- * panels walked together, or one to four at the end.  Blocks are stored k-major and follow one
- * another: line 0 is the biases of the block's rows, line k + 1 the weights of input k, a line being
- * 16 floats for each panel.  Rows past the last are zero.  So a whole gate is read front to back,
+ * panels walked together, or one to four at the end.  Blocks follow one another; a block is lines
+ * of 16 floats for each of its panels: first the biases of its rows, then the weights of one input
+ * a line, in the order of summation.  Rows past the last are zero.  So a gate is read front to back,
  * and no ISA meets an incomplete vector.
  */
 #define FG_PANEL 16
-#define FG_BLOCK_PANELS 4
-#define FG_BLOCK (FG_BLOCK_PANELS * FG_PANEL)
-
-#define FG_MAX_CHUNK 64
-
-/*
- * The order of summation.  A row's products are added by fma in chunks of this many inputs, from
- * zero; the chunks' sums are added to the bias one by one, the rounding errors of these additions
- * kept aside and added last.  So the error is that of one chunk, whatever input_size is.  The
- * lengths are the longest, so the cheapest, that stay well below the error of eight interleaved
- * float32 sums, which is how OpenBLAS adds on x86-64: see tests/test_accuracy.py.
- */
-static inline size_t fg_chunk(size_t input_size)
-{
-    if (input_size < 64)
-        return 4;
-    if (input_size < 128)
-        return 8;
-    if (input_size < 320)
-        return 16;
-    if (input_size < 480)
-        return 32;
-    return input_size < 640 ? 48 : FG_MAX_CHUNK;
-}
+#define FG_BLOCK (4 * FG_PANEL)
 
 /* [bias, W]: element (i, k) of W is weight[i * row_stride + k * column_stride]; bias may be NULL. */
 typedef struct {
@@ -52,16 +49,19 @@ typedef struct {
 } fg_vector;
 
 typedef struct {
-    /* to = the packed form of m */
-    void (*pack)(float *to, const fg_matrix *m);
-
     /* y (rows,) = sigma(W x + bias); block by block from the last to the first if backwards */
     void (*packed)(const float *packed, size_t rows, size_t columns, fg_vector x, float *y,
                    int backwards);
 
     /* the same from a matrix where it lies */
-    void (*strided)(const fg_matrix *m, fg_vector x, float *y);
+    void (*strided)(const fg_matrix *m, const float *x, float *y);
 } fg_kernels;
+
+/* packed = the packed form of m; rows rounded up to FG_PANEL, times 1 + columns, floats */
+void fg_pack(float *packed, const fg_matrix *m);
+
+/* weight (rows, columns), row-major, and bias (rows,) = what was packed */
+void fg_unpack(const float *packed, size_t rows, size_t columns, float *weight, float *bias);
 
 /* The kernels that fastgate_select_isa chose, or the best usable ones. */
 const fg_kernels *fg_active_kernels(void);

@@ -110,6 +110,8 @@ FG_INLINE vf vf_fma(vf a, vf b, vf c)
 #endif
 }
 
+/* Columns that vf_transpose brings at once.  With 32 registers, all of a row's cache line: rows
+ * 4096 bytes apart share one set of the cache, so it would not be there for a second visit. */
 #if FG_LANES == 16 && defined(__AVX512F__)
 #define FG_TILE 16
 #else
@@ -117,44 +119,42 @@ FG_INLINE vf vf_fma(vf a, vf b, vf c)
 #endif
 
 /*
- * to[k * line + r] = from[r * row_stride + k] for r < FG_LANES, k < FG_TILE.  The 4 x 4 transposes
- * within 128 bits are fed by 128-bit loads, which, unlike shuffles across them, cost no shuffle.
+ * t[k][r] = from[r * row_stride + k] for r < FG_LANES, k < FG_TILE.  128-bit loads feed 4 x 4
+ * transposes within 128 bits; unlike a shuffle across them, such a load costs no shuffle.
  */
-FG_INLINE void vf_transpose(float *to, size_t line, const float *from, ptrdiff_t row_stride)
+FG_INLINE void vf_transpose(vf *t, const float *from, ptrdiff_t row_stride)
 {
 #if FG_LANES == 16 && defined(__AVX512F__)
-    /* All of a row's cache line at once: rows 4096 bytes apart share one set of the cache. */
     __m512 v[4][4];
+    const float *r0 = from, *r4 = r0 + 4 * row_stride, *r8 = r4 + 4 * row_stride,
+                *r12 = r8 + 4 * row_stride;
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
-        const float *row = from + j * row_stride;
 #pragma GCC unroll 4
-        for (int t = 0; t < 4; t++)
-            v[t][j] = _mm512_castps128_ps512(_mm_loadu_ps(row + 4 * t));
-        row += 4 * row_stride;
+        for (int q = 0; q < 4; q++)
+            v[q][j] = _mm512_castps128_ps512(_mm_loadu_ps(r0 + 4 * q));
 #pragma GCC unroll 4
-        for (int t = 0; t < 4; t++)
-            v[t][j] = _mm512_insertf32x4(v[t][j], _mm_loadu_ps(row + 4 * t), 1);
-        row += 4 * row_stride;
+        for (int q = 0; q < 4; q++)
+            v[q][j] = _mm512_insertf32x4(v[q][j], _mm_loadu_ps(r4 + 4 * q), 1);
 #pragma GCC unroll 4
-        for (int t = 0; t < 4; t++)
-            v[t][j] = _mm512_insertf32x4(v[t][j], _mm_loadu_ps(row + 4 * t), 2);
-        row += 4 * row_stride;
+        for (int q = 0; q < 4; q++)
+            v[q][j] = _mm512_insertf32x4(v[q][j], _mm_loadu_ps(r8 + 4 * q), 2);
 #pragma GCC unroll 4
-        for (int t = 0; t < 4; t++)
-            v[t][j] = _mm512_insertf32x4(v[t][j], _mm_loadu_ps(row + 4 * t), 3);
+        for (int q = 0; q < 4; q++)
+            v[q][j] = _mm512_insertf32x4(v[q][j], _mm_loadu_ps(r12 + 4 * q), 3);
+        r0 += row_stride, r4 += row_stride, r8 += row_stride, r12 += row_stride;
+        __asm__("" : "+r"(r0), "+r"(r4), "+r"(r8), "+r"(r12)); /* or gcc spills 64 addresses */
     }
 #pragma GCC unroll 4
-    for (int t = 0; t < 4; t++) {
-        __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(v[t][0], v[t][1]));
-        __m512d b = _mm512_castps_pd(_mm512_unpacklo_ps(v[t][2], v[t][3]));
-        __m512d c = _mm512_castps_pd(_mm512_unpackhi_ps(v[t][0], v[t][1]));
-        __m512d d = _mm512_castps_pd(_mm512_unpackhi_ps(v[t][2], v[t][3]));
-        vf_store(to, (vf)_mm512_unpacklo_pd(a, b));
-        vf_store(to + line, (vf)_mm512_unpackhi_pd(a, b));
-        vf_store(to + 2 * line, (vf)_mm512_unpacklo_pd(c, d));
-        vf_store(to + 3 * line, (vf)_mm512_unpackhi_pd(c, d));
-        to += 4 * line;
+    for (int q = 0; q < 4; q++) {
+        __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(v[q][0], v[q][1]));
+        __m512d b = _mm512_castps_pd(_mm512_unpacklo_ps(v[q][2], v[q][3]));
+        __m512d c = _mm512_castps_pd(_mm512_unpackhi_ps(v[q][0], v[q][1]));
+        __m512d d = _mm512_castps_pd(_mm512_unpackhi_ps(v[q][2], v[q][3]));
+        t[4 * q] = (vf)_mm512_unpacklo_pd(a, b);
+        t[4 * q + 1] = (vf)_mm512_unpackhi_pd(a, b);
+        t[4 * q + 2] = (vf)_mm512_unpacklo_pd(c, d);
+        t[4 * q + 3] = (vf)_mm512_unpackhi_pd(c, d);
     }
 #elif FG_LANES == 8 && defined(__AVX2__)
     __m256 v[4];
@@ -166,14 +166,22 @@ FG_INLINE void vf_transpose(float *to, size_t line, const float *from, ptrdiff_t
     __m256d b = _mm256_castps_pd(_mm256_unpacklo_ps(v[2], v[3]));
     __m256d c = _mm256_castps_pd(_mm256_unpackhi_ps(v[0], v[1]));
     __m256d d = _mm256_castps_pd(_mm256_unpackhi_ps(v[2], v[3]));
-    vf_store(to, (vf)_mm256_unpacklo_pd(a, b));
-    vf_store(to + line, (vf)_mm256_unpackhi_pd(a, b));
-    vf_store(to + 2 * line, (vf)_mm256_unpacklo_pd(c, d));
-    vf_store(to + 3 * line, (vf)_mm256_unpackhi_pd(c, d));
+    t[0] = (vf)_mm256_unpacklo_pd(a, b);
+    t[1] = (vf)_mm256_unpackhi_pd(a, b);
+    t[2] = (vf)_mm256_unpacklo_pd(c, d);
+    t[3] = (vf)_mm256_unpackhi_pd(c, d);
+#elif FG_LANES == 4 && defined(__ARM_NEON)
+    const float32x4x2_t ab = vtrnq_f32(vld1q_f32(from), vld1q_f32(from + row_stride));
+    const float32x4x2_t cd =
+        vtrnq_f32(vld1q_f32(from + 2 * row_stride), vld1q_f32(from + 3 * row_stride));
+    t[0] = (vf)vcombine_f32(vget_low_f32(ab.val[0]), vget_low_f32(cd.val[0]));
+    t[1] = (vf)vcombine_f32(vget_low_f32(ab.val[1]), vget_low_f32(cd.val[1]));
+    t[2] = (vf)vcombine_f32(vget_high_f32(ab.val[0]), vget_high_f32(cd.val[0]));
+    t[3] = (vf)vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1]));
 #else
     for (size_t r = 0; r < FG_LANES; r++)
         for (size_t k = 0; k < FG_TILE; k++)
-            to[k * line + r] = from[(ptrdiff_t)r * row_stride + (ptrdiff_t)k];
+            t[k][r] = from[(ptrdiff_t)r * row_stride + (ptrdiff_t)k];
 #endif
 }
 

@@ -1,0 +1,88 @@
+"""What one call costs, and how much of it is the call itself. Prints and stores; asserts no time.
+
+    taskset -c 1 python -m pytest bench/test_gate.py --benchmark-columns=min,median,iqr,rounds
+    ... --benchmark-autosave, then --benchmark-compare, for before and after
+
+pytest-benchmark calls each function as f(*args, **kwargs) from a Python loop: some 50 ns that
+the overhead group shows by itself, with a no-op beside each way of calling. For figures without
+it, and against the peers, see compare.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fastgate
+import numpy as np
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+SQUARES = [32, 128, 512, 1024]
+Array = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def gate_of(m: int, n: int) -> tuple[Array, Array]:
+    rng = np.random.default_rng([m, n])
+    weight = rng.standard_normal((m, n), np.float32) / np.float32(n**0.5)
+    return weight, rng.standard_normal(m, np.float32)
+
+
+def vector(*shape: int) -> Array:
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+@pytest.mark.benchmark(group="g(x, out=y)")
+@pytest.mark.parametrize("n", SQUARES)
+def test_call(benchmark: BenchmarkFixture, n: int) -> None:
+    g = fastgate.Gate(*gate_of(n, n))
+    benchmark(g, vector(n), out=np.empty(n, np.float32))
+
+
+@pytest.mark.benchmark(group="g.bind")
+@pytest.mark.parametrize("n", SQUARES)
+def test_bound(benchmark: BenchmarkFixture, n: int) -> None:
+    g = fastgate.Gate(*gate_of(n, n))
+    benchmark(g.bind(vector(n), out=np.empty(n, np.float32)))
+
+
+@pytest.mark.benchmark(group="gate(x, W, b, out=y)")
+@pytest.mark.parametrize("n", SQUARES)
+def test_unpacked(benchmark: BenchmarkFixture, n: int) -> None:
+    benchmark(fastgate.gate, vector(n), *gate_of(n, n), out=np.empty(n, np.float32))
+
+
+@pytest.mark.benchmark(group="Gate(W, b)")
+@pytest.mark.parametrize("n", SQUARES)
+def test_pack(benchmark: BenchmarkFixture, n: int) -> None:
+    benchmark(fastgate.Gate, *gate_of(n, n))
+
+
+@pytest.mark.benchmark(group="batch of 256 -> 256")
+@pytest.mark.parametrize("batch", [1, 2, 4, 6, 8, 16, 64, 256])
+def test_batch(benchmark: BenchmarkFixture, batch: int) -> None:
+    g = fastgate.Gate(*gate_of(256, 256))
+    benchmark(g, vector(batch, 256), out=np.empty((batch, 256), np.float32))
+
+
+class Nothing:
+    """The no-op beside a call: the same arguments through a Python method."""
+
+    def call(self, x: Array, *, out: Array | None = None) -> Array | None:
+        return out
+
+
+@pytest.mark.benchmark(group="overhead, 1x1")
+@pytest.mark.parametrize("way", ["g(x)", "g(x, out=)", "bound", "python no-op", "C no-op"])
+def test_overhead(benchmark: BenchmarkFixture, way: str) -> None:
+    g = fastgate.Gate(np.ones((1, 1), np.float32), np.zeros(1, np.float32))
+    x, y = np.ones(1, np.float32), np.empty(1, np.float32)
+    if way == "g(x)":
+        benchmark(g, x)
+    elif way == "g(x, out=)":
+        benchmark(g, x, out=y)
+    elif way == "bound":
+        benchmark(g.bind(x, out=y))
+    elif way == "python no-op":
+        benchmark(Nothing().call, x, out=y)
+    else:
+        benchmark([].reverse)  # a C method without arguments, as a bound call is
