@@ -110,8 +110,7 @@ FG_INLINE vf vf_fma(vf a, vf b, vf c)
 #endif
 }
 
-/* Columns that vf_transpose brings at once.  With 32 registers, all of a row's cache line: rows
- * 4096 bytes apart share one set of the cache, so it would not be there for a second visit. */
+/* The columns that vf_transpose takes at once, as registers allow. */
 #if FG_LANES == 16 && defined(__AVX512F__)
 #define FG_TILE 16
 #else
@@ -179,9 +178,11 @@ FG_INLINE void vf_transpose(vf *t, const float *from, ptrdiff_t row_stride)
     t[2] = (vf)vcombine_f32(vget_high_f32(ab.val[0]), vget_high_f32(cd.val[0]));
     t[3] = (vf)vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1]));
 #else
+    float lines[FG_TILE][FG_LANES];
     for (size_t r = 0; r < FG_LANES; r++)
         for (size_t k = 0; k < FG_TILE; k++)
-            t[k][r] = from[(ptrdiff_t)r * row_stride + (ptrdiff_t)k];
+            lines[k][r] = from[(ptrdiff_t)r * row_stride + (ptrdiff_t)k];
+    memcpy(t, lines, sizeof lines);
 #endif
 }
 
