@@ -18,12 +18,6 @@
 #define FG_CHAINS 16
 #define FG_SPAN (64 * FG_CHAINS)
 
-/* Columns of a chain in a span of `span` inputs. */
-static inline size_t fg_chain_length(size_t span, size_t chain)
-{
-    return (span + FG_CHAINS - 1 - chain) / FG_CHAINS;
-}
-
 /*
  * A panel is 16 rows of [bias, W]: one AVX-512 register, two of AVX2, four of NEON.  A block is four
  * panels walked together, or one to four at the end.  Blocks follow one another; a block is lines

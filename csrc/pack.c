@@ -6,8 +6,8 @@ static void order_of_summation(size_t *order, size_t span)
 {
     for (size_t j = 0; j < 4; j++)
         for (size_t c = j; c < FG_CHAINS && c < span; c += 4)
-            for (size_t l = 0; l < fg_chain_length(span, c); l++)
-                *order++ = c + l * FG_CHAINS;
+            for (size_t input = c; input < span; input += FG_CHAINS)
+                *order++ = input;
 }
 
 void fg_pack(float *packed, const fg_matrix *m)

@@ -89,12 +89,14 @@ FG_INLINE float fg_fma1(float a, float b, float c)
     }
     return (float)s;
 }
+#define FG_FMA_INLINE static __attribute__((noinline)) /* 200 times the code otherwise */
 #else
 #define fg_fma1 __builtin_fmaf
+#define FG_FMA_INLINE FG_INLINE
 #endif
 
 /* a * b + c, rounded once */
-FG_INLINE vf vf_fma(vf a, vf b, vf c)
+FG_FMA_INLINE vf vf_fma(vf a, vf b, vf c)
 {
 #if FG_LANES == 16 && defined(__AVX512F__)
     return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
