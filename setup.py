@@ -1,0 +1,73 @@
+"""Builds fastgate._core: Cython over csrc, each instruction set with flags of its own.
+
+FASTGATE_PURE_PYTHON=1               leaves the extension out: no C compiler needed
+FASTGATE_SANITIZE=address,undefined  builds with these sanitizers
+"""
+
+import os
+import sys
+import sysconfig
+from glob import glob
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError, LinkError
+
+# Results must not depend on the compiler's mood or the build machine: no contraction, no -march.
+C_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall"]
+X86 = {
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512".split(),
+}
+ARM = {"neon": []}
+ISA_FLAGS = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}
+
+if sanitizers := os.environ.get("FASTGATE_SANITIZE"):
+    C_FLAGS += [f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer", "-g"]
+    link_flags = [f"-fsanitize={sanitizers}"]
+else:
+    C_FLAGS += ["-g0"]
+    link_flags = [] if sys.platform == "darwin" else ["-Wl,-s"]
+
+
+class BuildCore(build_ext):
+    def finalize_options(self):
+        super().finalize_options()
+        self.cython_c_in_temp = True  # no generated C beside the sources
+
+    def build_extension(self, ext):
+        import numpy
+
+        machine = sysconfig.get_platform().rpartition("-")[2]
+        ext.include_dirs.append(numpy.get_include())
+        try:
+            for isa, flags in {"base": [], **ISA_FLAGS.get(machine, {})}.items():
+                ext.extra_objects += self.compiler.compile(
+                    [f"csrc/isa/{isa}.c"],
+                    output_dir=self.build_temp,
+                    extra_postargs=C_FLAGS + flags,
+                    depends=ext.depends,
+                )
+            super().build_extension(ext)
+        except (CompileError, LinkError) as error:
+            sys.exit(
+                f"fastgate: the C core cannot be compiled ({error}); install a C compiler, "
+                "or set FASTGATE_PURE_PYTHON=1 to install without the core"
+            )
+
+
+core = Extension(
+    "fastgate._core",
+    ["src/fastgate/_core.pyx", *sorted(glob("csrc/*.c"))],
+    depends=[*sorted(glob("csrc/*.h")), *sorted(glob("csrc/*.inc"))],
+    include_dirs=["csrc"],
+    libraries=["m"],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+    extra_compile_args=C_FLAGS,
+    extra_link_args=link_flags,
+)
+
+setup(
+    ext_modules=[] if os.environ.get("FASTGATE_PURE_PYTHON") == "1" else [core],
+    cmdclass={"build_ext": BuildCore},
+)

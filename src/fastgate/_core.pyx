@@ -1,0 +1,488 @@
+# cython: language_level=3, embedsignature=True, embedsignature.format=clinic
+# cython: boundscheck=False, cdivision=True, initializedcheck=False
+# cython: auto_pickle=False, autotestdict=False
+"""Python objects over csrc/fastgate.h: checks and pointers, nothing numeric.
+
+Every call has two roads. The fast one takes arrays that can be used as they lie, and answers
+None to all others; the slow one then converts or refuses them (_check.py) and calls the fast one.
+"""
+
+cimport cython
+from cpython.exc cimport PyErr_NoMemory
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.object cimport PyObject, PyTypeObject
+from libc.string cimport memcmp
+
+import numpy as np
+
+from fastgate import _check
+
+cdef extern from "Python.h":
+    PyObject **PySequence_Fast_ITEMS(object)
+    PyObject *PyTuple_GET_ITEM(PyObject *, Py_ssize_t)
+    Py_ssize_t PyTuple_GET_SIZE(PyObject *)
+    Py_ssize_t PyVectorcall_NARGS(size_t)
+
+# Not numpy.pxd: these read borrowed pointers, without the reference counting of typed objects.
+cdef extern from "numpy/arrayobject.h":
+    ctypedef struct PyArrayObject:
+        pass
+    ctypedef Py_ssize_t npy_intp
+    enum:
+        NPY_FLOAT32
+    int _import_array() except -1
+    bint PyArray_Check(PyObject *)
+    int PyArray_TYPE(PyArrayObject *)
+    int PyArray_NDIM(PyArrayObject *)
+    npy_intp *PyArray_DIMS(PyArrayObject *)
+    npy_intp *PyArray_STRIDES(PyArrayObject *)
+    void *PyArray_DATA(PyArrayObject *) nogil
+    bint PyArray_ISBEHAVED_RO(PyArrayObject *)
+    bint PyArray_IS_C_CONTIGUOUS(PyArrayObject *)
+    bint PyArray_ISCARRAY(PyArrayObject *)
+    object PyArray_EMPTY(int, npy_intp *, int, int)
+
+cdef extern from *:
+    """
+    #if defined(__clang__) || !defined(__GNUC__)
+    #define FASTGATE_COMPILER __VERSION__
+    #else
+    #define FASTGATE_COMPILER "GCC " __VERSION__
+    #endif
+
+    /* Cython fills tp_call only. PEP 590: a static type may be given a vectorcall after the fact. */
+    static void fastgate_use_vectorcall(PyTypeObject *type, ptrdiff_t offset)
+    {
+        type->tp_vectorcall_offset = offset;
+        type->tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL;
+        PyType_Modified(type);
+    }
+    """
+    const char *FASTGATE_COMPILER
+    void fastgate_use_vectorcall(PyTypeObject *type, ptrdiff_t offset)
+
+cdef enum:
+    MAX_PARTS = 8  # described on the stack; more are concatenated first
+    MAX_AXES = 64  # NumPy's own limit
+    # Releasing the GIL costs as much as reading some kilobytes of weights: not below this.
+    NOGIL_BYTES = 256 * 1024
+
+_import_array()
+
+
+# ---- arrays -----------------------------------------------------------------------------------
+
+cdef inline bint is_float32(PyObject *array) noexcept:
+    """An ndarray of aligned float32 in native byte order."""
+    return (PyArray_Check(array) and PyArray_TYPE(<PyArrayObject *>array) == NPY_FLOAT32
+            and PyArray_ISBEHAVED_RO(<PyArrayObject *>array))
+
+
+cdef inline bint as_part(PyObject *array, fastgate_part *part) noexcept:
+    """array (..., n) as rows of n contiguous floats, one stride apart; False if it lies otherwise."""
+    if not is_float32(array):
+        return False
+    cdef PyArrayObject *a = <PyArrayObject *>array
+    cdef int last = PyArray_NDIM(a) - 1
+    cdef npy_intp *dims = PyArray_DIMS(a)
+    cdef npy_intp *strides = PyArray_STRIDES(a)
+    if last < 0:
+        return False
+    part.data = <const float *>PyArray_DATA(a)
+    part.size = dims[last]
+    part.stride = dims[last]
+    if PyArray_IS_C_CONTIGUOUS(a):
+        return True
+    if dims[last] != 1 and strides[last] != sizeof(float):
+        return False
+    cdef npy_intp rows = 1
+    cdef int axis
+    for axis in range(last - 1, -1, -1):
+        if dims[axis] == 1:
+            continue
+        if rows == 1:
+            part.stride = strides[axis] // <npy_intp>sizeof(float)
+        elif strides[axis] // <npy_intp>sizeof(float) != part.stride * rows:
+            return False
+        rows *= dims[axis]
+    return True
+
+
+cdef inline size_t rows_of(PyObject *array) noexcept:
+    """The product of the leading axes."""
+    cdef npy_intp *dims = PyArray_DIMS(<PyArrayObject *>array)
+    cdef size_t rows = 1
+    cdef int axis
+    for axis in range(PyArray_NDIM(<PyArrayObject *>array) - 1):
+        rows *= dims[axis]
+    return rows
+
+
+cdef inline bint same_rows(PyObject *a, PyObject *b) noexcept:
+    """The same leading axes."""
+    cdef int ndim = PyArray_NDIM(<PyArrayObject *>a)
+    return a == b or (
+        ndim == PyArray_NDIM(<PyArrayObject *>b)
+        and not memcmp(PyArray_DIMS(<PyArrayObject *>a), PyArray_DIMS(<PyArrayObject *>b),
+                       (ndim - 1) * sizeof(npy_intp)))
+
+
+cdef inline bint is_output(PyObject *out, PyObject *x, size_t size) noexcept:
+    """A writable, C-contiguous array of the leading axes of x and then `size`."""
+    if not is_float32(out) or not same_rows(x, out):
+        return False
+    cdef PyArrayObject *y = <PyArrayObject *>out
+    return PyArray_ISCARRAY(y) and <size_t>PyArray_DIMS(y)[PyArray_NDIM(y) - 1] == size
+
+
+cdef inline object new_output(PyObject *x, size_t size):
+    cdef npy_intp dims[MAX_AXES]
+    cdef int last = PyArray_NDIM(<PyArrayObject *>x) - 1
+    cdef int axis
+    for axis in range(last):
+        dims[axis] = PyArray_DIMS(<PyArrayObject *>x)[axis]
+    dims[last] = size
+    return PyArray_EMPTY(last + 1, dims, NPY_FLOAT32, 0)
+
+
+cdef inline bint overlap(PyObject *array, const float *y, size_t size) noexcept:
+    """Whether the bounds of an array cross those of the block y."""
+    cdef PyArrayObject *a = <PyArrayObject *>array
+    cdef const char *low = <const char *>PyArray_DATA(a)
+    cdef const char *high = low + sizeof(float)
+    cdef ptrdiff_t span
+    cdef int axis
+    for axis in range(PyArray_NDIM(a)):
+        span = (PyArray_DIMS(a)[axis] - 1) * PyArray_STRIDES(a)[axis]
+        if span > 0:
+            high += span
+        else:
+            low += span
+    return low < <const char *>(y + size) and <const char *>y < high
+
+
+cdef inline const float *data(PyObject *array) noexcept nogil:
+    return <const float *>PyArray_DATA(<PyArrayObject *>array)
+
+
+cdef inline PyObject *keyword_out(PyObject **args, Py_ssize_t count,
+                                  PyObject *names) except NULL:
+    """The keyword argument `out` of a vectorcall, or None."""
+    if names == NULL:
+        return <PyObject *>None
+    cdef Py_ssize_t i
+    for i in range(PyTuple_GET_SIZE(names)):
+        name = <object>PyTuple_GET_ITEM(names, i)
+        if name != "out":
+            raise TypeError(f"Gate.__call__() got an unexpected keyword argument {name!r}")
+    return args[count] if PyTuple_GET_SIZE(names) else <PyObject *>None
+
+
+# ---- Gate -------------------------------------------------------------------------------------
+
+@cython.final
+cdef class Gate:
+    """Gate(weight, bias=None, *, storage='float32', threads=1)\n--\n
+    sigmoid(weight @ x + bias), packed once and called often.
+
+    weight is (output_size, input_size), bias (output_size,) or None for zeros: float32 arrays of
+    any layout, which are copied, or plain sequences, which are converted. A gate cannot be changed:
+    threads may share it. It can be pickled and copied.
+
+    Raises ValueError for a weight that is not 2-D, a bias of another length, or an unknown
+    storage or number of threads; TypeError for arrays of another dtype; MemoryError.
+    """
+
+    def __cinit__(self, weight, bias=None, *, storage="float32", threads=1):
+        _check.options(storage, threads)
+        weight, bias = _check.parameters(weight, bias)
+        cdef PyArrayObject *w = <PyArrayObject *>weight
+        cdef const float *b = NULL
+        if bias is not None:
+            b = data(<PyObject *>bias)
+        self.vectorcall = gate_vectorcall
+        self.output_size = PyArray_DIMS(w)[0]
+        self.input_size = PyArray_DIMS(w)[1]
+        if fastgate_gate_create(
+            &self.gate, self.output_size, self.input_size, data(<PyObject *>weight),
+            PyArray_STRIDES(w)[0] // <ptrdiff_t>sizeof(float),
+            PyArray_STRIDES(w)[1] // <ptrdiff_t>sizeof(float), b,
+        ) != FASTGATE_OK:
+            raise MemoryError(f"no memory to pack a weight of shape {weight.shape}")
+
+    def __dealloc__(self):
+        fastgate_gate_free(self.gate)
+
+    @classmethod
+    def from_augmented(cls, weight, *, storage="float32", threads=1):
+        """A gate from the textbook form W [1; x]: column 0 of weight is the bias."""
+        weight, bias = _check.augmented(weight)
+        return cls(weight, bias, storage=storage, threads=threads)
+
+    def __call__(self, *parts, out=None):
+        """sigmoid(weight @ x + bias) -> y: (n,) -> (m,), (..., n) -> (..., m).
+
+        x is an array of float32, or several, which are read as if concatenated along the last
+        axis. y is written to `out`, which is returned, or to a new array. `out` may overlap x.
+
+        Raises ValueError for shapes that do not fit, or an `out` that is read-only or not
+        C-contiguous; TypeError for another dtype. `out` is then as it was.
+        """
+        return gate_call(self, PySequence_Fast_ITEMS(parts), len(parts), <PyObject *>out)
+
+    def bind(self, *parts, out):
+        """A function of no arguments: self(*parts, out=out), at the least cost.
+
+        It reads and writes these very arrays or buffers in every call, so they must be C-contiguous
+        float32 and out must not overlap a part; else ValueError or TypeError.
+        """
+        return BoundGate(self, parts, out)
+
+    @property
+    def storage(self):
+        """How the weights are held."""
+        return "float32"
+
+    @property
+    def nbytes(self):
+        """Bytes of the packed weights and biases."""
+        return fastgate_gate_nbytes(self.gate)
+
+    @property
+    def threads(self):
+        """Threads that a call runs on."""
+        return 1
+
+    def __repr__(self):
+        return (f"Gate(input_size={self.input_size}, output_size={self.output_size}, "
+                f"storage={self.storage!r}, threads={self.threads})")
+
+    def __reduce__(self):
+        weight = np.empty((self.output_size, self.input_size), np.float32)
+        bias = np.empty(self.output_size, np.float32)
+        cdef float *w = <float *>PyArray_DATA(<PyArrayObject *>weight)
+        fastgate_gate_unpack(self.gate, w, <float *>PyArray_DATA(<PyArrayObject *>bias))
+        return Gate, (weight, bias)
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+cdef object gate_vectorcall(object self, PyObject **args, size_t nargsf, PyObject *names):
+    cdef Py_ssize_t count = PyVectorcall_NARGS(nargsf)
+    return gate_call(<Gate>self, args, count, keyword_out(args, count, names))
+
+
+cdef inline object gate_call(Gate self, PyObject **args, Py_ssize_t count, PyObject *out):
+    y = gate_fast(self, args, count, NULL if out == <PyObject *>None else out)
+    if y is None:
+        return gate_slow(self, [<object>args[i] for i in range(count)], <object>out)
+    return y
+
+
+cdef object gate_slow(Gate self, list parts, object out):
+    """Whatever gate_fast refused: converted and then run on the fast road, or an exception."""
+    parts = _check.inputs(parts, (self.output_size, self.input_size))
+    target = None
+    if out is not None:
+        target = _check.output(out, parts[0].shape[:-1] + (self.output_size,))
+    if len(parts) > MAX_PARTS:
+        parts = [np.concatenate(parts, axis=-1)]
+    y = gate_fast(self, PySequence_Fast_ITEMS(parts), len(parts), NULL)
+    if target is None:
+        return y
+    target[...] = y  # computed apart: out may overlap an input
+    return out
+
+
+cdef object gate_fast(Gate self, PyObject **args, Py_ssize_t count, PyObject *out):
+    """The gate's output from arrays that can be used as they lie; None for all others."""
+    cdef fastgate_part parts[MAX_PARTS]
+    cdef size_t size = 0
+    cdef Py_ssize_t i
+    if count < 1 or count > MAX_PARTS:
+        return None
+    for i in range(count):
+        if not as_part(args[i], &parts[i]) or not same_rows(args[0], args[i]):
+            return None
+        size += parts[i].size
+    if size != self.input_size:
+        return None
+    cdef size_t batch = rows_of(args[0])
+    if out == NULL:
+        result = new_output(args[0], self.output_size)
+    elif is_output(out, args[0], self.output_size):
+        result = <object>out
+    else:
+        return None
+    cdef float *y = <float *>data(<PyObject *>result)
+    if out != NULL:
+        for i in range(count):
+            if overlap(args[i], y, batch * self.output_size):
+                return None
+    run(self, batch, parts, count, y)
+    return result
+
+
+cdef inline void run(Gate self, size_t batch, const fastgate_part *parts, size_t count, float *y):
+    if batch * self.input_size * self.output_size * sizeof(float) < NOGIL_BYTES:
+        fastgate_gate_run(self.gate, batch, parts, count, y, self.output_size)
+    else:
+        with nogil:
+            fastgate_gate_run(self.gate, batch, parts, count, y, self.output_size)
+
+
+@cython.final
+cdef class BoundGate:
+    """A gate with its inputs and its output: call it without arguments. Made by Gate.bind."""
+
+    def __cinit__(self, Gate gate not None, tuple parts not None, out):
+        arrays, target = _check.bindable(parts, out, (gate.output_size, gate.input_size))
+        self.vectorcall = bound_vectorcall
+        self.owner = gate
+        self.out = out
+        self.part_count = len(arrays)
+        self.parts = <fastgate_part *>PyMem_Malloc(self.part_count * sizeof(fastgate_part))
+        if self.parts == NULL:
+            PyErr_NoMemory()
+        self.views = []
+        cdef const float[::1] x
+        cdef size_t i
+        for i in range(self.part_count):
+            as_part(<PyObject *>arrays[i], &self.parts[i])
+            x = arrays[i].reshape(-1)
+            self.views.append(x)
+        cdef float[::1] y = target.reshape(-1)
+        self.views.append(y)
+        self.y = &y[0]
+        self.batch = rows_of(<PyObject *>target)
+
+    def __dealloc__(self):
+        PyMem_Free(self.parts)
+
+    def __call__(self):
+        """Read the inputs, write the output and return it."""
+        return bound_call(self)
+
+    def __repr__(self):
+        return f"<bound {self.owner!r}>"
+
+
+cdef object bound_vectorcall(object self, PyObject **args, size_t nargsf, PyObject *names):
+    if PyVectorcall_NARGS(nargsf) or names != NULL and PyTuple_GET_SIZE(names):
+        raise TypeError("BoundGate.__call__() takes no arguments")
+    return bound_call(<BoundGate>self)
+
+
+cdef inline object bound_call(BoundGate self):
+    run(self.owner, self.batch, self.parts, self.part_count, self.y)
+    return self.out
+
+
+cdef enable_vectorcall():
+    cdef Gate gate = Gate(np.empty((0, 1), np.float32))
+    cdef BoundGate bound = gate.bind(np.empty(1, np.float32), out=np.empty(0, np.float32))
+    fastgate_use_vectorcall(<PyTypeObject *>Gate, <char *>&gate.vectorcall - <char *><PyObject *>gate)
+    fastgate_use_vectorcall(<PyTypeObject *>BoundGate, <char *>&bound.vectorcall - <char *><PyObject *>bound)
+
+
+enable_vectorcall()
+
+
+# ---- one shot ---------------------------------------------------------------------------------
+
+def gate(x, weight, bias=None, *, out=None):
+    """sigmoid(weight @ x + bias) once, from weights that are read where they lie.
+
+    x is (n,) or (..., n), weight (m, n) in any layout, bias (m,) or None for zeros; all float32.
+    The result, (m,) or (..., m), is written to `out`, which is returned, or to a new array. Its
+    bits are those of Gate(weight, bias)(x); what is called often is faster as a Gate.
+
+    Raises ValueError for shapes that do not fit, or an `out` that is read-only or not
+    C-contiguous; TypeError for another dtype. `out` is then as it was.
+    """
+    y = once_fast(x, weight, bias, out)
+    if y is not None:
+        return y
+    weight, bias = _check.parameters(weight, bias)
+    [x] = _check.inputs([x], weight.shape)
+    if out is None:
+        return once_fast(x, weight, bias, None)
+    target = _check.output(out, x.shape[:-1] + weight.shape[:1])
+    target[...] = once_fast(x, weight, bias, None)
+    return out
+
+
+cdef object once_fast(object x, object weight, object bias, object out):
+    """gate() from arrays that can be used as they lie; None for all others."""
+    cdef fastgate_part part, bias_part
+    cdef PyArrayObject *w = <PyArrayObject *>weight
+    if not as_part(<PyObject *>x, &part):
+        return None
+    if not is_float32(<PyObject *>weight) or PyArray_NDIM(w) != 2:
+        return None
+    cdef size_t m = PyArray_DIMS(w)[0]
+    cdef size_t n = PyArray_DIMS(w)[1]
+    cdef ptrdiff_t row_stride = PyArray_STRIDES(w)[0] // <ptrdiff_t>sizeof(float)
+    cdef ptrdiff_t column_stride = PyArray_STRIDES(w)[1] // <ptrdiff_t>sizeof(float)
+    bias_part.data = NULL
+    bias_part.size = m
+    if bias is not None and (
+        not as_part(<PyObject *>bias, &bias_part)
+        or PyArray_NDIM(<PyArrayObject *>bias) != 1
+    ):
+        return None
+    if part.size != n or bias_part.size != m:
+        return None
+    cdef size_t batch = rows_of(<PyObject *>x)
+    if out is None:
+        out = new_output(<PyObject *>x, m)
+    elif not is_output(<PyObject *>out, <PyObject *>x, m):
+        return None
+    elif overlap(<PyObject *>x, data(<PyObject *>out), batch * m) or overlap(
+        <PyObject *>weight, data(<PyObject *>out), batch * m
+    ) or bias is not None and overlap(<PyObject *>bias, data(<PyObject *>out), batch * m):
+        return None
+    cdef float *y = <float *>data(<PyObject *>out)
+    if batch * m * n * sizeof(float) < NOGIL_BYTES:
+        fastgate_gate_once(m, n, data(<PyObject *>weight), row_stride, column_stride,
+                           bias_part.data, batch, part.data, part.stride, y, m)
+    else:
+        with nogil:
+            fastgate_gate_once(m, n, data(<PyObject *>weight), row_stride, column_stride,
+                               bias_part.data, batch, part.data, part.stride, y, m)
+    return out
+
+
+# ---- build and CPU ----------------------------------------------------------------------------
+
+def build_info():
+    """(version of csrc, compiler)"""
+    return FASTGATE_VERSION.decode(), FASTGATE_COMPILER.decode()
+
+
+def instruction_sets():
+    """Those in this build, best first, and whether this CPU can run them."""
+    cdef const char *name = fastgate_isa_name(0)
+    sets = {}
+    while name != NULL:
+        sets[name.decode()] = fastgate_isa_usable(len(sets))
+        name = fastgate_isa_name(len(sets))
+    return sets
+
+
+def instruction_set():
+    """The one in use."""
+    return fastgate_isa().decode()
+
+
+def select_instruction_set(name):
+    """Use this one, or the best for "", from now on. ImportError if it cannot be."""
+    if fastgate_select_isa(name.encode()) != FASTGATE_OK:
+        usable = ", ".join(isa for isa, usable in instruction_sets().items() if usable)
+        raise ImportError(
+            f"FASTGATE_ISA={name}: not in this build or not usable on this CPU; there is {usable}"
+        )

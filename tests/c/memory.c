@@ -1,0 +1,303 @@
+/*
+ * Memory: allocations that fail, sizes that overflow, parts that do not fit, and arrays that end or
+ * begin at a page which may not be touched.  Link with -Wl,--wrap=malloc,--wrap=calloc,
+ * --wrap=realloc,--wrap=aligned_alloc,--wrap=posix_memalign,--wrap=free.
+ */
+#define _GNU_SOURCE
+#include "test.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+static long live, until_failure = -1; /* blocks in use; allocations that still succeed, or -1: all */
+
+static int fails(void)
+{
+    return until_failure >= 0 && until_failure-- == 0;
+}
+
+static void *counted(void *p)
+{
+    live += p != NULL;
+    return p;
+}
+
+void *__real_malloc(size_t), *__real_calloc(size_t, size_t), *__real_realloc(void *, size_t);
+void *__real_aligned_alloc(size_t, size_t);
+int __real_posix_memalign(void **, size_t, size_t);
+void __real_free(void *);
+
+void *__wrap_malloc(size_t size)
+{
+    return fails() ? NULL : counted(__real_malloc(size));
+}
+
+void *__wrap_calloc(size_t count, size_t size)
+{
+    return fails() ? NULL : counted(__real_calloc(count, size));
+}
+
+void *__wrap_realloc(void *p, size_t size)
+{
+    if (fails())
+        return NULL;
+    void *q = __real_realloc(p, size);
+    live += !p && q;
+    return q;
+}
+
+void *__wrap_aligned_alloc(size_t alignment, size_t size)
+{
+    return fails() ? NULL : counted(__real_aligned_alloc(alignment, size));
+}
+
+int __wrap_posix_memalign(void **p, size_t alignment, size_t size)
+{
+    int error = fails() ? ENOMEM : __real_posix_memalign(p, alignment, size);
+    if (!error)
+        counted(*p);
+    return error;
+}
+
+void __wrap_free(void *p)
+{
+    live -= p != NULL;
+    __real_free(p);
+}
+
+static void try_failing_allocations(void)
+{
+    static const float weight[40 * 50], bias[40];
+    fastgate_gate *const untouched = (fastgate_gate *)&live, *gate = untouched;
+    const long before = live;
+    int tries = 0;
+    for (;; tries++) {
+        until_failure = tries;
+        const int rc = fastgate_gate_create(&gate, 40, 50, weight, 50, 1, bias);
+        until_failure = -1;
+        if (!rc)
+            break;
+        CHECK(rc == FASTGATE_ERROR_MEMORY && gate == untouched, "allocation %d", tries);
+        CHECK(live == before, "allocation %d fails: %ld blocks leaked", tries, live - before);
+    }
+    CHECK(tries > 0 && live > before, "no allocation was made to fail");
+
+    const fastgate_part x = {weight, 50, 50};
+    float y[40 * 3];
+    const long held = live;
+    until_failure = 0; /* a call allocates nothing */
+    CHECK(!fastgate_gate_run(gate, 3, &x, 1, y, 40), "run");
+    fastgate_gate_once(40, 50, weight, 50, 1, bias, 3, weight, 50, y, 40);
+    fastgate_gate_once(40, 50, weight, 1, 40, bias, 3, weight, 50, y, 40);
+    fastgate_gate_once(20, 25, weight, 50, 2, bias, 3, weight, 50, y, 40);
+    CHECK(until_failure == 0 && live == held, "a call allocated");
+    until_failure = -1;
+    fastgate_gate_free(gate);
+    fastgate_gate_free(NULL);
+    CHECK(live == before, "%ld blocks leaked", live - before);
+}
+
+static void try_sizes_that_overflow(void)
+{
+    static const size_t sizes[][2] = {
+        {SIZE_MAX, SIZE_MAX},      {SIZE_MAX, 0},           {SIZE_MAX, 1},     {1, SIZE_MAX},
+        {SIZE_MAX - 15, 1},        {1, SIZE_MAX - 1},       {SIZE_MAX / 4, 4}, {SIZE_MAX / 2, 2},
+        {SIZE_MAX / 64, 16},       {16, SIZE_MAX / 64},     {3, SIZE_MAX / 4}, {SIZE_MAX / 4 + 1, 0},
+        {(size_t)1 << 32, (size_t)1 << 32}, {(size_t)1 << 31, (size_t)1 << 31},
+        {PTRDIFF_MAX, 0},          {PTRDIFF_MAX / 4, 0},    {1, PTRDIFF_MAX / 64},
+        {(size_t)1 << 40, (size_t)1 << 18}}; /* the last fit, but there is no such memory */
+    fastgate_gate *const untouched = (fastgate_gate *)&live, *gate = untouched;
+    const long before = live;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        const int rc = fastgate_gate_create(&gate, sizes[i][0], sizes[i][1], NULL, 0, 0, NULL);
+        CHECK(rc == FASTGATE_ERROR_MEMORY && gate == untouched && live == before, "%zu x %zu: %d",
+              sizes[i][0], sizes[i][1], rc);
+    }
+}
+
+static void try_parts_that_do_not_fit(void)
+{
+    static const float weight[20 * 10];
+    static const struct {
+        size_t count, size[4];
+    } wrong[] = {{0, {0}},          {1, {0}},           {1, {9}},          {1, {11}},
+                 {2, {4, 5}},       {2, {4, 7}},        {2, {10, 10}},     {3, {10, 0, 1}},
+                 {1, {SIZE_MAX}},   {2, {SIZE_MAX, 11}}, {2, {11, SIZE_MAX}},
+                 {3, {SIZE_MAX / 2 + 1, SIZE_MAX / 2 + 1, 10}}};
+    fastgate_gate *gate, *without_inputs;
+    CHECK(!fastgate_gate_create(&gate, 20, 10, weight, 10, 1, NULL), "create");
+    CHECK(!fastgate_gate_create(&without_inputs, 20, 0, NULL, 0, 1, NULL), "create");
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        fastgate_part parts[4];
+        float y[20];
+        for (size_t k = 0; k < 4; k++)
+            parts[k] = (fastgate_part){weight, wrong[i].size[k], 0};
+        for (size_t k = 0; k < 20; k++)
+            y[k] = 7;
+        CHECK(fastgate_gate_run(gate, 1, parts, wrong[i].count, y, 20) == FASTGATE_ERROR_SHAPE, "%zu", i);
+        CHECK(fastgate_gate_run(gate, 0, parts, wrong[i].count, y, 20) == FASTGATE_ERROR_SHAPE, "%zu", i);
+        for (size_t k = 0; k < 20; k++)
+            CHECK(y[k] == 7, "case %zu wrote y", i);
+    }
+    const fastgate_part one = {weight, 1, 0};
+    float y = 7;
+    CHECK(fastgate_gate_run(without_inputs, 1, &one, 1, &y, 0) == FASTGATE_ERROR_SHAPE, "no inputs");
+    fastgate_gate_free(gate), fastgate_gate_free(without_inputs);
+}
+
+static void try_names(void)
+{
+    const char *before = fastgate_isa();
+    static const char *const unknown[] = {"avx", "AVX2", "avx5122", "base ", " ", "sse9"};
+    for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++)
+        CHECK(fastgate_select_isa(unknown[i]) == FASTGATE_ERROR_ISA && fastgate_isa() == before, "%s",
+              unknown[i]);
+    size_t count = 0;
+    while (fastgate_isa_name(count)) {
+        const int rc = fastgate_select_isa(fastgate_isa_name(count));
+        CHECK(rc == (fastgate_isa_usable(count) ? FASTGATE_OK : FASTGATE_ERROR_ISA), "usable");
+        count++;
+    }
+    CHECK(count && !strcmp(fastgate_isa_name(count - 1), "base"), "base is last");
+    CHECK(!fastgate_isa_name(count + 1) && !fastgate_isa_name(SIZE_MAX), "past the end");
+    CHECK(!fastgate_isa_usable(count) && !fastgate_isa_usable(SIZE_MAX), "past the end");
+    CHECK(!fastgate_select_isa("") && !strcmp(fastgate_isa(), before), "the best again");
+    for (int code = -2; code < 10; code++)
+        CHECK(fastgate_strerror(code) && *fastgate_strerror(code), "%d", code);
+}
+
+/* ---- arrays at the edge of a page ----------------------------------------------------------- */
+
+enum { PATTERN = 0x5a };
+
+typedef struct {
+    char *pages; /* a page that may not be touched, `size` bytes, another such page */
+    size_t size;
+} fenced;
+
+static fenced fence(size_t floats)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t size = (floats * sizeof(float) + page - 1) / page * page;
+    char *all = mmap(NULL, size + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(all != MAP_FAILED && !mprotect(all + page, size, PROT_READ | PROT_WRITE), "mmap");
+    return (fenced){all + page, size};
+}
+
+/* `count` floats that end (or begin) where the pages do */
+static float *at_edge(const fenced *f, size_t count, int at_end)
+{
+    return (float *)(f->pages + (at_end ? f->size - count * sizeof(float) : 0));
+}
+
+/* the same, as y; written() then sees whether anything beside it was written */
+static float *clean(const fenced *f, size_t count, int at_end)
+{
+    memset(f->pages, PATTERN, f->size);
+    return at_edge(f, count, at_end);
+}
+
+static void written(const fenced *f, const float *y, size_t count, size_t m, size_t n)
+{
+    const char *from = (const char *)y, *to = (const char *)(y + count);
+    for (const char *p = f->pages; p < f->pages + f->size; p++)
+        CHECK(*p == PATTERN || (p >= from && p < to), "%zu x %zu: written beside y, %td bytes from it", m,
+              n, p < from ? p - from : p - to);
+    for (size_t i = 0; i < count; i++)
+        CHECK(y[i] >= 0 && y[i] <= 1, "%zu x %zu: y[%zu] not written", m, n, i);
+}
+
+static size_t case_m, case_n;
+static const char *case_road = "";
+
+static void on_fault(int signal)
+{
+    char text[200];
+    int length = snprintf(text, sizeof text, "signal %d: %s: %s, %zu x %zu: memory past an array\n",
+                          signal, fastgate_isa(), case_road, case_m, case_n);
+    if (write(1, text, (size_t)length))
+        _exit(1);
+    _exit(1);
+}
+
+static void try_edges(const size_t *rows, size_t row_count, const size_t *columns, size_t column_count)
+{
+    enum { BATCH = 2, M = 300, N = 1100, STRETCH = 3 };
+    const fenced weights = fence(STRETCH * (M * 70 + 70 * N)), biases = fence(M);
+    const fenced xs = fence(BATCH * N), ys = fence(BATCH * M);
+    uint64_t seed = 1;
+    fill((float *)weights.pages, weights.size / sizeof(float), 1, ORDINARY, &seed);
+    for (size_t r = 0; r < row_count; r++)
+        for (size_t c = 0; c < column_count; c++)
+            for (int at_end = 0; at_end < 2; at_end++) {
+                const size_t m = case_m = rows[r], n = case_n = columns[c];
+                if (m * n > M * 70 + 70 * N)
+                    continue;
+                const struct {
+                    const char *name;
+                    ptrdiff_t row, column;
+                } layouts[] = {{"row-major", (ptrdiff_t)n, 1}, {"column-major", 1, (ptrdiff_t)m},
+                               {"spread", STRETCH, STRETCH * (ptrdiff_t)m},
+                               {"backwards", -(ptrdiff_t)n, -1}};
+                float *bias = at_edge(&biases, m, at_end), *x = at_edge(&xs, BATCH * n, at_end);
+                fill(bias, m, 1, ORDINARY, &seed), fill(x, BATCH * n, 1, ORDINARY, &seed);
+                for (size_t l = 0; l < sizeof layouts / sizeof *layouts; l++) {
+                    const ptrdiff_t row = layouts[l].row, column = layouts[l].column;
+                    const size_t last = m && n ? (m - 1) * (size_t)labs(row) + (n - 1) * (size_t)labs(column) : 0;
+                    float *weight = at_edge(&weights, m && n ? last + 1 : 0, at_end);
+                    weight += row < 0 ? last : 0;
+                    case_road = layouts[l].name;
+                    float *y = clean(&ys, BATCH * m, at_end);
+                    fastgate_gate_once(m, n, weight, row, column, bias, BATCH, x, (ptrdiff_t)n, y,
+                                       (ptrdiff_t)m);
+                    written(&ys, y, BATCH * m, m, n);
+                    fastgate_gate *gate;
+                    CHECK(!fastgate_gate_create(&gate, m, n, weight, row, column, bias), "create");
+                    const size_t half = n / 2, w = BATCH * n;
+                    const fastgate_part whole = {x, n, (ptrdiff_t)n};
+                    const fastgate_part parts[3] = {
+                        {x, half, (ptrdiff_t)n}, {x + w, 0, 1}, {x + half, n - half, (ptrdiff_t)n}};
+                    for (int turn = 0; turn < 3; turn++) { /* forwards, backwards, in parts */
+                        y = clean(&ys, BATCH * m, at_end);
+                        CHECK(!fastgate_gate_run(gate, BATCH, turn < 2 ? &whole : parts,
+                                                 turn < 2 ? 1 : 3, y, (ptrdiff_t)m), "run");
+                        written(&ys, y, BATCH * m, m, n);
+                    }
+                    float *out = clean(&ys, m, at_end); /* unpacked: bias here, weights aside */
+                    float *aside = floats(m * n);
+                    fastgate_gate_unpack(gate, aside, out);
+                    CHECK(!memcmp(out, bias, m * sizeof *bias), "unpacked");
+                    free(aside);
+                    fastgate_gate_free(gate);
+                }
+            }
+}
+
+int main(int argc, char **argv)
+{
+    (void)argv; /* any argument: fewer sizes */
+    signal(SIGSEGV, on_fault), signal(SIGBUS, on_fault);
+    try_failing_allocations();
+    try_sizes_that_overflow();
+    try_parts_that_do_not_fit();
+    try_names();
+    for (size_t isa = 0; fastgate_isa_name(isa); isa++) {
+        if (fastgate_select_isa(fastgate_isa_name(isa)))
+            continue;
+        static const size_t small[] = {0, 1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 20, 23, 24, 25, 28, 31,
+                                       32, 33, 40, 47, 48, 49, 52, 56, 63, 64, 65, 70};
+        static const size_t some[] = {1, 16, 17, 70}, rows[] = {113, 127, 128, 129, 255, 300};
+        static const size_t columns[] = {127, 128, 129, 255, 257, 1023, 1024, 1025, 1031};
+        enum { SMALL = sizeof small / sizeof *small, SOME = sizeof some / sizeof *some };
+        const long before = live;
+        try_edges(small, argc > 1 ? SMALL / 2 : SMALL, small, SMALL);
+        try_edges(rows, sizeof rows / sizeof *rows, some, SOME);
+        try_edges(some, SOME, columns, sizeof columns / sizeof *columns);
+        CHECK(live == before, "%ld blocks leaked", live - before);
+        printf("%s ", fastgate_isa());
+    }
+    puts("");
+    return 0;
+}

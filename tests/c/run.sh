@@ -1,0 +1,143 @@
+#!/bin/sh
+# Builds csrc and its C tests with every compiler found, and runs them.
+#
+#     tests/c/run.sh [fast|full]      full also tries all 2^32 inputs of the sigmoid
+#
+# One line a step; the last line is a summary, the exit status 0 if nothing failed.  What a step
+# printed is shown where it failed.
+
+mode=${1:-fast}
+here=$(cd "$(dirname "$0")" && pwd)
+csrc=$here/../../csrc
+out=$(mktemp -d) || exit 1
+trap 'rm -rf "$out"' EXIT
+passed=0 failed=0
+
+say() # say RESULT NAME DETAIL
+{
+    printf '%-6s %-42s %s\n' "$1" "$2" "$3"
+}
+
+step() # step NAME COMMAND...: its last line of output is the detail
+{
+    name=$1
+    shift
+    start=$(date +%s%N)
+    if "$@" >"$out/log" 2>&1; then
+        passed=$((passed + 1)) result=ok
+    else
+        failed=$((failed + 1)) result=FAILED
+    fi
+    ms=$((($(date +%s%N) - start) / 1000000))
+    say $result "$name" "$(printf '%d.%d s  ' $((ms / 1000)) $((ms % 1000 / 100)))$(tail -n 1 "$out/log" | cut -c 1-120)"
+    [ $result = ok ] || sed 's/^/       | /' "$out/log" | head -n 25
+    [ $result = ok ]
+}
+
+avx2="-mavx2 -mfma"
+avx512="-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512"
+strict="-std=c11 -ffp-contract=off -Wall -Wextra -Werror -Wno-psabi"
+wrap=-Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc,--wrap=posix_memalign,--wrap=free
+
+# build FOLDER COMPILER FLAGS [avx2 source]: csrc and all tests into FOLDER
+build()
+{
+    folder=$1 compiler=$2 flags="$3 $strict"
+    mkdir -p "$folder"
+    case $($compiler -dumpmachine) in
+    x86_64*) isas="base avx2 avx512" ;;
+    aarch64*) isas="base neon" ;;
+    *) isas=base ;;
+    esac
+    for isa in $isas; do
+        case $isa in avx2) own=$avx2 ;; avx512) own=$avx512 ;; *) own= ;; esac
+        source=$csrc/isa/$isa.c
+        [ $isa = avx2 ] && source=${4:-$source}
+        $compiler $flags $own -c "$source" -o "$folder/isa-$isa.o" || return
+    done
+    for source in "$csrc"/*.c; do
+        $compiler $flags -c "$source" -o "$folder/$(basename "$source" .c).o" || return
+    done
+    for test in bits memory threads sigmoid; do
+        if [ $test = memory ]; then extra=$wrap; else extra=; fi
+        $compiler $flags $extra "$here/$test.c" "$folder"/*.o -o "$folder/$test" -lm -lpthread || return
+    done
+}
+
+header()
+{
+    printf '#include "%s"\nint main(void) { return fastgate_isa() == 0; }\n' "$csrc/fastgate.h" >"$out/h.c" &&
+        ${CC:-cc} -std=c99 -pedantic -Wall -Wextra -Werror -fsyntax-only "$out/h.c" || return
+    ! command -v g++ || g++ -x c++ -std=c++11 -pedantic -Wall -Wextra -Werror -fsyntax-only "$out/h.c"
+}
+
+# Every digest, of any build, ISA and machine, must be that of the first line of the first build.
+digests()
+{
+    "$@" >"$out/digests" || { cat "$out/digests"; return 1; }
+    cat "$out/digests"
+    [ -s "$out/expected" ] || awk 'NR == 1 { print $2 }' "$out/digests" >"$out/expected"
+    awk -v expected="$(cat "$out/expected")" '
+        $2 != expected { print $1 ": digest " $2 ", not " expected; wrong = 1 }
+        { names = names " " $1 }
+        END { print wrong ? "bits differ" : expected names; exit wrong || !NR }' "$out/digests"
+}
+
+have()
+{
+    for tool; do
+        command -v "$tool" >/dev/null && continue
+        skipped="no $tool"
+        return 1
+    done
+}
+
+step "fastgate.h is C99 and C++11" header
+for compiler in gcc clang; do
+    have $compiler || { say skip $compiler "$skipped"; continue; }
+    step "$compiler: build" build "$out/$compiler" $compiler -O3 || continue
+    step "$compiler: bits" digests "$out/$compiler/bits"
+    step "$compiler: memory" "$out/$compiler/memory"
+    step "$compiler: threads" "$out/$compiler/threads"
+done
+cc=gcc
+have gcc || cc=clang
+
+if [ "$(uname -m)" = x86_64 ]; then
+    step "16 lanes on AVX2: build" build "$out/wide" $cc -O1 "$here/avx2_16_lanes.c" &&
+        step "16 lanes on AVX2: bits" digests "$out/wide/bits"
+fi
+
+export ASAN_OPTIONS=allocator_may_return_null=1:allow_user_segv_handler=1
+export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+sanitizers="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
+sanitizer_compiler=clang # its undefined-behaviour checks are the stricter
+have clang || sanitizer_compiler=gcc
+if step "ASan, UBSan: build" build "$out/asan" $sanitizer_compiler "$sanitizers"; then
+    step "ASan, UBSan: bits" digests "$out/asan/bits"
+    step "ASan, UBSan: memory" "$out/asan/memory"
+fi
+step "TSan: build" build "$out/tsan" $sanitizer_compiler "-O1 -g -fsanitize=thread" &&
+    step "TSan: threads" "$out/tsan/threads"
+
+if have valgrind; then # it hides AVX-512 from the program
+    step "valgrind: memory" valgrind -q --error-exitcode=9 --leak-check=full "$out/$cc/memory" few
+else
+    say skip "valgrind" "$skipped"
+fi
+
+if have aarch64-linux-gnu-gcc qemu-aarch64-static; then
+    step "AArch64: build" build "$out/aarch64" aarch64-linux-gnu-gcc "-O3 -static" &&
+        step "AArch64, emulated: bits" digests qemu-aarch64-static "$out/aarch64/bits" &&
+        step "AArch64, emulated: memory" qemu-aarch64-static "$out/aarch64/memory"
+else
+    say skip "AArch64" "$skipped"
+fi
+
+if [ "$mode" = full ]; then
+    step "sigmoid of all 2^32 float32" "$out/$cc/sigmoid"
+    sed 's/^/       | /' "$out/log"
+fi
+
+echo "$passed passed, $failed failed"
+[ $failed = 0 ]

@@ -1,0 +1,79 @@
+"""Where the compiled core cannot be loaded, NumPy computes, and says so once."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+# A finder that stands first and refuses the core, as a broken or absent .so would.
+WITHOUT_CORE = """
+    import sys, warnings
+
+    class Refuse:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "fastgate._core":
+                raise ImportError("libsomething.so: cannot open shared object file")
+
+    sys.meta_path.insert(0, Refuse)
+    warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        import fastgate
+"""
+
+
+def python(code, **env):
+    code = textwrap.dedent(WITHOUT_CORE) + textwrap.dedent(code)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    return run
+
+
+def test_one_warning_and_right_results():
+    run = python("""
+        import pickle
+        import numpy as np
+
+        [warning] = caught
+        assert warning.category is RuntimeWarning
+        assert "libsomething.so" in str(warning.message), "the reason is told"
+        assert warning.filename == "<string>", "the warning points at the import"
+        assert fastgate.Gate is fastgate.reference.Gate and fastgate.gate is fastgate.reference.gate
+
+        weight = np.arange(6, dtype=np.float32).reshape(2, 3) / 10
+        x, h, out = np.float32([1, -2]), np.float32([3]), np.empty(2, np.float32)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            import fastgate
+            g = fastgate.Gate(weight, [0, 1])
+            expected = 1 / (1 + np.exp(-(weight @ np.float64([1, -2, 3]) + [0, 1])))
+            np.testing.assert_allclose(g(x, h), expected, rtol=1e-7)
+            assert g(x, h, out=out) is out and g.bind(x, h, out=out)() is out
+            assert (pickle.loads(pickle.dumps(g))(x, h) == out).all()
+            assert (fastgate.gate([1, -2, 3], weight, [0, 1]) == out).all()
+        assert not caught
+        print("ok")
+    """)
+    assert run.stdout == "ok\n", run.stderr
+
+
+def test_show_config_says_so():
+    run = python("fastgate.show_config()")
+    assert "NumPy reference" in run.stdout and "ISA in use   none" in run.stdout
+
+
+def test_an_isa_cannot_be_had():
+    run = python("", FASTGATE_ISA="avx2")
+    assert run.returncode == 1 and "ImportError: FASTGATE_ISA=avx2" in run.stderr
+
+
+@pytest.mark.parametrize("code, shown", [("error", "RuntimeWarning"), ("ignore", "")])
+def test_the_warning_is_an_ordinary_one(code, shown):
+    code = WITHOUT_CORE.partition("    warnings.simplefilter")[0] + "    import fastgate\n"
+    run = subprocess.run(
+        [sys.executable, "-W", "error" if shown else "ignore", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode != 0) == bool(shown) and shown in run.stderr

@@ -1,0 +1,70 @@
+"""What is installed: stubs, version, files."""
+
+import importlib.metadata
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import fastgate
+import pytest
+from conftest import compiled_only
+
+PACKAGE = Path(fastgate.__file__).parent
+HEADER = Path(__file__).parent.parent / "csrc" / "fastgate.h"
+
+
+def test_public_names():
+    assert set(fastgate.__all__) == {"Gate", "__version__", "gate", "reference", "show_config"}
+    assert all(hasattr(fastgate, name) for name in fastgate.__all__)
+
+
+def test_one_version():
+    assert importlib.metadata.version("fastgate") == fastgate.__version__
+    if fastgate._core:
+        assert fastgate._core.build_info()[0] == fastgate.__version__
+
+
+@pytest.mark.skipif(not HEADER.exists(), reason="needs the source tree")
+def test_version_of_the_header():
+    [version] = re.findall(r'#define FASTGATE_VERSION "(.*)"', HEADER.read_text())
+    assert version == fastgate.__version__
+
+
+def test_typed():
+    assert (PACKAGE / "py.typed").exists() and (PACKAGE / "_core.pyi").exists()
+
+
+def test_no_generated_source_is_installed():
+    if "src" in PACKAGE.parts:
+        pytest.skip("needs a wheel: this is the source tree")
+    names = {path.name for path in PACKAGE.rglob("*")}
+    assert not {name for name in names if name.endswith((".c", ".pyx"))}
+
+
+def test_the_demo_has_its_data():
+    assert (PACKAGE / "demo" / "digits.npz").stat().st_size < 100_000
+
+
+def test_import_is_light():
+    """Over NumPy, nothing of the standard library that NumPy has not loaded already."""
+    code = """if True:
+        import sys, numpy
+        before = set(sys.modules)
+        import fastgate
+        print(*sorted(name for name in set(sys.modules) - before if "fastgate" not in name))
+    """
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert not loaded & {"inspect", "typing", "importlib.metadata", "platform", "subprocess"}, loaded
+
+
+@compiled_only
+@pytest.mark.skipif(not importlib.util.find_spec("mypy"), reason="needs mypy")
+def test_stubs_tell_the_truth(tmp_path):
+    for tool in (["mypy.stubtest", "fastgate"], ["mypy", "--strict", "-p", "fastgate"]):
+        run = subprocess.run(
+            [sys.executable, "-m", *tool], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert run.returncode == 0, run.stdout + run.stderr
