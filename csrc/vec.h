@@ -44,7 +44,7 @@ FG_INLINE vf vf_set1(float s)
 #elif FG_LANES == 4 && defined(__ARM_NEON)
     return (vf)vdupq_n_f32(s);
 #else
-    vf v;
+    vf v = {0};
     for (int i = 0; i < FG_LANES; i++)
         v[i] = s;
     return v;
@@ -105,7 +105,7 @@ FG_FMA_INLINE vf vf_fma(vf a, vf b, vf c)
 #elif FG_LANES == 4 && defined(__ARM_NEON)
     return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
-    vf r;
+    vf r = {0};
     for (int i = 0; i < FG_LANES; i++)
         r[i] = fg_fma1(a[i], b[i], c[i]);
     return r;

@@ -462,7 +462,8 @@ def test_show_config_lists_the_instruction_sets(capsys):
 
 def test_main():
     def run(*args):
-        return subprocess.run([sys.executable, "-m", "fastgate", *args], capture_output=True, text=True)
+        command = [sys.executable, "-m", "fastgate", *args]
+        return subprocess.run(command, capture_output=True, text=True)
 
     config = run()
     assert config.returncode == 0 and config.stdout.startswith("fastgate ")

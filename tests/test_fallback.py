@@ -1,33 +1,34 @@
 """Where the compiled core cannot be loaded, NumPy computes, and says so once."""
 
-import subprocess
-import sys
 import textwrap
 
 import pytest
+from conftest import run_python
 
 # A finder that stands first and refuses the core, as a broken or absent .so would.
 WITHOUT_CORE = """
-    import sys, warnings
+import sys
 
-    class Refuse:
-        @staticmethod
-        def find_spec(name, path=None, target=None):
-            if name == "fastgate._core":
-                raise ImportError("libsomething.so: cannot open shared object file")
+class Refuse:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "fastgate._core":
+            raise ImportError("libsomething.so: cannot open shared object file")
 
-    sys.meta_path.insert(0, Refuse)
+sys.meta_path.insert(0, Refuse)
+"""
+
+IMPORT = """
+import warnings
+
+with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        import fastgate
+    import fastgate
 """
 
 
 def python(code, **env):
-    code = textwrap.dedent(WITHOUT_CORE) + textwrap.dedent(code)
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
-    return run
+    return run_python(WITHOUT_CORE + IMPORT + textwrap.dedent(code), **env)
 
 
 def test_one_warning_and_right_results():
@@ -68,12 +69,7 @@ def test_an_isa_cannot_be_had():
     assert run.returncode == 1 and "ImportError: FASTGATE_ISA=avx2" in run.stderr
 
 
-@pytest.mark.parametrize("code, shown", [("error", "RuntimeWarning"), ("ignore", "")])
-def test_the_warning_is_an_ordinary_one(code, shown):
-    code = WITHOUT_CORE.partition("    warnings.simplefilter")[0] + "    import fastgate\n"
-    run = subprocess.run(
-        [sys.executable, "-W", "error" if shown else "ignore", "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-    )
-    assert (run.returncode != 0) == bool(shown) and shown in run.stderr
+@pytest.mark.parametrize("action, shown", [("error", True), ("ignore", False)])
+def test_the_warning_can_be_filtered(action, shown):
+    run = run_python(WITHOUT_CORE + "import fastgate", "-W", action)
+    assert ("RuntimeWarning: fastgate" in run.stderr) == shown == (run.returncode != 0)

@@ -6,13 +6,16 @@ for its speed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-Array = NDArray[np.float32]
+TYPE_CHECKING = False  # not from typing, for the sake of the import time
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from numpy.typing import ArrayLike, NDArray
+
+    Array = NDArray[np.float32]
 
 
 def options(storage: str, threads: int) -> None:

@@ -5,15 +5,18 @@ It is the oracle of the tests, and what runs where the compiled core cannot be l
 
 from __future__ import annotations
 
-from typing import Any, final
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from fastgate import _check
 
-Array = NDArray[np.float32]
-Float64 = NDArray[np.float64]
+TYPE_CHECKING = False  # not from typing, for the sake of the import time
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import ArrayLike, NDArray
+
+    Array = NDArray[np.float32]
+    Float64 = NDArray[np.float64]
 
 
 def sigmoid(z: Float64) -> Float64:
@@ -36,7 +39,6 @@ def affine(x: Float64, weight: Float64, bias: Float64) -> Float64:
     return z
 
 
-@final
 class Gate:
     """sigmoid(weight @ x + bias); see fastgate.Gate."""
 
@@ -120,7 +122,6 @@ class Gate:
         return self
 
 
-@final
 class BoundGate:
     """A gate with its inputs and its output: call it without arguments. Made by Gate.bind."""
 

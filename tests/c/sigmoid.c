@@ -3,7 +3,7 @@
  * at most 1 ULP from the true value, inside [0, 1], NaN to NaN, infinities exact; and the same bits
  * from every other usable instruction set.
  *
- *     sigmoid [threads [base-stride]]      base takes each base-stride-th value; without fma it is slow
+ *     sigmoid [stride [threads]]      base, slow without fma, takes each stride-th value only: 5th
  *
  * A ULP is the spacing of float32 at the true value, 2^-149 among the subnormals.  The true value is
  * 1 / (1 + exp(-z)) in float64: off by at most three of its own roundings, 3 2^-53 of the value
@@ -119,7 +119,7 @@ static void *work(void *arg)
 int main(int argc, char **argv)
 {
     pthread_t thread[MAX_THREADS];
-    threads = argc > 1 ? atoi(argv[1]) : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    threads = argc > 2 ? atoi(argv[2]) : (int)sysconf(_SC_NPROCESSORS_ONLN);
     for (threads = threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
          BLOCKS % (unsigned)threads;) /* all must reach the same barriers */
         threads--;
@@ -127,7 +127,7 @@ int main(int argc, char **argv)
     for (int isa = 0; isa < MAX_ISA && fastgate_isa_name((size_t)isa); isa++)
         if (fastgate_isa_usable((size_t)isa)) {
             const int base = !strcmp(fastgate_isa_name((size_t)isa), "base");
-            stride[isa] = first ? 0 : base && argc > 2 ? atoi(argv[2]) : 1;
+            stride[isa] = first ? 0 : !base ? 1 : argc > 1 ? atoi(argv[1]) : 5;
             first = 0;
         }
     pthread_barrier_init(&barrier, NULL, (unsigned)threads);

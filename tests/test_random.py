@@ -1,0 +1,120 @@
+"""Random shapes, layouts and dtypes against the oracle; FASTGATE_EXAMPLES (default 10000) of them."""
+
+import os
+
+import fastgate
+import numpy as np
+import oracle
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+EXAMPLES = int(os.environ.get("FASTGATE_EXAMPLES", "10000"))
+DTYPES = ["f4", ">f4", "f2", "f8", "i1", "i4", "i8", "u2", "?", "c8", "O", "S4", "M8[s]"]
+sizes = st.one_of(st.integers(0, 8), st.integers(0, 70), st.sampled_from([127, 128, 129, 257, 1025]))
+leads = st.one_of(st.just(()), st.lists(st.integers(0, 3), max_size=3).map(tuple))
+scales = st.sampled_from([1.0, 1.0, 1.0, 1e-3, 30.0, 1e4, 1e-30, 1e-41])
+huge_scales = st.one_of(scales, st.just(1e30))  # of one factor only: no product overflows
+layouts = st.lists(st.sampled_from("TFrsnbx"), max_size=2).map("".join)
+
+
+def lay(array, layout):
+    """The same values, lying otherwise in memory."""
+    for how in layout:
+        if how == "T":
+            array = array.T.copy().T
+        elif how == "F":
+            array = np.asfortranarray(array)
+        elif how == "r":
+            array = array.copy()
+            array.flags.writeable = False
+        elif how == "s":  # every second or third element of each axis
+            field = np.full([n * 3 + 2 for n in array.shape], np.nan, array.dtype)
+            view = field[tuple(slice(1, 1 + n * (2 + a % 2), 2 + a % 2) for a, n in enumerate(array.shape))]
+            view[...] = array
+            array = view
+        elif how == "n":
+            array = np.flip(np.flip(array).copy())
+        elif how == "b" and array.ndim:
+            array = np.moveaxis(np.moveaxis(array, -1, 0).copy(), 0, -1)
+        elif how == "x":  # not at a multiple of 4
+            raw = np.empty(array.nbytes + 1, np.uint8)
+            view = raw[1:].view(array.dtype).reshape(array.shape)
+            view[...] = array
+            array = view
+    return array
+
+
+@st.composite
+def cases(draw):
+    m, n, lead = draw(sizes), draw(sizes), draw(leads)
+    if m * n * max(1, int(np.prod(lead))) > 300_000:
+        n %= 33
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    weight = (rng.standard_normal((m, n)) * draw(huge_scales)).astype(np.float32)
+    x = (rng.standard_normal((*lead, n)) * draw(scales)).astype(np.float32)
+    bias = None
+    if draw(st.booleans()):
+        bias = (rng.standard_normal(m) * draw(huge_scales)).astype(np.float32)
+    for array in (weight, x):
+        if draw(st.integers(0, 9)) == 0 and array.size:
+            special = draw(st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45]))
+            array.flat[rng.integers(array.size)] = special
+    cuts = draw(st.lists(st.integers(0, n), max_size=4).map(sorted))
+    return weight, bias, x, cuts
+
+
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(
+    case=cases(),
+    layout=st.tuples(layouts, layouts, layouts),
+    road=st.sampled_from(["gate", "out", "bind", "once", "once out", "augmented", "parts", "batch"]),
+    dtype=st.sampled_from(DTYPES + ["f4"] * 30),
+    which=st.integers(0, 2),
+)
+def test_against_the_oracle(case, layout, road, dtype, which):
+    weight, bias, x, cuts = case
+    m, n = weight.shape
+    b = None if bias is None else lay(bias, layout[1])
+    w, v = lay(weight, layout[0]), lay(x, layout[2])
+    if dtype != "f4":
+        arrays = [w, np.zeros(m, np.float32) if b is None else b, v]
+        arrays[which] = np.zeros(arrays[which].shape, dtype)
+        out = np.full((*x.shape[:-1], m), 7, np.float32)
+        with pytest.raises(TypeError, match="float32"):
+            fastgate.gate(arrays[2], arrays[0], arrays[1], out=out)
+        with pytest.raises(TypeError, match="float32"):
+            fastgate.Gate(arrays[0], arrays[1])(arrays[2], out=out)
+        assert (out == 7).all()
+        return
+
+    out = np.full((*x.shape[:-1], m), 7, np.float32)
+    gate = fastgate.Gate(w, b)
+    got = gate(v)
+    oracle.close(got, x, weight, bias)
+    if road == "out":
+        assert gate(v, out=out) is out
+    elif road == "bind":
+        assert gate.bind(x, out=out)() is out
+    elif road == "once":
+        out = fastgate.gate(v, w, b)
+    elif road == "once out":
+        assert fastgate.gate(v, w, b, out=out) is out
+    elif road == "augmented":
+        zero = np.zeros(m, np.float32)
+        augmented = lay(np.c_[zero if bias is None else bias, weight], layout[1])
+        out = fastgate.Gate.from_augmented(augmented)(v)
+    elif road == "parts":
+        out = gate(*np.split(v, cuts, axis=-1))
+    elif road == "batch":
+        for row in np.ndindex(x.shape[:-1]):
+            out[row] = gate(v[row])
+    else:
+        out = gate(x)
+    np.testing.assert_array_equal(out, got)  # the same bits
