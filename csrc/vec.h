@@ -6,7 +6,6 @@
 #ifndef FASTGATE_VEC_H
 #define FASTGATE_VEC_H
 
-#include <float.h>
 #include <stdint.h>
 #include <string.h>
 

@@ -14,8 +14,9 @@ __version__ = "0.1.0"
 __all__ = ["Gate", "__version__", "gate", "reference", "show_config"]
 
 try:
-    from . import _core
     from ._core import Gate, gate
+
+    from . import _core
 except ImportError as _error:
     if os.environ.get("FASTGATE_ISA"):
         raise ImportError(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    Array = NDArray[np.float32]
+    _Array = NDArray[np.float32]
 
 
 def options(storage: str, threads: int) -> None:
@@ -33,7 +33,7 @@ def is_buffer(value: object) -> bool:
     return True
 
 
-def as_float32(value: ArrayLike, name: str) -> Array:
+def as_float32(value: ArrayLike, name: str) -> _Array:
     """An array of native float32: any layout, shared with `value` where it is an array already.
 
     Arrays and buffers of another dtype are a TypeError, plain sequences are converted.
@@ -49,12 +49,12 @@ def as_float32(value: ArrayLike, name: str) -> Array:
     return array
 
 
-def aligned(array: Array) -> Array:
+def aligned(array: _Array) -> _Array:
     """`array`, or a C-ordered copy if its elements do not lie at multiples of their size."""
     return array if array.flags.aligned else array.copy(order="C")
 
 
-def parameters(weight: ArrayLike, bias: ArrayLike | None) -> tuple[Array, Array | None]:
+def parameters(weight: ArrayLike, bias: ArrayLike | None) -> tuple[_Array, _Array | None]:
     """weight (m, n) in any layout, bias (m,) contiguous or None; both aligned."""
     w = as_float32(weight, "weight")
     if w.ndim != 2:
@@ -70,7 +70,7 @@ def parameters(weight: ArrayLike, bias: ArrayLike | None) -> tuple[Array, Array 
     return aligned(w), np.ascontiguousarray(aligned(b))
 
 
-def augmented(weight: ArrayLike) -> tuple[Array, Array]:
+def augmented(weight: ArrayLike) -> tuple[_Array, _Array]:
     """[bias, weight] of shape (m, 1 + n) -> weight, bias; both views."""
     w = as_float32(weight, "weight")
     if w.ndim != 2 or w.shape[1] == 0:
@@ -78,7 +78,7 @@ def augmented(weight: ArrayLike) -> tuple[Array, Array]:
     return w[:, 1:], w[:, 0]
 
 
-def inputs(parts: Sequence[ArrayLike], weight_shape: tuple[int, int]) -> list[Array]:
+def inputs(parts: Sequence[ArrayLike], weight_shape: tuple[int, int]) -> list[_Array]:
     """The parts of x as C-ordered, aligned arrays (..., n_i), whose n_i add up to n."""
     if not parts:
         raise TypeError("a gate needs at least one input")
@@ -100,11 +100,11 @@ def inputs(parts: Sequence[ArrayLike], weight_shape: tuple[int, int]) -> list[Ar
     return [np.ascontiguousarray(aligned(array)) for array in arrays]
 
 
-def output(out: Any, shape: tuple[int, ...]) -> Array:
+def output(out: Any, shape: tuple[int, ...]) -> _Array:
     """The array that writes into `out`, an array or writable buffer of this very shape."""
     if not isinstance(out, np.ndarray) and not is_buffer(out):
         raise TypeError(f"out must be an array or a writable buffer, not {type(out).__name__}")
-    array: Array = np.asarray(out)
+    array: _Array = np.asarray(out)
     if array.dtype != np.float32:
         raise TypeError(
             f"out is {array.dtype}, but the result is float32: "
@@ -121,7 +121,7 @@ def output(out: Any, shape: tuple[int, ...]) -> Array:
 
 def bindable(
     parts: Sequence[Any], out: Any, weight_shape: tuple[int, int]
-) -> tuple[list[Array], Array]:
+) -> tuple[list[_Array], _Array]:
     """The arrays of a bound call: they must be usable as they lie, call after call."""
     for part in parts:
         if not isinstance(part, np.ndarray) and not is_buffer(part):

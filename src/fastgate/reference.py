@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    Array = NDArray[np.float32]
-    Float64 = NDArray[np.float64]
+    _Array = NDArray[np.float32]
+    _Float64 = NDArray[np.float64]
 
 
-def sigmoid(z: Float64) -> Float64:
+def sigmoid(z: _Float64) -> _Float64:
     """1 / (1 + exp(-z)), from an exp that cannot overflow."""
     t = np.exp(-np.abs(z))
-    result: Float64 = np.where(z < 0, t, 1.0) / (1 + t)
+    result: _Float64 = np.where(z < 0, t, 1.0) / (1 + t)
     return result
 
 
-def affine(x: Float64, weight: Float64, bias: Float64) -> Float64:
+def affine(x: _Float64, weight: _Float64, bias: _Float64) -> _Float64:
     """x (..., n), weight (m, n), bias (m,) -> (..., m).
 
     Row by row of the batch, each output a pairwise sum over contiguous products: unlike a BLAS
@@ -54,8 +54,8 @@ class Gate:
     ) -> None:
         _check.options(storage, threads)
         weight, bias = _check.parameters(weight, bias)
-        self._weight: Float64 = weight.astype(np.float64, order="C")
-        self._bias: Float64 = np.zeros(len(weight)) if bias is None else bias.astype(np.float64)
+        self._weight: _Float64 = weight.astype(np.float64, order="C")
+        self._bias: _Float64 = np.zeros(len(weight)) if bias is None else bias.astype(np.float64)
 
     @classmethod
     def from_augmented(
@@ -112,7 +112,7 @@ class Gate:
             f"storage={self.storage!r}, threads={self.threads})"
         )
 
-    def __reduce__(self) -> tuple[type[Gate], tuple[Array, Array]]:
+    def __reduce__(self) -> tuple[type[Gate], tuple[_Array, _Array]]:
         return Gate, (self._weight.astype(np.float32), self._bias.astype(np.float32))
 
     def __copy__(self) -> Gate:
