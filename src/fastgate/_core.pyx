@@ -327,7 +327,8 @@ cdef object gate_fast(Gate self, PyObject **args, Py_ssize_t count, PyObject *ou
     return result
 
 
-cdef inline void run(Gate self, size_t batch, const fastgate_part *parts, size_t count, float *y):
+cdef inline void run(Gate self, size_t batch, const fastgate_part *parts, size_t count,
+                     float *y) noexcept:
     if batch * self.input_size * self.output_size * sizeof(float) < NOGIL_BYTES:
         fastgate_gate_run(self.gate, batch, parts, count, y, self.output_size)
     else:

@@ -222,6 +222,10 @@ static uint64_t try_shape(size_t m, size_t n)
         fill(l.x + b * n, n, 1, b < 2 ? ORDINARY : (enum kind)below(&l.seed, KINDS), &l.seed);
     for (size_t i = 0; i < BATCH * n; i += 7)
         l.x[i] = i % 2 ? 0.0f : -0.0f;
+    for (size_t i = 0; i < m * n; i += 11)
+        l.weight[i] = i % 2 ? 0.0f : -0.0f;
+    for (size_t i = 0; i < m; i += 13)
+        l.bias[i] = -0.0f;
 
     fastgate_gate *gate = create(m, n, l.weight, (ptrdiff_t)n, 1, l.bias);
     for (size_t b = 0; b < BATCH; b++) {
