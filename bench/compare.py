@@ -62,8 +62,10 @@ def fastgate_(code: str, W: Array, b: Array, x: Array) -> Iterator[Call]:
     import fastgate
 
     g, y = fastgate.Gate(W, b), output(b)
-    names = {"g": g, "call": g.bind(x, out=y), "gate": fastgate.gate}
-    yield Call(code, code, {**names, "W": W, "b": b, "x": x, "y": y})
+    names = {"g": g, "call": g.bind(x, out=y), "gate": fastgate.gate, "b": b, "x": x, "y": y}
+    yield Call("rows", code, {**names, "W": W})
+    if "W" in code:  # unpacked: the peers choose their order too
+        yield Call("columns", code, {**names, "W": np.asfortranarray(W)})
 
 
 def numpy_(W: Array, b: Array, x: Array) -> Iterator[Call]:

@@ -7,13 +7,13 @@
 /*
  * The order of summation, on which every bit of a result depends.  A row's inputs are taken in spans
  * of FG_SPAN.  Within a span, chain c (c < FG_CHAINS) adds the products of inputs c, c + 16, c + 32, ...
- * by fma, from zero.  Chains j, j + 4, j + 8 and j + 12 are added plainly, in this order; that sum,
- * for j = 0 to 3, is added to the row's total, which starts as the bias, and the rounding error of
- * this addition is kept aside.  The errors are added last.
+ * by fma, from zero.  For j = 0 to 3 the sum (chain j + chain j + 4) + (chain j + 8 + chain j + 12) is
+ * added to the row's total, which starts as the bias; the rounding error of this addition, exact,
+ * is kept aside, and these errors are added last.
  *
- * So the error is that of a chain of at most 64 and three additions, whatever the length (it is
+ * So the error is that of a chain of at most 64 and of two additions, whatever the length (it is
  * compared with NumPy's in tests/test_accuracy.py); a row-major row is summed 16 columns at a time
- * without shuffles; and a kernel whose lanes are rows needs four registers a vector of rows.
+ * without shuffles; and a kernel whose lanes are rows needs five registers a vector of rows.
  */
 #define FG_CHAINS 16
 #define FG_SPAN (64 * FG_CHAINS)

@@ -262,7 +262,7 @@ cdef class Gate:
         bias = np.empty(self.output_size, np.float32)
         cdef float *w = <float *>PyArray_DATA(<PyArrayObject *>weight)
         fastgate_gate_unpack(self.gate, w, <float *>PyArray_DATA(<PyArrayObject *>bias))
-        return Gate, (weight, bias)
+        return _check.unpickle, (weight, bias)
 
     def __copy__(self):
         return self
