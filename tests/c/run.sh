@@ -34,33 +34,20 @@ step() # step NAME COMMAND...: its last line of output is the detail
     [ $result = ok ]
 }
 
-avx2="-mavx2 -mfma"
-avx512="-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512"
-strict="-std=c11 -ffp-contract=off -Wall -Wextra -Werror -Wno-psabi"
+strict="-std=c11 -ffp-contract=off -Wall -Wextra -Werror"
 wrap=-Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc,--wrap=posix_memalign,--wrap=free
 
-# build FOLDER COMPILER FLAGS [avx2 source]: csrc and all tests into FOLDER
+# build FOLDER COMPILER FLAGS [make variables]: csrc and all tests into FOLDER
 build()
 {
-    folder=$1 compiler=$2 flags="$3 $strict"
-    mkdir -p "$folder"
-    case $($compiler -dumpmachine) in
-    x86_64*) isas="base avx2 avx512" ;;
-    aarch64*) isas="base neon" ;;
-    *) isas=base ;;
-    esac
-    for isa in $isas; do
-        case $isa in avx2) own=$avx2 ;; avx512) own=$avx512 ;; *) own= ;; esac
-        source=$csrc/isa/$isa.c
-        [ $isa = avx2 ] && source=${4:-$source}
-        $compiler $flags $own -c "$source" -o "$folder/isa-$isa.o" || return
-    done
-    for source in "$csrc"/*.c; do
-        $compiler $flags -c "$source" -o "$folder/$(basename "$source" .c).o" || return
-    done
+    folder=$1 compiler=$2 flags=$3
+    shift 3
+    make -s -C "$csrc" BUILD="$folder" CC="$compiler" CFLAGS="$flags -Werror" "$@" \
+        "$folder/libfastgate.a" || return
     for test in bits memory threads sigmoid; do
         if [ $test = memory ]; then extra=$wrap; else extra=; fi
-        $compiler $flags $extra "$here/$test.c" "$folder"/*.o -o "$folder/$test" -lm -lpthread || return
+        $compiler $flags $strict $extra "$here/$test.c" "$folder/libfastgate.a" -o "$folder/$test" \
+            -lm -lpthread || return
     done
 }
 
