@@ -155,9 +155,10 @@ def plot_input_gate(
 ) -> int:
     """Draw the input gate (T, N, H) next to a few digits -> the exit status."""
     try:
-        from matplotlib.figure import Figure  # not pyplot: needs no display
+        # not pyplot: needs no display
+        from matplotlib.figure import Figure  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
-        print("picture   needs matplotlib: pip install matplotlib")
+        print("picture   needs matplotlib: pip install 'fastgate[plot]'")
         return 0 if file is None else 1
     file = file or PLOT_FILE
 
