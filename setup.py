@@ -40,6 +40,8 @@ class BuildCore(build_ext):
 
         machine = sysconfig.get_platform().rpartition("-")[2]
         ext.include_dirs.append(numpy.get_include())
+        if machine not in ISA_FLAGS:
+            ext.define_macros.append(("FG_BASE_ONLY", None))
         try:
             for isa, flags in {"base": [], **ISA_FLAGS.get(machine, {})}.items():
                 ext.extra_objects += self.compiler.compile(

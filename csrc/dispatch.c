@@ -4,11 +4,8 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#if defined(__AVX__)
-#error "compile dispatch.c for the baseline of the platform: it runs before the CPU is known"
-#endif
-
-#if defined(__x86_64__)
+/* FG_BASE_ONLY: for builds of several architectures at once, whose flags cannot differ by file. */
+#if defined(__x86_64__) && !defined(FG_BASE_ONLY)
 #include <cpuid.h>
 
 /* XCR0: the register files that the operating system saves (Intel SDM vol. 1, 13.3) */
@@ -36,7 +33,7 @@ static int has_avx512(void)
            __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & needed) == needed;
 }
 #define FG_NATIVE(X) X(avx512, has_avx512) X(avx2, has_avx2)
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(FG_BASE_ONLY)
 #define FG_NATIVE(X) X(neon, always)
 #else
 #define FG_NATIVE(X)
@@ -47,7 +44,8 @@ static int always(void)
     return 1;
 }
 
-/* Best first.  To add an ISA: a shim in isa/, and its name and test above. */
+/* Best first.  To add an ISA: a shim in isa/, its name and test above, its flags in the Makefile and
+ * in setup.py. */
 #define FG_ALL(X) FG_NATIVE(X) X(base, always)
 
 #define FG_DECLARE(isa, usable) extern const fg_kernels fg_kernels_##isa;

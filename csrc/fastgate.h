@@ -1,5 +1,5 @@
 /*
- * fastgate: the LSTM input gate  g = sigma(W [1; x])  on a CPU, in plain C99.
+ * fastgate: the LSTM input gate  g = sigma(W [1; x])  on a CPU: a C99 interface.
  *
  * W is (output_size, input_size), float32; the bias, column 0 of the textbook form, is an array of
  * its own; sigma is the logistic sigmoid 1 / (1 + exp(-z)), within 1 ULP of the true value for
@@ -14,11 +14,12 @@
  *
  * An output depends on its own row of W, its bias and x alone: its bits are the same for every
  * instruction set, batch size, place in the batch, split of x into parts and memory alignment, and
- * for fastgate_gate_once as for a packed gate.
+ * for fastgate_gate_once as for a packed gate.  (Which NaN a NaN is may differ.)  The error bounds
+ * hold in the default floating-point mode: round to nearest, subnormals kept.
  *
  * Memory:   arrays need the alignment of float only.  The caller owns every array passed in; a gate
  *           copies what it keeps.  Outputs must not overlap inputs.
- * Threads:  a gate is read-only once created; any number of threads may run one gate at once.
+ * Threads:  any number of threads may run one gate at once.
  *           fastgate_select_isa must not run beside any other call.
  * Errors:   functions that can fail return FASTGATE_OK (0) or a code below, before they write
  *           anything.  Nothing here prints, aborts or changes the floating-point mode.

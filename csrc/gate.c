@@ -4,7 +4,6 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
 struct fastgate_gate {
     const fg_kernels *kernels;
@@ -12,7 +11,7 @@ struct fastgate_gate {
     size_t nbytes;
     float *packed; /* 64-byte aligned, inside `block` */
     void *block;
-    atomic_bool backwards; /* of the last call, see fastgate_gate_run */
+    atomic_bool backwards; /* the last walk; all that changes after create, see fastgate_gate_run */
 };
 
 /* A gate larger than this does not stay in the first cache, so the direction of the walk counts. */
@@ -123,16 +122,15 @@ int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_pa
      * where one that always started anew would find nothing.  A lost update costs only that.
      */
     atomic_bool *turn = (atomic_bool *)&gate->backwards;
-    int backwards = 0;
-    if (gate->nbytes > TURN_BYTES)
-        backwards = atomic_load_explicit(turn, memory_order_relaxed);
-    for (size_t b = 0; b < batch; b++, y += y_stride) {
-        if (gate->nbytes > TURN_BYTES)
-            backwards = !backwards;
+    const int turns = gate->nbytes > TURN_BYTES;
+    int backwards = turns && atomic_load_explicit(turn, memory_order_relaxed);
+    for (size_t b = 0; b < batch && gate->output_size; b++) {
         const fg_vector x = {parts, b};
-        gate->kernels->packed(gate->packed, gate->output_size, gate->input_size, x, y, backwards);
+        backwards ^= turns;
+        gate->kernels->packed(gate->packed, gate->output_size, gate->input_size, x,
+                              y + (ptrdiff_t)b * y_stride, backwards);
     }
-    if (gate->nbytes > TURN_BYTES)
+    if (turns)
         atomic_store_explicit(turn, backwards, memory_order_relaxed);
     return FASTGATE_OK;
 }
@@ -144,6 +142,6 @@ void fastgate_gate_once(size_t output_size, size_t input_size, const float *weig
 {
     const fg_kernels *kernels = fg_active_kernels();
     const fg_matrix m = {weight, row_stride, column_stride, bias, output_size, input_size};
-    for (size_t b = 0; b < batch; b++, x += x_stride, y += y_stride)
-        kernels->strided(&m, x, y);
+    for (size_t b = 0; b < batch && output_size; b++)
+        kernels->strided(&m, input_size ? x + (ptrdiff_t)b * x_stride : x, y + (ptrdiff_t)b * y_stride);
 }

@@ -4,10 +4,12 @@
 
 #include "fastgate.h"
 
+#pragma GCC visibility push(hidden)
+
 /*
  * The order of summation, on which every bit of a result depends.  A row's inputs are taken in spans
  * of FG_SPAN.  Within a span, chain c (c < FG_CHAINS) adds the products of inputs c, c + 16, c + 32, ...
- * by fma, from zero.  For j = 0 to 3 the sum (chain j + chain j + 4) + (chain j + 8 + chain j + 12) is
+ * by fma, from zero.  For j = 0 to 3 the sum (chain[j] + chain[j+4]) + (chain[j+8] + chain[j+12]) is
  * added to the row's total, which starts as the bias; the rounding error of this addition, exact,
  * is kept aside, and these errors are added last.
  *
@@ -59,5 +61,7 @@ void fg_unpack(const float *packed, size_t rows, size_t columns, float *weight, 
 
 /* The kernels that fastgate_select_isa chose, or the best usable ones. */
 const fg_kernels *fg_active_kernels(void);
+
+#pragma GCC visibility pop
 
 #endif

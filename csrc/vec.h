@@ -6,12 +6,17 @@
 #ifndef FASTGATE_VEC_H
 #define FASTGATE_VEC_H
 
+#include <float.h>
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__FAST_MATH__) || FLT_EVAL_METHOD != 0
+#error "needs IEEE float32 arithmetic: no -ffast-math, and on i386 -msse2 -mfpmath=sse"
+#endif
+
 #if defined(__AVX2__)
 #include <immintrin.h>
-#elif defined(__ARM_NEON)
+#elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
 
@@ -40,7 +45,7 @@ FG_INLINE vf vf_set1(float s)
     return (vf)_mm512_set1_ps(s);
 #elif FG_LANES == 8 && defined(__AVX2__)
     return (vf)_mm256_set1_ps(s);
-#elif FG_LANES == 4 && defined(__ARM_NEON)
+#elif FG_LANES == 4 && defined(__aarch64__)
     return (vf)vdupq_n_f32(s);
 #else
     vf v = {0};
@@ -68,7 +73,7 @@ FG_INLINE vf vf_min(vf a, vf b)
 #endif
 }
 
-#if !defined(__FMA__) && !defined(__ARM_FEATURE_FMA) && !defined(FP_FAST_FMAF)
+#if !defined(__FMA__) && !defined(__aarch64__) && !defined(__FP_FAST_FMAF)
 /*
  * Correctly rounded fma where the CPU has none.  The product of two float32 is exact in float64;
  * its sum with c is rounded to odd there, after which rounding to float32 is the only rounding
@@ -101,7 +106,7 @@ FG_FMA_INLINE vf vf_fma(vf a, vf b, vf c)
     return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif FG_LANES == 8 && defined(__FMA__)
     return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#elif FG_LANES == 4 && defined(__ARM_NEON)
+#elif FG_LANES == 4 && defined(__aarch64__)
     return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
     vf r = {0};
@@ -170,7 +175,7 @@ FG_INLINE void vf_transpose(vf *t, const float *from, ptrdiff_t row_stride)
     t[1] = (vf)_mm256_unpackhi_pd(a, b);
     t[2] = (vf)_mm256_unpacklo_pd(c, d);
     t[3] = (vf)_mm256_unpackhi_pd(c, d);
-#elif FG_LANES == 4 && defined(__ARM_NEON)
+#elif FG_LANES == 4 && defined(__aarch64__)
     const float32x4x2_t ab = vtrnq_f32(vld1q_f32(from), vld1q_f32(from + row_stride));
     const float32x4x2_t cd =
         vtrnq_f32(vld1q_f32(from + 2 * row_stride), vld1q_f32(from + 3 * row_stride));

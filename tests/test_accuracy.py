@@ -156,3 +156,13 @@ def test_sums_that_overflow(n):
     x = np.ones(n, np.float32)
     np.testing.assert_array_equal(fastgate.Gate(w, bias)(x)[:2], [1, 0])
     np.testing.assert_array_equal(fastgate.gate(x, w, bias)[:2], [1, 0])
+
+
+def test_an_overflow_on_the_way_does_not_show():
+    """The sum is finite, or infinite, but the arithmetic of its carry overflows."""
+    most = np.finfo(np.float32).max
+    for sign in np.float32([1, -1]):
+        weight = np.full((70, 1), sign * most)
+        for bias in [float.fromhex("-0x1.8p104"), -1.0, 0.0, 1.0, most, np.inf]:
+            g = fastgate.Gate(weight, np.full(70, sign * np.float32(bias)))
+            np.testing.assert_array_equal(g(np.ones(1, np.float32)), max(sign, 0))
