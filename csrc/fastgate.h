@@ -19,7 +19,8 @@
  *
  * Memory:   arrays need the alignment of float only.  The caller owns every array passed in; a gate
  *           copies what it keeps.  Outputs must not overlap inputs.
- * Threads:  any number of threads may run one gate at once.
+ * Threads:  any number of threads may run one gate at once, each with outputs of its own: while a
+ *           call runs, they hold what is not yet the result.
  *           fastgate_select_isa must not run beside any other call.
  * Errors:   functions that can fail return FASTGATE_OK (0) or a code below, before they write
  *           anything.  Nothing here prints, aborts or changes the floating-point mode.

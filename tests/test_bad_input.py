@@ -218,8 +218,9 @@ def test_bind_needs_arrays_that_stay_where_they_are(api):
     g = api.Gate(WEIGHT, BIAS)
     out = np.empty(3, np.float32)
     misaligned = np.frombuffer(bytearray(17), np.uint8)[1:].view(np.float32)
-    for x in (np.zeros(8, np.float32)[::2], X[::-1], misaligned):
-        with pytest.raises(ValueError, match="contiguous"):
+    strided = np.zeros(8, np.float32)[::2]
+    for x, why in ((strided, "contiguous"), (X[::-1], "contiguous"), (misaligned, "aligned")):
+        with pytest.raises(ValueError, match=why):
             g.bind(x, out=out)
     with pytest.raises(ValueError, match="contiguous"):
         g.bind(np.zeros((4, 2), np.float32).T, out=np.empty((2, 3), np.float32))
@@ -325,3 +326,25 @@ def test_known_isa(isa):
 
 def test_empty_isa_takes_the_best():
     assert import_with("").returncode == 0
+
+
+def test_an_object_with_an_array_interface_is_not_a_plain_sequence(api):
+    class Interface:
+        def __init__(self, array):
+            self.array, self.__array_interface__ = array, array.__array_interface__
+
+    gate = api.Gate(np.ones((2, 3), np.float32))
+    with pytest.raises(TypeError, match="float64"):
+        gate(Interface(np.ones(3)))
+    assert gate(Interface(np.ones(3, np.float32))).shape == (2,)
+
+
+@compiled_only
+def test_methods_refuse_a_foreign_self():
+    for foreign in ["x", None, 5]:
+        with pytest.raises(TypeError):
+            fastgate.Gate.__reduce__(foreign)
+
+
+def test_an_empty_output_of_many_rows_takes_no_time(api):
+    assert api.Gate(np.empty((0, 0), np.float32))(np.empty((2**40, 0), np.float32)).size == 0

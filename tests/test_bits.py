@@ -90,6 +90,17 @@ def test_parts(m, n):
             same(gate(*np.split(x, cuts, axis=-1)), want)  # strided views
 
 
+@pytest.mark.parametrize("order", "CF")
+def test_many_parts_with_an_empty_one(order):
+    """More parts than are described on the stack, whose concatenation NumPy may lay out by columns."""
+    gate = fastgate.Gate(np.ones((3, 9), np.float32))
+    x = np.asarray(np.ones((2, 9), np.float32), order=order)
+    want = gate(np.ascontiguousarray(x))
+    parts = [x[:, :0], *np.split(x, 9, axis=1)]
+    same(gate(*parts), want)
+    same(gate(*parts, out=np.zeros_like(want)), want)
+
+
 @some_shapes
 def test_alignment(m, n):
     weight, bias, x = make(m, n, 2)

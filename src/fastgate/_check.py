@@ -38,7 +38,8 @@ def as_float32(value: ArrayLike, name: str) -> _Array:
 
     Arrays and buffers of another dtype are a TypeError, plain sequences are converted.
     """
-    if not (hasattr(value, "__array__") or hasattr(value, "dtype") or is_buffer(value)):
+    array_like = ("dtype", "__array__", "__array_interface__", "__array_struct__")
+    if not (any(hasattr(value, name) for name in array_like) or is_buffer(value)):
         return np.asarray(value, np.float32)
     array: NDArray[Any] = np.asarray(value)
     if array.dtype != np.float32:
@@ -100,6 +101,15 @@ def inputs(parts: Sequence[ArrayLike], weight_shape: tuple[int, int]) -> list[_A
     return [np.ascontiguousarray(aligned(array)) for array in arrays]
 
 
+def refuse_layout(array: NDArray[Any], name: str) -> None:
+    if not array.flags.c_contiguous:
+        raise ValueError(
+            f"{name} must be C-contiguous, but shape {array.shape} has strides {array.strides}"
+        )
+    if not array.flags.aligned:
+        raise ValueError(f"{name} must be aligned: begin at a multiple of 4 bytes")
+
+
 def output(out: Any, shape: tuple[int, ...]) -> _Array:
     """The array that writes into `out`, an array or writable buffer of this very shape."""
     if not isinstance(out, np.ndarray) and not is_buffer(out):
@@ -114,8 +124,7 @@ def output(out: Any, shape: tuple[int, ...]) -> _Array:
         raise ValueError(f"out is of shape {array.shape}, but the result is of shape {shape}")
     if not array.flags.writeable:
         raise ValueError("out is read-only")
-    if not array.flags.c_contiguous or not array.flags.aligned:
-        raise ValueError(f"out must be C-contiguous and aligned, but has strides {array.strides}")
+    refuse_layout(array, "out")
     return array
 
 
@@ -127,13 +136,8 @@ def bindable(
         if not isinstance(part, np.ndarray) and not is_buffer(part):
             raise TypeError(f"bind reads its inputs in place: not from a {type(part).__name__}")
     arrays = inputs(parts, weight_shape)
-    for array, part in zip(arrays, parts):
-        given = np.asarray(part)
-        if not given.flags.c_contiguous or not given.flags.aligned:
-            raise ValueError(
-                "bind reads its inputs in place: they must be C-contiguous and aligned, but one "
-                f"of shape {given.shape} has strides {given.strides}"
-            )
+    for part in parts:
+        refuse_layout(np.asarray(part), "an input, which bind reads in place,")
     target = output(out, arrays[0].shape[:-1] + weight_shape[:1])
     if any(np.may_share_memory(array, target) for array in arrays):
         raise ValueError("out overlaps an input: bind calls the gate in place, again and again")

@@ -234,7 +234,8 @@ cdef class Gate:
         """A function of no arguments: self(*parts, out=out), at the least cost.
 
         It reads and writes these very arrays or buffers in every call, so they must be C-contiguous
-        float32 and out must not overlap a part; else ValueError or TypeError.
+        float32 and out must not overlap a part; else ValueError or TypeError. While a call runs,
+        out holds what is not yet the result: one thread at a time.
         """
         return BoundGate(self, parts, out)
 
@@ -258,6 +259,8 @@ cdef class Gate:
                 f"storage={self.storage!r}, threads={self.threads})")
 
     def __reduce__(self):
+        if type(self) is not Gate:  # Gate.__reduce__(anything), which Cython does not check
+            raise TypeError(f"Gate.__reduce__() needs a Gate, not {type(self).__name__}")
         weight = np.empty((self.output_size, self.input_size), np.float32)
         bias = np.empty(self.output_size, np.float32)
         cdef float *w = <float *>PyArray_DATA(<PyArrayObject *>weight)
@@ -290,8 +293,9 @@ cdef object gate_slow(Gate self, list parts, object out):
     if out is not None:
         target = _check.output(out, parts[0].shape[:-1] + (self.output_size,))
     if len(parts) > MAX_PARTS:
-        parts = [np.concatenate(parts, axis=-1)]
+        parts = [np.ascontiguousarray(np.concatenate(parts, axis=-1))]
     y = gate_fast(self, PySequence_Fast_ITEMS(parts), len(parts), NULL)
+    assert y is not None  # _check.inputs left nothing to refuse
     if target is None:
         return y
     target[...] = y  # computed apart: out may overlap an input
@@ -342,7 +346,6 @@ cdef class BoundGate:
 
     def __cinit__(self, Gate gate not None, tuple parts not None, out):
         arrays, target = _check.bindable(parts, out, (gate.output_size, gate.input_size))
-        self.vectorcall = bound_vectorcall
         self.owner = gate
         self.out = out
         self.part_count = len(arrays)
@@ -360,12 +363,15 @@ cdef class BoundGate:
         self.views.append(y)
         self.y = &y[0]
         self.batch = rows_of(<PyObject *>target)
+        self.vectorcall = bound_vectorcall  # last: until then, __call__ refuses
 
     def __dealloc__(self):
         PyMem_Free(self.parts)
 
     def __call__(self):
         """Read the inputs, write the output and return it."""
+        if self.y == NULL:
+            raise RuntimeError("not bound yet")
         return bound_call(self)
 
     def __repr__(self):
@@ -410,10 +416,14 @@ def gate(x, weight, bias=None, *, out=None):
         return y
     weight, bias = _check.parameters(weight, bias)
     [x] = _check.inputs([x], weight.shape)
-    if out is None:
-        return once_fast(x, weight, bias, None)
-    target = _check.output(out, x.shape[:-1] + weight.shape[:1])
-    target[...] = once_fast(x, weight, bias, None)
+    target = None
+    if out is not None:
+        target = _check.output(out, x.shape[:-1] + weight.shape[:1])
+    y = once_fast(x, weight, bias, None)
+    assert y is not None  # _check left nothing to refuse
+    if target is None:
+        return y
+    target[...] = y  # computed apart: out may overlap an input
     return out
 
 
@@ -482,7 +492,7 @@ def instruction_set():
 
 def select_instruction_set(name):
     """Use this one, or the best for "", from now on. ImportError if it cannot be."""
-    if fastgate_select_isa(name.encode()) != FASTGATE_OK:
+    if fastgate_select_isa(name.encode(errors="replace")) != FASTGATE_OK:
         usable = ", ".join(isa for isa, usable in instruction_sets().items() if usable)
         raise ImportError(
             f"FASTGATE_ISA={name}: not in this build or not usable on this CPU; there is {usable}"

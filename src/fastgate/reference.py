@@ -33,7 +33,7 @@ def affine(x: _Float64, weight: _Float64, bias: _Float64) -> _Float64:
     call, its bits depend on nothing but the row of x and the row of the weights.
     """
     z = np.empty((*x.shape[:-1], len(weight)))
-    for row in np.ndindex(x.shape[:-1]):
+    for row in np.ndindex(x.shape[:-1] if z.size else (0,)):
         np.sum(weight * x[row], axis=1, out=z[row])
     z += bias
     return z
@@ -112,8 +112,12 @@ class Gate:
             f"storage={self.storage!r}, threads={self.threads})"
         )
 
-    def __reduce__(self) -> tuple[type[Gate], tuple[_Array, _Array]]:
-        return Gate, (self._weight.astype(np.float32), self._bias.astype(np.float32))
+    def __reduce__(self) -> tuple[Any, tuple[_Array, _Array]]:
+        import fastgate
+
+        # as the fallback it becomes what fastgate.Gate is where the pickle is loaded
+        make = _check.unpickle if fastgate._core is None else Gate
+        return make, (self._weight.astype(np.float32), self._bias.astype(np.float32))
 
     def __copy__(self) -> Gate:
         return self
@@ -140,6 +144,9 @@ class BoundGate:
 
     def __repr__(self) -> str:
         return f"<bound {self._gate!r}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a bound call belongs to its arrays: it is neither pickled nor copied")
 
 
 def gate(
