@@ -6,8 +6,10 @@ import fastgate
 import numpy as np
 import oracle
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+
+pytest.importorskip("hypothesis")
+from hypothesis import HealthCheck, given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
 
 EXAMPLES = int(os.environ.get("FASTGATE_EXAMPLES", "10000"))
 DTYPES = ["f4", ">f4", "f2", "f8", "i1", "i4", "i8", "u2", "?", "c8", "O", "S4", "M8[s]"]
