@@ -63,8 +63,9 @@ def fastgate_(code: str, W: Array, b: Array, x: Array) -> Iterator[Call]:
 
     g, y = fastgate.Gate(W, b), output(b)
     names = {"g": g, "call": g.bind(x, out=y), "gate": fastgate.gate, "b": b, "x": x, "y": y}
-    yield Call("rows", code, {**names, "W": W})
-    if "W" in code:  # unpacked: the peers choose their order too
+    unpacked = "W" in code
+    yield Call("rows" if unpacked else "packed", code, {**names, "W": W})
+    if unpacked:  # the peers choose their order too
         yield Call("columns", code, {**names, "W": np.asfortranarray(W)})
 
 
