@@ -1,6 +1,7 @@
 /*
- * The vector types and the operations that the kernels use, at FG_LANES float32 lanes, which the
- * shims in isa/ set.  + - * / & | ~ << and comparisons are the compiler's own, lane by lane.
+ * The vector types and the operations that the kernels use: FG_LANES lanes of `real`, float or, with
+ * FG_FLOAT64, double, in vectors of FG_BYTES, which the shims in isa/ set.  + - * / & | ~ << and
+ * comparisons are the compiler's own, lane by lane.
  * Compile with -ffp-contract=off: where a product and a sum are to be fused, the source says fma.
  */
 #ifndef FASTGATE_VEC_H
@@ -20,35 +21,48 @@
 #include <arm_neon.h>
 #endif
 
-typedef float vf __attribute__((vector_size(4 * FG_LANES)));
-typedef int32_t vi __attribute__((vector_size(4 * FG_LANES)));
-typedef uint32_t vu __attribute__((vector_size(4 * FG_LANES)));
+#ifdef FG_FLOAT64
+#define FG_REAL_BYTES 8
+typedef double real;
+typedef int64_t integer;
+typedef uint64_t natural;
+#else
+#define FG_REAL_BYTES 4
+typedef float real;
+typedef int32_t integer;
+typedef uint32_t natural;
+#endif
+#define FG_LANES (FG_BYTES / FG_REAL_BYTES)
+
+typedef real vr __attribute__((vector_size(FG_BYTES)));
+typedef integer vi __attribute__((vector_size(FG_BYTES)));
+typedef natural vu __attribute__((vector_size(FG_BYTES)));
 
 #define FG_INLINE static inline __attribute__((always_inline))
 
-FG_INLINE vf vf_load(const float *p)
+FG_INLINE vr vr_load(const real *p)
 {
-    vf v;
+    vr v;
     memcpy(&v, p, sizeof v);
     return v;
 }
 
-FG_INLINE void vf_store(float *p, vf v)
+FG_INLINE void vr_store(real *p, vr v)
 {
     memcpy(p, &v, sizeof v);
 }
 
 /* Compilers turn a loop over the lanes into a broadcast or an fma on some widths only. */
-FG_INLINE vf vf_set1(float s)
+FG_INLINE vr vr_set1(real s)
 {
-#if FG_LANES == 16 && defined(__AVX512F__)
-    return (vf)_mm512_set1_ps(s);
-#elif FG_LANES == 8 && defined(__AVX2__)
-    return (vf)_mm256_set1_ps(s);
-#elif FG_LANES == 4 && defined(__aarch64__)
-    return (vf)vdupq_n_f32(s);
+#if FG_BYTES == 64 && defined(__AVX512F__)
+    return (vr)_mm512_set1_ps(s);
+#elif FG_BYTES == 32 && defined(__AVX2__)
+    return (vr)_mm256_set1_ps(s);
+#elif FG_BYTES == 16 && defined(__aarch64__)
+    return (vr)vdupq_n_f32(s);
 #else
-    vf v = {0};
+    vr v = {0};
     for (int i = 0; i < FG_LANES; i++)
         v[i] = s;
     return v;
@@ -56,20 +70,20 @@ FG_INLINE vf vf_set1(float s)
 }
 
 /* mask ? a : b, the lanes of mask being 0 or -1 */
-FG_INLINE vf vf_select(vi mask, vf a, vf b)
+FG_INLINE vr vr_select(vi mask, vr a, vr b)
 {
-    return (vf)((mask & (vi)a) | (~mask & (vi)b));
+    return (vr)((mask & (vi)a) | (~mask & (vi)b));
 }
 
 /* a < b ? a : b, so b where either is NaN */
-FG_INLINE vf vf_min(vf a, vf b)
+FG_INLINE vr vr_min(vr a, vr b)
 {
-#if FG_LANES == 16 && defined(__AVX512F__)
-    return (vf)_mm512_min_ps((__m512)a, (__m512)b);
-#elif FG_LANES == 8 && defined(__AVX2__)
-    return (vf)_mm256_min_ps((__m256)a, (__m256)b);
+#if FG_BYTES == 64 && defined(__AVX512F__)
+    return (vr)_mm512_min_ps((__m512)a, (__m512)b);
+#elif FG_BYTES == 32 && defined(__AVX2__)
+    return (vr)_mm256_min_ps((__m256)a, (__m256)b);
 #else
-    return vf_select(a < b, a, b);
+    return vr_select(a < b, a, b);
 #endif
 }
 
@@ -100,24 +114,24 @@ FG_INLINE float fg_fma1(float a, float b, float c)
 #endif
 
 /* a * b + c, rounded once */
-FG_FMA_INLINE vf vf_fma(vf a, vf b, vf c)
+FG_FMA_INLINE vr vr_fma(vr a, vr b, vr c)
 {
-#if FG_LANES == 16 && defined(__AVX512F__)
-    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif FG_LANES == 8 && defined(__FMA__)
-    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#elif FG_LANES == 4 && defined(__aarch64__)
-    return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#if FG_BYTES == 64 && defined(__AVX512F__)
+    return (vr)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif FG_BYTES == 32 && defined(__FMA__)
+    return (vr)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif FG_BYTES == 16 && defined(__aarch64__)
+    return (vr)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
-    vf r = {0};
+    vr r = {0};
     for (int i = 0; i < FG_LANES; i++)
         r[i] = fg_fma1(a[i], b[i], c[i]);
     return r;
 #endif
 }
 
-/* The columns that vf_transpose takes at once, as registers allow. */
-#if FG_LANES == 16 && defined(__AVX512F__)
+/* The columns that vr_transpose takes at once, as registers allow. */
+#if FG_BYTES == 64 && defined(__AVX512F__)
 #define FG_TILE 16
 #else
 #define FG_TILE 4
@@ -127,9 +141,9 @@ FG_FMA_INLINE vf vf_fma(vf a, vf b, vf c)
  * t[k][r] = from[r * row_stride + k] for r < FG_LANES, k < FG_TILE.  128-bit loads feed 4 x 4
  * transposes within 128 bits; unlike a shuffle across them, such a load costs no shuffle.
  */
-FG_INLINE void vf_transpose(vf *t, const float *from, ptrdiff_t row_stride)
+FG_INLINE void vr_transpose(vr *t, const float *from, ptrdiff_t row_stride)
 {
-#if FG_LANES == 16 && defined(__AVX512F__)
+#if FG_BYTES == 64 && defined(__AVX512F__)
     __m512 v[4][4];
     const float *r0 = from, *r4 = r0 + 4 * row_stride, *r8 = r4 + 4 * row_stride,
                 *r12 = r8 + 4 * row_stride;
@@ -156,12 +170,12 @@ FG_INLINE void vf_transpose(vf *t, const float *from, ptrdiff_t row_stride)
         __m512d b = _mm512_castps_pd(_mm512_unpacklo_ps(v[q][2], v[q][3]));
         __m512d c = _mm512_castps_pd(_mm512_unpackhi_ps(v[q][0], v[q][1]));
         __m512d d = _mm512_castps_pd(_mm512_unpackhi_ps(v[q][2], v[q][3]));
-        t[4 * q] = (vf)_mm512_unpacklo_pd(a, b);
-        t[4 * q + 1] = (vf)_mm512_unpackhi_pd(a, b);
-        t[4 * q + 2] = (vf)_mm512_unpacklo_pd(c, d);
-        t[4 * q + 3] = (vf)_mm512_unpackhi_pd(c, d);
+        t[4 * q] = (vr)_mm512_unpacklo_pd(a, b);
+        t[4 * q + 1] = (vr)_mm512_unpackhi_pd(a, b);
+        t[4 * q + 2] = (vr)_mm512_unpacklo_pd(c, d);
+        t[4 * q + 3] = (vr)_mm512_unpackhi_pd(c, d);
     }
-#elif FG_LANES == 8 && defined(__AVX2__)
+#elif FG_BYTES == 32 && defined(__AVX2__)
     __m256 v[4];
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++)
@@ -171,18 +185,18 @@ FG_INLINE void vf_transpose(vf *t, const float *from, ptrdiff_t row_stride)
     __m256d b = _mm256_castps_pd(_mm256_unpacklo_ps(v[2], v[3]));
     __m256d c = _mm256_castps_pd(_mm256_unpackhi_ps(v[0], v[1]));
     __m256d d = _mm256_castps_pd(_mm256_unpackhi_ps(v[2], v[3]));
-    t[0] = (vf)_mm256_unpacklo_pd(a, b);
-    t[1] = (vf)_mm256_unpackhi_pd(a, b);
-    t[2] = (vf)_mm256_unpacklo_pd(c, d);
-    t[3] = (vf)_mm256_unpackhi_pd(c, d);
-#elif FG_LANES == 4 && defined(__aarch64__)
+    t[0] = (vr)_mm256_unpacklo_pd(a, b);
+    t[1] = (vr)_mm256_unpackhi_pd(a, b);
+    t[2] = (vr)_mm256_unpacklo_pd(c, d);
+    t[3] = (vr)_mm256_unpackhi_pd(c, d);
+#elif FG_BYTES == 16 && defined(__aarch64__)
     const float32x4x2_t ab = vtrnq_f32(vld1q_f32(from), vld1q_f32(from + row_stride));
     const float32x4x2_t cd =
         vtrnq_f32(vld1q_f32(from + 2 * row_stride), vld1q_f32(from + 3 * row_stride));
-    t[0] = (vf)vcombine_f32(vget_low_f32(ab.val[0]), vget_low_f32(cd.val[0]));
-    t[1] = (vf)vcombine_f32(vget_low_f32(ab.val[1]), vget_low_f32(cd.val[1]));
-    t[2] = (vf)vcombine_f32(vget_high_f32(ab.val[0]), vget_high_f32(cd.val[0]));
-    t[3] = (vf)vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1]));
+    t[0] = (vr)vcombine_f32(vget_low_f32(ab.val[0]), vget_low_f32(cd.val[0]));
+    t[1] = (vr)vcombine_f32(vget_low_f32(ab.val[1]), vget_low_f32(cd.val[1]));
+    t[2] = (vr)vcombine_f32(vget_high_f32(ab.val[0]), vget_high_f32(cd.val[0]));
+    t[3] = (vr)vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1]));
 #else
     float lines[FG_TILE][FG_LANES];
     for (size_t r = 0; r < FG_LANES; r++)

@@ -1,3 +1,3 @@
-#define FG_LANES 8
+#define FG_BYTES 32
 #define FG_ISA avx2
 #include "../kernels.inc"

@@ -1,3 +1,3 @@
-#define FG_LANES 16
+#define FG_BYTES 64
 #define FG_ISA avx512
 #include "../kernels.inc"

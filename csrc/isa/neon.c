@@ -1,3 +1,3 @@
-#define FG_LANES 4
+#define FG_BYTES 16
 #define FG_ISA neon
 #include "../kernels.inc"
