@@ -22,6 +22,7 @@ static int has_avx2(void)
 {
     unsigned a, b, c, d;
     return (os_saves() & 0x06) == 0x06 && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_FMA) &&
+           (c & bit_F16C) &&
            __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
 }
 
@@ -48,14 +49,14 @@ static int always(void)
  * in setup.py. */
 #define FG_ALL(X) FG_NATIVE(X) X(base, always)
 
-#define FG_DECLARE(isa, usable) extern const fg_kernels fg_kernels_##isa;
+#define FG_DECLARE(isa, usable) extern const fg_kernels fg_kernels_##isa, fg_kernels_f64_##isa;
 FG_ALL(FG_DECLARE)
 
-#define FG_ENTRY(isa, usable) {#isa, usable, &fg_kernels_##isa},
+#define FG_ENTRY(isa, usable) {#isa, usable, &fg_kernels_##isa, &fg_kernels_f64_##isa},
 static const struct {
     const char *name;
     int (*usable)(void);
-    const fg_kernels *kernels;
+    const fg_kernels *kernels, *kernels_f64;
 } table[] = {FG_ALL(FG_ENTRY)};
 #define FG_COUNT (sizeof table / sizeof *table)
 
@@ -91,9 +92,10 @@ int fastgate_select_isa(const char *name)
     return FASTGATE_ERROR_ISA;
 }
 
-const fg_kernels *fg_active_kernels(void)
+const fg_kernels *fg_active_kernels(fastgate_storage storage)
 {
-    return table[chosen()].kernels;
+    const size_t isa = chosen();
+    return storage == FASTGATE_FLOAT64 ? table[isa].kernels_f64 : table[isa].kernels;
 }
 
 const char *fastgate_isa(void)

@@ -1,24 +1,27 @@
 /*
  * fastgate: the LSTM input gate  g = sigma(W [1; x])  on a CPU: a C99 interface.
  *
- * W is (output_size, input_size), float32; the bias, column 0 of the textbook form, is an array of
- * its own; sigma is the logistic sigmoid 1 / (1 + exp(-z)), within 1 ULP of the true value for
- * every float32 z.  A gate packs W once and is then called many times:
+ * W is (output_size, input_size); the bias, column 0 of the textbook form, is an array of its own;
+ * sigma is the logistic sigmoid 1 / (1 + exp(-z)), within 1 ULP of the true value for every float
+ * z, within 1.5 ULP for every double.  A gate packs W once and is then called many times:
  *
  *     fastgate_gate *gate;
- *     int rc = fastgate_gate_create(&gate, m, n, weight, n, 1, bias);
+ *     int rc = fastgate_gate_create(&gate, FASTGATE_FLOAT32, m, n, weight, n, 1, bias, 1);
  *     if (rc) return puts(fastgate_strerror(rc)), rc;
  *     fastgate_part x_part = {x, n, 0};
  *     rc = fastgate_gate_run(gate, 1, &x_part, 1, y, 0);        // W (m,n), x (n,) -> y (m,)
  *     fastgate_gate_free(gate);
  *
- * An output depends on its own row of W, its bias and x alone: its bits are the same for every
- * instruction set, batch size, place in the batch, split of x into parts and memory alignment, and
- * for fastgate_gate_once as for a packed gate.  (Which NaN a NaN is may differ.)  The error bounds
- * hold in the default floating-point mode: round to nearest, subnormals kept.
+ * Weights, biases, inputs and outputs are arrays of double for gates of FASTGATE_FLOAT64, and of
+ * float for all others.  Strides count their elements.
  *
- * Memory:   arrays need the alignment of float only.  The caller owns every array passed in; a gate
- *           copies what it keeps.  Outputs must not overlap inputs.
+ * An output depends on its own row of W, its bias and x alone: its bits are the same for every
+ * instruction set, batch size, place in the batch, number of threads, split of x into parts and memory
+ * alignment, and for fastgate_gate_once as for a packed gate.  (Which NaN a NaN is may differ.)  The
+ * error bounds hold in the default floating-point mode: round to nearest, subnormals kept.
+ *
+ * Memory:   arrays need the alignment of their elements only.  The caller owns every array passed in;
+ *           a gate copies what it keeps.  Outputs must not overlap inputs.
  * Threads:  any number of threads may run one gate at once, each with outputs of its own: while a
  *           call runs, they hold what is not yet the result.
  *           fastgate_select_isa must not run beside any other call.
@@ -40,7 +43,8 @@ enum {
     FASTGATE_OK = 0,
     FASTGATE_ERROR_MEMORY = 1, /* no memory, or a size that overflows size_t */
     FASTGATE_ERROR_SHAPE = 2,  /* the parts' lengths do not add up to input_size */
-    FASTGATE_ERROR_ISA = 3     /* unknown instruction set, or not in this build or CPU */
+    FASTGATE_ERROR_ISA = 3,    /* unknown instruction set, or not in this build or CPU */
+    FASTGATE_ERROR_VALUE = 4   /* a weight that the storage cannot hold, or an unknown storage */
 };
 
 /* A short English text for a code; never NULL. */
@@ -65,48 +69,72 @@ int fastgate_select_isa(const char *name);
 
 typedef struct fastgate_gate fastgate_gate;
 
+/*
+ * How a gate holds its weights; its biases are kept as they are.
+ * FLOAT16, BFLOAT16:  rounded to nearest, ties to even; products and sums are as for FLOAT32.
+ * INT8:  row i as integers of -127 to 127 times a scale of its own, max |W[i, :]| / 127 cut to 17
+ *        bits.  In a call, each span of 4096 inputs becomes 16-bit integers times a power of two; sums
+ *        of their products are exact.
+ */
+typedef enum {
+    FASTGATE_FLOAT32,
+    FASTGATE_FLOAT16,
+    FASTGATE_BFLOAT16,
+    FASTGATE_INT8,
+    FASTGATE_FLOAT64
+} fastgate_storage;
+
 /* A run of consecutive elements of x.  x is the concatenation of its parts. */
 typedef struct {
-    const float *data; /* (batch, size): the elements of a row are contiguous; may be NULL if empty */
+    const void *data; /* (batch, size): the elements of a row are contiguous; may be NULL if empty */
     size_t size;
-    ptrdiff_t stride; /* floats from one row of the batch to the next */
+    ptrdiff_t stride; /* elements from one row of the batch to the next */
 } fastgate_part;
 
 /*
  * Packs weight (output_size, input_size), whose element (i, k) is weight[i * row_stride +
- * k * column_stride], and bias (output_size,) or NULL for zeros.  Strides count floats and may be
- * zero or negative.  Either size may be 0.  *gate is set on success only.
+ * k * column_stride], and bias (output_size,) or NULL for zeros.  Strides may be zero or negative.
+ * Either size may be 0.  A call shares its work among up to `threads` threads, itself included, where
+ * there is enough to share; 0 is taken as 1.  *gate is set on success only.
+ *
+ * FASTGATE_ERROR_VALUE if a finite weight is beyond the range of FLOAT16 or BFLOAT16, or any is not
+ * finite for INT8.
  */
-int fastgate_gate_create(fastgate_gate **gate, size_t output_size, size_t input_size,
-                         const float *weight, ptrdiff_t row_stride, ptrdiff_t column_stride,
-                         const float *bias);
+int fastgate_gate_create(fastgate_gate **gate, fastgate_storage storage, size_t output_size,
+                         size_t input_size, const void *weight, ptrdiff_t row_stride,
+                         ptrdiff_t column_stride, const void *bias, unsigned threads);
 
 /* NULL is allowed. */
 void fastgate_gate_free(fastgate_gate *gate);
 
 size_t fastgate_gate_output_size(const fastgate_gate *gate);
 size_t fastgate_gate_input_size(const fastgate_gate *gate);
+fastgate_storage fastgate_gate_storage(const fastgate_gate *gate);
+unsigned fastgate_gate_threads(const fastgate_gate *gate); /* as given to create */
 size_t fastgate_gate_nbytes(const fastgate_gate *gate); /* bytes of the packed weights and biases */
 
-/* weight (output_size, input_size), row-major, and bias (output_size,) = what the gate was made of */
-void fastgate_gate_unpack(const fastgate_gate *gate, float *weight, float *bias);
+/*
+ * weight (output_size, input_size), row-major, and bias (output_size,) = what the gate computes with: the
+ * weights as they were rounded.  A gate made of these, in the same storage, is the same gate.
+ */
+void fastgate_gate_unpack(const fastgate_gate *gate, void *weight, void *bias);
 
 /*
  * y[b, :] = sigma(W x[b] + bias) for b < batch.  y is (batch, output_size), rows contiguous,
- * y_stride floats apart.  FASTGATE_ERROR_SHAPE if the parts do not add up to input_size.
+ * y_stride apart.  FASTGATE_ERROR_SHAPE if the parts do not add up to input_size.
  */
 int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_part *parts,
-                      size_t part_count, float *y, ptrdiff_t y_stride);
+                      size_t part_count, void *y, ptrdiff_t y_stride);
 
 /*
  * The same for x (batch, input_size), from weights that are read where they lie: nothing is packed
- * or allocated.  weight and bias are as in fastgate_gate_create.  Fast where column_stride or
- * row_stride is 1.
+ * or allocated.  weight and bias are as in fastgate_gate_create, storage is FLOAT32 or FLOAT64, else
+ * FASTGATE_ERROR_VALUE.  Fast where column_stride or row_stride is 1.
  */
-void fastgate_gate_once(size_t output_size, size_t input_size, const float *weight,
-                        ptrdiff_t row_stride, ptrdiff_t column_stride, const float *bias,
-                        size_t batch, const float *x, ptrdiff_t x_stride, float *y,
-                        ptrdiff_t y_stride);
+int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t input_size,
+                       const void *weight, ptrdiff_t row_stride, ptrdiff_t column_stride,
+                       const void *bias, size_t batch, const void *x, ptrdiff_t x_stride, void *y,
+                       ptrdiff_t y_stride);
 
 #ifdef __cplusplus
 }

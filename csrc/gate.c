@@ -7,17 +7,17 @@
 
 struct fastgate_gate {
     const fg_kernels *kernels;
+    fastgate_storage storage;
+    unsigned threads;
     size_t output_size, input_size;
     size_t nbytes;
-    float *packed; /* 64-byte aligned, inside `block` */
+    char *packed; /* 64-byte aligned, inside `block` */
     void *block;
     atomic_bool backwards; /* the last walk; all that changes after create, see fastgate_gate_run */
 };
 
 /* A gate larger than this does not stay in the first cache, so the direction of the walk counts. */
 #define TURN_BYTES (32 * 1024)
-
-#define ALIGNMENT 64
 
 const char *fastgate_strerror(int code)
 {
@@ -30,46 +30,55 @@ const char *fastgate_strerror(int code)
         return "the parts of x do not add up to input_size";
     case FASTGATE_ERROR_ISA:
         return "instruction set unknown, not built or not usable on this CPU";
+    case FASTGATE_ERROR_VALUE:
+        return "a weight does not fit the storage, or the storage is unknown";
     default:
         return "unknown fastgate error";
     }
 }
 
-/* Bytes of the packed form; 0 if they, with room to align them, do not fit ptrdiff_t. */
-static size_t packed_bytes(size_t output_size, size_t input_size)
+/* Bytes of the packed form; SIZE_MAX if they, with room to align them, do not fit ptrdiff_t. */
+static size_t packed_bytes(fastgate_storage storage, size_t output_size, size_t input_size)
 {
-    const size_t limit = PTRDIFF_MAX - ALIGNMENT;
-    if (output_size > limit - FG_PANEL || input_size >= limit / sizeof(float))
-        return 0;
-    const size_t rows = (output_size + FG_PANEL - 1) / FG_PANEL * FG_PANEL;
-    if (rows > limit / sizeof(float) / (input_size + 1))
-        return 0;
-    return rows * (input_size + 1) * sizeof(float);
+    const size_t limit = PTRDIFF_MAX - FG_LINE, rows = fg_panel_rows(storage);
+    const size_t panels = output_size / rows + (output_size % rows != 0);
+    if (panels && (input_size > limit / FG_LINE - 4 ||
+                   panels > limit / fg_panel_bytes(storage, input_size)))
+        return SIZE_MAX;
+    return panels ? panels * fg_panel_bytes(storage, input_size) : 0;
 }
 
-int fastgate_gate_create(fastgate_gate **gate, size_t output_size, size_t input_size,
-                         const float *weight, ptrdiff_t row_stride, ptrdiff_t column_stride,
-                         const float *bias)
+int fastgate_gate_create(fastgate_gate **gate, fastgate_storage storage, size_t output_size,
+                         size_t input_size, const void *weight, ptrdiff_t row_stride,
+                         ptrdiff_t column_stride, const void *bias, unsigned threads)
 {
-    const size_t nbytes = packed_bytes(output_size, input_size);
-    if (!nbytes && output_size)
+    if ((unsigned)storage > FASTGATE_FLOAT64)
+        return FASTGATE_ERROR_VALUE;
+    const size_t nbytes = packed_bytes(storage, output_size, input_size);
+    if (nbytes == SIZE_MAX)
         return FASTGATE_ERROR_MEMORY;
     fastgate_gate *made = malloc(sizeof *made);
-    void *block = malloc(nbytes + ALIGNMENT);
+    void *block = malloc(nbytes + FG_LINE);
     if (!made || !block) {
         free(made);
         free(block);
         return FASTGATE_ERROR_MEMORY;
     }
-    made->kernels = fg_active_kernels();
+    made->kernels = fg_active_kernels(storage);
+    made->storage = storage;
+    made->threads = threads ? threads : 1;
     made->output_size = output_size;
     made->input_size = input_size;
     made->nbytes = nbytes;
-    made->packed = (float *)((char *)block + ALIGNMENT - (uintptr_t)block % ALIGNMENT);
+    made->packed = (char *)block + FG_LINE - (uintptr_t)block % FG_LINE;
     made->block = block;
     atomic_init(&made->backwards, 0);
     const fg_matrix m = {weight, row_stride, column_stride, bias, output_size, input_size};
-    fg_pack(made->packed, &m);
+    const int rc = fg_pack(made->packed, storage, &m);
+    if (rc) {
+        fastgate_gate_free(made);
+        return rc;
+    }
     *gate = made;
     return FASTGATE_OK;
 }
@@ -91,14 +100,24 @@ size_t fastgate_gate_input_size(const fastgate_gate *gate)
     return gate->input_size;
 }
 
+fastgate_storage fastgate_gate_storage(const fastgate_gate *gate)
+{
+    return gate->storage;
+}
+
+unsigned fastgate_gate_threads(const fastgate_gate *gate)
+{
+    return gate->threads;
+}
+
 size_t fastgate_gate_nbytes(const fastgate_gate *gate)
 {
     return gate->nbytes;
 }
 
-void fastgate_gate_unpack(const fastgate_gate *gate, float *weight, float *bias)
+void fastgate_gate_unpack(const fastgate_gate *gate, void *weight, void *bias)
 {
-    fg_unpack(gate->packed, gate->output_size, gate->input_size, weight, bias);
+    fg_unpack(gate->packed, gate->storage, gate->output_size, gate->input_size, weight, bias);
 }
 
 static int parts_add_up(const fastgate_part *parts, size_t part_count, size_t input_size)
@@ -112,10 +131,12 @@ static int parts_add_up(const fastgate_part *parts, size_t part_count, size_t in
 }
 
 int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_part *parts,
-                      size_t part_count, float *y, ptrdiff_t y_stride)
+                      size_t part_count, void *y, ptrdiff_t y_stride)
 {
     if (!parts_add_up(parts, part_count, gate->input_size))
         return FASTGATE_ERROR_SHAPE;
+    if (!batch || !gate->output_size)
+        return FASTGATE_OK;
     /*
      * Every other walk goes backwards: it begins with the blocks that the one before ended with,
      * which the cache still has.  A gate twice as large as a cache so finds half of itself there,
@@ -123,25 +144,28 @@ int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_pa
      */
     atomic_bool *turn = (atomic_bool *)&gate->backwards;
     const int turns = gate->nbytes > TURN_BYTES;
-    int backwards = turns && atomic_load_explicit(turn, memory_order_relaxed);
-    for (size_t b = 0; b < batch && gate->output_size; b++) {
-        const fg_vector x = {parts, b};
-        backwards ^= turns;
-        gate->kernels->packed(gate->packed, gate->output_size, gate->input_size, x,
-                              y + (ptrdiff_t)b * y_stride, backwards);
-    }
+    const int backwards = turns && atomic_load_explicit(turn, memory_order_relaxed);
+    const fg_call call = {gate->packed, gate->output_size, gate->input_size, parts, y, y_stride};
+    const size_t block = FG_PANELS * fg_panel_rows(gate->storage);
+    const size_t blocks = gate->output_size / block + (gate->output_size % block != 0);
+    gate->kernels->packed[gate->storage](&call, 0, blocks, 0, batch, backwards);
     if (turns)
-        atomic_store_explicit(turn, backwards, memory_order_relaxed);
+        atomic_store_explicit(turn, !backwards, memory_order_relaxed);
     return FASTGATE_OK;
 }
 
-void fastgate_gate_once(size_t output_size, size_t input_size, const float *weight,
-                        ptrdiff_t row_stride, ptrdiff_t column_stride, const float *bias,
-                        size_t batch, const float *x, ptrdiff_t x_stride, float *y,
-                        ptrdiff_t y_stride)
+int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t input_size,
+                       const void *weight, ptrdiff_t row_stride, ptrdiff_t column_stride,
+                       const void *bias, size_t batch, const void *x, ptrdiff_t x_stride, void *y,
+                       ptrdiff_t y_stride)
 {
-    const fg_kernels *kernels = fg_active_kernels();
+    if (storage != FASTGATE_FLOAT32 && storage != FASTGATE_FLOAT64)
+        return FASTGATE_ERROR_VALUE;
+    const fg_kernels *kernels = fg_active_kernels(storage);
+    const ptrdiff_t width = storage == FASTGATE_FLOAT64 ? sizeof(double) : sizeof(float);
     const fg_matrix m = {weight, row_stride, column_stride, bias, output_size, input_size};
-    for (size_t b = 0; b < batch && output_size; b++)
-        kernels->strided(&m, input_size ? x + (ptrdiff_t)b * x_stride : x, y + (ptrdiff_t)b * y_stride);
+    for (ptrdiff_t b = 0; (size_t)b < batch && output_size; b++)
+        kernels->strided(&m, input_size ? (const char *)x + b * x_stride * width : x,
+                         (char *)y + b * y_stride * width);
+    return FASTGATE_OK;
 }

@@ -10,57 +10,106 @@
  * The order of summation, on which every bit of a result depends.  A row's inputs are taken in spans
  * of FG_SPAN.  Within a span, chain c (c < FG_CHAINS) adds the products of inputs c, c + 16, c + 32, ...
  * by fma, from zero.  For j = 0 to 3 the sum (chain[j] + chain[j+4]) + (chain[j+8] + chain[j+12]) is
- * added to the row's total, which starts as the bias; the rounding error of this addition, exact,
- * is kept aside, and these errors are added last.
+ * added to the row's total, which starts as the bias.  In rows of up to FG_SHORT inputs or of more than
+ * one span, the rounding error of this last addition, exact, is kept aside, and added at the end.
  *
- * So the error is that of a chain of at most 64 and of two additions, whatever the length (it is
- * compared with NumPy's in tests/test_accuracy.py); a row-major row is summed 16 columns at a time
- * without shuffles; and a kernel whose lanes are rows needs five registers a vector of rows.
+ * Between the two lengths the additions of chains are too few, and too small beside the chains
+ * themselves, to be worth it: the error stays below that of NumPy's product at every length
+ * (tests/test_accuracy.py).  A row-major row is summed 16 columns at a time without shuffles, and a
+ * kernel whose lanes are rows needs few registers a vector of rows.
  */
 #define FG_CHAINS 16
 #define FG_SPAN (64 * FG_CHAINS)
+#define FG_SHORT 64
+
+static inline int fg_carries(size_t columns)
+{
+    return columns <= FG_SHORT || columns > FG_SPAN;
+}
 
 /*
- * A panel is 16 rows of [bias, W]: one AVX-512 register, two of AVX2, four of NEON.  A block is four
- * panels walked together, or one to four at the end.  Blocks follow one another; a block is lines
- * of 16 floats for each of its panels: first the biases of its rows, then the weights of one input
- * a line, in the order of summation.  Rows past the last are zero.  So a gate is read front to back,
- * and no ISA meets an incomplete vector.
+ * A panel is as many rows of [bias, W] as a line of 64 bytes holds biases: 16, or 8 of double.  That
+ * is one AVX-512 register, two of AVX2, four of NEON.  A block is four panels walked together, or one
+ * to four at the end.  Blocks follow one another; a block is first the biases of each of its panels,
+ * then, input by input in the order of summation, the weights of each.  Rows past the last are zero.
+ * So a gate is read front to back, and no ISA meets an incomplete vector.
+ *
+ * bfloat16 weights of a panel lie in the order of rows 0, 8, 1, 9, ..., 7, 15: as 32-bit words they
+ * are two vectors of float, one in the upper halves, one to be shifted there.
+ *
+ * int8: after the biases of each panel their scales, float; then, for each span of FG_INT8_SPAN inputs,
+ * the sums of the weights of each row, int32_t; then the weights of four inputs after the other, row
+ * by row.  Exact sums need no order.  Inputs past the last have weight 0.
  */
-#define FG_PANEL 16
-#define FG_BLOCK (4 * FG_PANEL)
+#define FG_LINE 64
+#define FG_PANELS 4 /* in a block */
+#define FG_QUAD 4   /* inputs */
+#define FG_INT8_SPAN 4096
+
+static inline size_t fg_int8_spans(size_t columns)
+{
+    return columns / FG_INT8_SPAN + (columns % FG_INT8_SPAN != 0);
+}
+
+static inline size_t fg_panel_rows(fastgate_storage storage)
+{
+    return FG_LINE / (storage == FASTGATE_FLOAT64 ? sizeof(double) : sizeof(float));
+}
+
+/* Bytes of the weights of one input, for a panel. */
+static inline size_t fg_line_bytes(fastgate_storage storage)
+{
+    return storage == FASTGATE_FLOAT16 || storage == FASTGATE_BFLOAT16 ? FG_LINE / 2 : FG_LINE;
+}
+
+static inline size_t fg_panel_bytes(fastgate_storage storage, size_t columns)
+{
+    if (storage == FASTGATE_INT8)
+        return (2 + fg_int8_spans(columns) + (columns + FG_QUAD - 1) / FG_QUAD) * FG_LINE;
+    return FG_LINE + columns * fg_line_bytes(storage);
+}
 
 /* [bias, W]: element (i, k) of W is weight[i * row_stride + k * column_stride]; bias may be NULL. */
 typedef struct {
-    const float *weight;
+    const void *weight;
     ptrdiff_t row_stride, column_stride;
-    const float *bias;
+    const void *bias;
     size_t rows, columns;
 } fg_matrix;
 
-/* Row b of x, given as parts whose sizes add up to the columns of W. */
+/* A packed gate and what it is called on. */
 typedef struct {
-    const fastgate_part *parts;
-    size_t b;
-} fg_vector;
+    const char *packed;
+    size_t rows, columns;
+    const fastgate_part *parts; /* their sizes add up to columns */
+    void *y;
+    ptrdiff_t y_stride;
+} fg_call;
+
+/*
+ * y = sigma(W x + bias) of the rows in blocks [first_block, first_block + blocks) and of the rows
+ * [first, first + count) of x; a single row of x from the last block to the first if backwards.
+ */
+typedef void fg_packed_kernel(const fg_call *call, size_t first_block, size_t blocks, size_t first,
+                              size_t count, int backwards);
 
 typedef struct {
-    /* y (rows,) = sigma(W x + bias); block by block from the last to the first if backwards */
-    void (*packed)(const float *packed, size_t rows, size_t columns, fg_vector x, float *y,
-                   int backwards);
+    fg_packed_kernel *packed[FASTGATE_FLOAT64 + 1]; /* by storage */
 
-    /* the same from a matrix where it lies */
-    void (*strided)(const fg_matrix *m, const float *x, float *y);
+    /* y (rows,) = sigma(W x + bias), from a matrix where it lies */
+    void (*strided)(const fg_matrix *m, const void *x, void *y);
 } fg_kernels;
 
-/* packed = the packed form of m; rows rounded up to FG_PANEL, times 1 + columns, floats */
-void fg_pack(float *packed, const fg_matrix *m);
+/* packed = the packed form of m: its panels times fg_panel_bytes.  FASTGATE_ERROR_VALUE if a weight does
+ * not fit the storage. */
+int fg_pack(char *packed, fastgate_storage storage, const fg_matrix *m);
 
-/* weight (rows, columns), row-major, and bias (rows,) = what was packed */
-void fg_unpack(const float *packed, size_t rows, size_t columns, float *weight, float *bias);
+/* weight (rows, columns), row-major, and bias (rows,) = what was packed, as rounded */
+void fg_unpack(const char *packed, fastgate_storage storage, size_t rows, size_t columns,
+               void *weight, void *bias);
 
-/* The kernels that fastgate_select_isa chose, or the best usable ones. */
-const fg_kernels *fg_active_kernels(void);
+/* The kernels that fastgate_select_isa chose, or the best usable ones, for the storage. */
+const fg_kernels *fg_active_kernels(fastgate_storage storage);
 
 #pragma GCC visibility pop
 

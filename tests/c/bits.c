@@ -21,7 +21,7 @@ static fastgate_gate *create(size_t m, size_t n, const float *weight, ptrdiff_t 
                              ptrdiff_t column_stride, const float *bias)
 {
     fastgate_gate *gate;
-    CHECK(!fastgate_gate_create(&gate, m, n, weight, row_stride, column_stride, bias),
+    CHECK(!fastgate_gate_create(&gate, FASTGATE_FLOAT32, m, n, weight, row_stride, column_stride, bias, 1),
           "%zu x %zu", m, n);
     CHECK(fastgate_gate_output_size(gate) == m && fastgate_gate_input_size(gate) == n, "sizes");
     return gate;
@@ -61,7 +61,7 @@ static void once(const layer *l, const float *weight, ptrdiff_t row_stride, ptrd
                  const float *bias, const char *road)
 {
     float *got = blank(l);
-    fastgate_gate_once(l->m, l->n, weight, row_stride, column_stride, bias, BATCH, l->x,
+    fastgate_gate_once(FASTGATE_FLOAT32, l->m, l->n, weight, row_stride, column_stride, bias, BATCH, l->x,
                        (ptrdiff_t)l->n, got, (ptrdiff_t)l->m + PAD);
     same(l, got, road);
 }
@@ -121,7 +121,7 @@ static void try_stride_0(layer *l)
         for (size_t i = 0; i < BATCH * l->n; i++)
             same_x.x[i] = l->x[i % l->n];
         same_x.want = floats(BATCH * l->m);
-        fastgate_gate_once(l->m, l->n, same_x.weight, (ptrdiff_t)l->n, 1, l->bias, BATCH, l->x, 0,
+        fastgate_gate_once(FASTGATE_FLOAT32, l->m, l->n, same_x.weight, (ptrdiff_t)l->n, 1, l->bias, BATCH, l->x, 0,
                            same_x.want, (ptrdiff_t)l->m);
         both(&same_x, l->weight, by_row ? 0 : (ptrdiff_t)l->n, by_row ? 1 : 0, l->bias, "stride 0");
         free(same_x.want);
@@ -250,7 +250,7 @@ static uint64_t try_shape(size_t m, size_t n)
     if (m && n && m * n <= 300 * 300) {
         try_stride_0(&l);
         memset(l.bias, 0, m * sizeof *l.bias);
-        fastgate_gate_once(m, n, l.weight, (ptrdiff_t)n, 1, l.bias, BATCH, l.x, (ptrdiff_t)n,
+        fastgate_gate_once(FASTGATE_FLOAT32, m, n, l.weight, (ptrdiff_t)n, 1, l.bias, BATCH, l.x, (ptrdiff_t)n,
                            l.want, (ptrdiff_t)m);
         both(&l, l.weight, (ptrdiff_t)n, 1, NULL, "no bias");
     }
@@ -266,7 +266,7 @@ static uint64_t try_sigmoid(void)
     for (uint32_t i = 0; i < COUNT; i++)
         l.bias[i] = float_of(i << 12 | (i * 0x9e3779b9 & 0xfff));
     float x;
-    fastgate_gate_once(COUNT, 0, NULL, 0, 1, l.bias, 1, &x, 0, l.want, 0);
+    fastgate_gate_once(FASTGATE_FLOAT32, COUNT, 0, NULL, 0, 1, l.bias, 1, &x, 0, l.want, 0);
     fastgate_gate *gate = create(COUNT, 0, NULL, 0, 1, l.bias);
     float *got = floats(COUNT);
     CHECK(!fastgate_gate_run(gate, 1, NULL, 0, got, 0), "run");

@@ -75,7 +75,7 @@ static void try_failing_allocations(void)
     int tries = 0;
     for (;; tries++) {
         until_failure = tries;
-        const int rc = fastgate_gate_create(&gate, 40, 50, weight, 50, 1, bias);
+        const int rc = fastgate_gate_create(&gate, FASTGATE_FLOAT32, 40, 50, weight, 50, 1, bias, 1);
         until_failure = -1;
         if (!rc)
             break;
@@ -89,9 +89,9 @@ static void try_failing_allocations(void)
     const long held = live;
     until_failure = 0; /* a call allocates nothing */
     CHECK(!fastgate_gate_run(gate, 3, &x, 1, y, 40), "run");
-    fastgate_gate_once(40, 50, weight, 50, 1, bias, 3, weight, 50, y, 40);
-    fastgate_gate_once(40, 50, weight, 1, 40, bias, 3, weight, 50, y, 40);
-    fastgate_gate_once(20, 25, weight, 50, 2, bias, 3, weight, 50, y, 40);
+    fastgate_gate_once(FASTGATE_FLOAT32, 40, 50, weight, 50, 1, bias, 3, weight, 50, y, 40);
+    fastgate_gate_once(FASTGATE_FLOAT32, 40, 50, weight, 1, 40, bias, 3, weight, 50, y, 40);
+    fastgate_gate_once(FASTGATE_FLOAT32, 20, 25, weight, 50, 2, bias, 3, weight, 50, y, 40);
     CHECK(until_failure == 0 && live == held, "a call allocated");
     until_failure = -1;
     fastgate_gate_free(gate);
@@ -111,7 +111,7 @@ static void try_sizes_that_overflow(void)
     fastgate_gate *const untouched = (fastgate_gate *)&live, *gate = untouched;
     const long before = live;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        const int rc = fastgate_gate_create(&gate, sizes[i][0], sizes[i][1], NULL, 0, 0, NULL);
+        const int rc = fastgate_gate_create(&gate, FASTGATE_FLOAT32, sizes[i][0], sizes[i][1], NULL, 0, 0, NULL, 1);
         CHECK(rc == FASTGATE_ERROR_MEMORY && gate == untouched && live == before, "%zu x %zu: %d",
               sizes[i][0], sizes[i][1], rc);
     }
@@ -127,8 +127,8 @@ static void try_parts_that_do_not_fit(void)
                  {1, {SIZE_MAX}},   {2, {SIZE_MAX, 11}}, {2, {11, SIZE_MAX}},
                  {3, {SIZE_MAX / 2 + 1, SIZE_MAX / 2 + 1, 10}}};
     fastgate_gate *gate, *without_inputs;
-    CHECK(!fastgate_gate_create(&gate, 20, 10, weight, 10, 1, NULL), "create");
-    CHECK(!fastgate_gate_create(&without_inputs, 20, 0, NULL, 0, 1, NULL), "create");
+    CHECK(!fastgate_gate_create(&gate, FASTGATE_FLOAT32, 20, 10, weight, 10, 1, NULL, 1), "create");
+    CHECK(!fastgate_gate_create(&without_inputs, FASTGATE_FLOAT32, 20, 0, NULL, 0, 1, NULL, 1), "create");
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         fastgate_part parts[4];
         float y[20];
@@ -250,11 +250,11 @@ static void try_edges(const size_t *rows, size_t row_count, const size_t *column
                     weight += row < 0 ? last : 0;
                     case_road = layouts[l].name;
                     float *y = clean(&ys, BATCH * m, at_end);
-                    fastgate_gate_once(m, n, weight, row, column, bias, BATCH, x, (ptrdiff_t)n, y,
+                    fastgate_gate_once(FASTGATE_FLOAT32, m, n, weight, row, column, bias, BATCH, x, (ptrdiff_t)n, y,
                                        (ptrdiff_t)m);
                     written(&ys, y, BATCH * m, m, n);
                     fastgate_gate *gate;
-                    CHECK(!fastgate_gate_create(&gate, m, n, weight, row, column, bias), "create");
+                    CHECK(!fastgate_gate_create(&gate, FASTGATE_FLOAT32, m, n, weight, row, column, bias, 1), "create");
                     const size_t half = n / 2, w = BATCH * n;
                     const fastgate_part whole = {x, n, (ptrdiff_t)n};
                     const fastgate_part parts[3] = {

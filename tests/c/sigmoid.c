@@ -101,7 +101,7 @@ static void *work(void *arg)
             for (uint64_t i = block * BLOCK, end = i + BLOCK; i < end; i++)
                 if (i % (unsigned)step == 0)
                     z[count++] = from_bits((uint32_t)i);
-            fastgate_gate_once((size_t)count, 0, NULL, 0, 1, z, 1, z, 0, first ? best : y, 0);
+            fastgate_gate_once(FASTGATE_FLOAT32, (size_t)count, 0, NULL, 0, 1, z, 1, z, 0, first ? best : y, 0);
             if (first) {
                 check(z, best, f);
                 continue;

@@ -18,7 +18,7 @@ static void *work(void *arg)
         if (turn % 20)
             continue;
         fastgate_gate *own;
-        CHECK(!fastgate_gate_create(&own, M, N, weight, N, 1, bias), "create");
+        CHECK(!fastgate_gate_create(&own, FASTGATE_FLOAT32, M, N, weight, N, 1, bias, 1), "create");
         CHECK(!fastgate_gate_run(own, BATCH, parts, 1, y, M), "run");
         fastgate_gate_free(own);
         CHECK(!memcmp(y, want, sizeof y), "a gate of one's own: other bits");
@@ -33,7 +33,7 @@ int main(void)
     fill(bias, M, 1, ORDINARY, &seed);
     fill(x, BATCH * N, 1, ORDINARY, &seed);
     pthread_t thread[THREADS];
-    CHECK(!fastgate_gate_create(&shared, M, N, weight, N, 1, bias), "create");
+    CHECK(!fastgate_gate_create(&shared, FASTGATE_FLOAT32, M, N, weight, N, 1, bias, 1), "create");
     const fastgate_part parts[] = {{x, N, N}};
     CHECK(!fastgate_gate_run(shared, BATCH, parts, 1, want, M), "run");
     for (int t = 0; t < THREADS; t++)
