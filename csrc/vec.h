@@ -12,7 +12,7 @@
 #include <string.h>
 
 #if defined(__FAST_MATH__) || FLT_EVAL_METHOD != 0
-#error "needs IEEE float32 arithmetic: no -ffast-math, and on i386 -msse2 -mfpmath=sse"
+#error "needs IEEE arithmetic: no -ffast-math, and on i386 -msse2 -mfpmath=sse"
 #endif
 
 #if defined(__AVX2__)
@@ -23,11 +23,15 @@
 
 #ifdef FG_FLOAT64
 #define FG_REAL_BYTES 8
+#define FG_REAL_DIGITS DBL_MANT_DIG
+#define FG_REAL_OP(op) op##_pd
 typedef double real;
 typedef int64_t integer;
 typedef uint64_t natural;
 #else
 #define FG_REAL_BYTES 4
+#define FG_REAL_DIGITS FLT_MANT_DIG
+#define FG_REAL_OP(op) op##_ps
 typedef float real;
 typedef int32_t integer;
 typedef uint32_t natural;
@@ -37,6 +41,24 @@ typedef uint32_t natural;
 typedef real vr __attribute__((vector_size(FG_BYTES)));
 typedef integer vi __attribute__((vector_size(FG_BYTES)));
 typedef natural vu __attribute__((vector_size(FG_BYTES)));
+
+/*
+ * FG_X86(op), say, is _mm512_op_ps, as the vectors are; FG_NEON(op), vopq_f32.  Where neither is defined,
+ * there are no intrinsics.
+ */
+#if FG_BYTES == 64 && defined(__AVX512DQ__)
+#define FG_MM(op) _mm512_##op
+#define FG_X86(op) FG_REAL_OP(_mm512_##op)
+#elif FG_BYTES == 32 && defined(__AVX2__)
+#define FG_MM(op) _mm256_##op
+#define FG_X86(op) FG_REAL_OP(_mm256_##op)
+#elif FG_BYTES == 16 && defined(__aarch64__) && defined(FG_FLOAT64)
+#define FG_NEON(op) v##op##_f64
+typedef float64x2_t neon;
+#elif FG_BYTES == 16 && defined(__aarch64__)
+#define FG_NEON(op) v##op##_f32
+typedef float32x4_t neon;
+#endif
 
 #define FG_INLINE static inline __attribute__((always_inline))
 
@@ -55,12 +77,10 @@ FG_INLINE void vr_store(real *p, vr v)
 /* Compilers turn a loop over the lanes into a broadcast or an fma on some widths only. */
 FG_INLINE vr vr_set1(real s)
 {
-#if FG_BYTES == 64 && defined(__AVX512F__)
-    return (vr)_mm512_set1_ps(s);
-#elif FG_BYTES == 32 && defined(__AVX2__)
-    return (vr)_mm256_set1_ps(s);
-#elif FG_BYTES == 16 && defined(__aarch64__)
-    return (vr)vdupq_n_f32(s);
+#if defined(FG_X86)
+    return (vr)FG_X86(set1)(s);
+#elif defined(FG_NEON)
+    return (vr)FG_NEON(dupq_n)(s);
 #else
     vr v = {0};
     for (int i = 0; i < FG_LANES; i++)
@@ -75,19 +95,45 @@ FG_INLINE vr vr_select(vi mask, vr a, vr b)
     return (vr)((mask & (vi)a) | (~mask & (vi)b));
 }
 
+/* z's sign bit ? a : b;  compilers do not find these instructions */
+FG_INLINE vr vr_select_negative(vr z, vr a, vr b)
+{
+#if defined(FG_X86) && FG_BYTES == 64
+#ifdef FG_FLOAT64
+    const __mmask8 negative = _mm512_movepi64_mask((__m512i)z);
+#else
+    const __mmask16 negative = _mm512_movepi32_mask((__m512i)z);
+#endif
+    return (vr)FG_X86(mask_blend)(negative, b, a);
+#elif defined(FG_X86)
+    return (vr)FG_X86(blendv)(b, a, z);
+#else
+    return vr_select((vi)z < 0, a, b);
+#endif
+}
+
 /* a < b ? a : b, so b where either is NaN */
 FG_INLINE vr vr_min(vr a, vr b)
 {
-#if FG_BYTES == 64 && defined(__AVX512F__)
-    return (vr)_mm512_min_ps((__m512)a, (__m512)b);
-#elif FG_BYTES == 32 && defined(__AVX2__)
-    return (vr)_mm256_min_ps((__m256)a, (__m256)b);
+#if defined(FG_X86)
+    return (vr)FG_X86(min)(a, b);
 #else
     return vr_select(a < b, a, b);
 #endif
 }
 
-#if !defined(__FMA__) && !defined(__aarch64__) && !defined(__FP_FAST_FMAF)
+#if defined(__FMA__) || defined(__aarch64__) || defined(__FP_FAST_FMAF)
+#define FG_FMA_INLINE FG_INLINE
+#else
+#define FG_NO_FMA
+#define FG_FMA_INLINE static __attribute__((noinline)) /* 200 times the code otherwise */
+#endif
+
+#if defined(FG_FLOAT64)
+#define fg_fma1 __builtin_fma /* without FMA a call of libm's, which is correctly rounded too */
+#elif !defined(FG_NO_FMA)
+#define fg_fma1 __builtin_fmaf
+#else
 /*
  * Correctly rounded fma where the CPU has none.  The product of two float32 is exact in float64;
  * its sum with c is rounded to odd there, after which rounding to float32 is the only rounding
@@ -107,21 +153,15 @@ FG_INLINE float fg_fma1(float a, float b, float c)
     }
     return (float)s;
 }
-#define FG_FMA_INLINE static __attribute__((noinline)) /* 200 times the code otherwise */
-#else
-#define fg_fma1 __builtin_fmaf
-#define FG_FMA_INLINE FG_INLINE
 #endif
 
 /* a * b + c, rounded once */
 FG_FMA_INLINE vr vr_fma(vr a, vr b, vr c)
 {
-#if FG_BYTES == 64 && defined(__AVX512F__)
-    return (vr)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif FG_BYTES == 32 && defined(__FMA__)
-    return (vr)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#elif FG_BYTES == 16 && defined(__aarch64__)
-    return (vr)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#if defined(FG_X86) && (FG_BYTES == 64 || !defined(FG_NO_FMA))
+    return (vr)FG_X86(fmadd)(a, b, c);
+#elif defined(FG_NEON)
+    return (vr)FG_NEON(fmaq)((neon)c, (neon)a, (neon)b);
 #else
     vr r = {0};
     for (int i = 0; i < FG_LANES; i++)
@@ -130,66 +170,89 @@ FG_FMA_INLINE vr vr_fma(vr a, vr b, vr c)
 #endif
 }
 
-/* The columns that vr_transpose takes at once, as registers allow. */
-#if FG_BYTES == 64 && defined(__AVX512F__)
-#define FG_TILE 16
+/* The columns that vr_transpose takes at once, as registers allow: a multiple of 4, divisor of 16. */
+#if defined(FG_X86) && FG_BYTES == 64
+#define FG_TILE FG_LANES
 #else
 #define FG_TILE 4
 #endif
 
-/*
- * t[k][r] = from[r * row_stride + k] for r < FG_LANES, k < FG_TILE.  128-bit loads feed 4 x 4
- * transposes within 128 bits; unlike a shuffle across them, such a load costs no shuffle.
- */
-FG_INLINE void vr_transpose(vr *t, const float *from, ptrdiff_t row_stride)
+#ifdef FG_X86
+#define FG_PART (16 / FG_REAL_BYTES) /* reals in 128 bits */
+#ifdef FG_FLOAT64
+#define FG_WIDEN(bits) _mm##bits##_castpd128_pd##bits
+#define FG_INSERT _mm512_insertf64x2
+#else
+#define FG_WIDEN(bits) _mm##bits##_castps128_ps##bits
+#define FG_INSERT _mm512_insertf32x4
+#endif
+
+/* Within each 128 bits, t[i][j] = v[j][i] for i, j < FG_PART. */
+FG_INLINE void transpose_parts(vr *t, const vr *v)
 {
-#if FG_BYTES == 64 && defined(__AVX512F__)
-    __m512 v[4][4];
-    const float *r0 = from, *r4 = r0 + 4 * row_stride, *r8 = r4 + 4 * row_stride,
-                *r12 = r8 + 4 * row_stride;
+#ifdef FG_FLOAT64
+    t[0] = FG_X86(unpacklo)(v[0], v[1]);
+    t[1] = FG_X86(unpackhi)(v[0], v[1]);
+#else
+    typedef double pairs __attribute__((vector_size(FG_BYTES)));
+    const pairs a = (pairs)FG_X86(unpacklo)(v[0], v[1]), b = (pairs)FG_X86(unpacklo)(v[2], v[3]);
+    const pairs c = (pairs)FG_X86(unpackhi)(v[0], v[1]), d = (pairs)FG_X86(unpackhi)(v[2], v[3]);
+    t[0] = (vr)FG_MM(unpacklo_pd)(a, b);
+    t[1] = (vr)FG_MM(unpackhi_pd)(a, b);
+    t[2] = (vr)FG_MM(unpacklo_pd)(c, d);
+    t[3] = (vr)FG_MM(unpackhi_pd)(c, d);
+#endif
+}
+#endif
+
+/*
+ * t[k][r] = from[r * row_stride + k] for r < FG_LANES, k < FG_TILE.  128-bit loads feed transposes within
+ * 128 bits; unlike a shuffle across them, such a load costs no shuffle.
+ */
+FG_INLINE void vr_transpose(vr *t, const real *from, ptrdiff_t row_stride)
+{
+#if defined(FG_X86) && FG_BYTES == 64
+    vr v[FG_TILE / FG_PART][FG_PART];
+    const real *r0 = from, *r1 = r0 + FG_PART * row_stride, *r2 = r1 + FG_PART * row_stride,
+               *r3 = r2 + FG_PART * row_stride;
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) {
+    for (int j = 0; j < FG_PART; j++) {
 #pragma GCC unroll 4
-        for (int q = 0; q < 4; q++)
-            v[q][j] = _mm512_castps128_ps512(_mm_loadu_ps(r0 + 4 * q));
+        for (int q = 0; q < FG_TILE / FG_PART; q++)
+            v[q][j] = FG_WIDEN(512)(FG_REAL_OP(_mm_loadu)(r0 + FG_PART * q));
 #pragma GCC unroll 4
-        for (int q = 0; q < 4; q++)
-            v[q][j] = _mm512_insertf32x4(v[q][j], _mm_loadu_ps(r4 + 4 * q), 1);
+        for (int q = 0; q < FG_TILE / FG_PART; q++)
+            v[q][j] = FG_INSERT(v[q][j], FG_REAL_OP(_mm_loadu)(r1 + FG_PART * q), 1);
 #pragma GCC unroll 4
-        for (int q = 0; q < 4; q++)
-            v[q][j] = _mm512_insertf32x4(v[q][j], _mm_loadu_ps(r8 + 4 * q), 2);
+        for (int q = 0; q < FG_TILE / FG_PART; q++)
+            v[q][j] = FG_INSERT(v[q][j], FG_REAL_OP(_mm_loadu)(r2 + FG_PART * q), 2);
 #pragma GCC unroll 4
-        for (int q = 0; q < 4; q++)
-            v[q][j] = _mm512_insertf32x4(v[q][j], _mm_loadu_ps(r12 + 4 * q), 3);
-        r0 += row_stride, r4 += row_stride, r8 += row_stride, r12 += row_stride;
-        __asm__("" : "+r"(r0), "+r"(r4), "+r"(r8), "+r"(r12)); /* or gcc spills 64 addresses */
+        for (int q = 0; q < FG_TILE / FG_PART; q++)
+            v[q][j] = FG_INSERT(v[q][j], FG_REAL_OP(_mm_loadu)(r3 + FG_PART * q), 3);
+        r0 += row_stride, r1 += row_stride, r2 += row_stride, r3 += row_stride;
+        __asm__("" : "+r"(r0), "+r"(r1), "+r"(r2), "+r"(r3)); /* or gcc spills 64 addresses */
     }
 #pragma GCC unroll 4
-    for (int q = 0; q < 4; q++) {
-        __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(v[q][0], v[q][1]));
-        __m512d b = _mm512_castps_pd(_mm512_unpacklo_ps(v[q][2], v[q][3]));
-        __m512d c = _mm512_castps_pd(_mm512_unpackhi_ps(v[q][0], v[q][1]));
-        __m512d d = _mm512_castps_pd(_mm512_unpackhi_ps(v[q][2], v[q][3]));
-        t[4 * q] = (vr)_mm512_unpacklo_pd(a, b);
-        t[4 * q + 1] = (vr)_mm512_unpackhi_pd(a, b);
-        t[4 * q + 2] = (vr)_mm512_unpacklo_pd(c, d);
-        t[4 * q + 3] = (vr)_mm512_unpackhi_pd(c, d);
-    }
-#elif FG_BYTES == 32 && defined(__AVX2__)
-    __m256 v[4];
+    for (int q = 0; q < FG_TILE / FG_PART; q++)
+        transpose_parts(t + FG_PART * q, v[q]);
+#elif defined(FG_X86)
+    vr v[FG_PART];
+#pragma GCC unroll 2
+    for (int q = 0; q < FG_TILE; q += FG_PART) {
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; j++)
-        v[j] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(from + j * row_stride)),
-                                    _mm_loadu_ps(from + (j + 4) * row_stride), 1);
-    __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(v[0], v[1]));
-    __m256d b = _mm256_castps_pd(_mm256_unpacklo_ps(v[2], v[3]));
-    __m256d c = _mm256_castps_pd(_mm256_unpackhi_ps(v[0], v[1]));
-    __m256d d = _mm256_castps_pd(_mm256_unpackhi_ps(v[2], v[3]));
-    t[0] = (vr)_mm256_unpacklo_pd(a, b);
-    t[1] = (vr)_mm256_unpackhi_pd(a, b);
-    t[2] = (vr)_mm256_unpacklo_pd(c, d);
-    t[3] = (vr)_mm256_unpackhi_pd(c, d);
-#elif FG_BYTES == 16 && defined(__aarch64__)
+        for (int j = 0; j < FG_PART; j++)
+            v[j] = FG_X86(insertf128)(
+                FG_WIDEN(256)(FG_REAL_OP(_mm_loadu)(from + q + j * row_stride)),
+                FG_REAL_OP(_mm_loadu)(from + q + (j + FG_PART) * row_stride), 1);
+        transpose_parts(t + q, v);
+    }
+#elif defined(FG_NEON) && defined(FG_FLOAT64)
+    for (int q = 0; q < FG_TILE; q += 2) {
+        const float64x2_t a = vld1q_f64(from + q), b = vld1q_f64(from + q + row_stride);
+        t[q] = (vr)vtrn1q_f64(a, b);
+        t[q + 1] = (vr)vtrn2q_f64(a, b);
+    }
+#elif defined(FG_NEON)
     const float32x4x2_t ab = vtrnq_f32(vld1q_f32(from), vld1q_f32(from + row_stride));
     const float32x4x2_t cd =
         vtrnq_f32(vld1q_f32(from + 2 * row_stride), vld1q_f32(from + 3 * row_stride));
@@ -198,7 +261,7 @@ FG_INLINE void vr_transpose(vr *t, const float *from, ptrdiff_t row_stride)
     t[2] = (vr)vcombine_f32(vget_high_f32(ab.val[0]), vget_high_f32(cd.val[0]));
     t[3] = (vr)vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1]));
 #else
-    float lines[FG_TILE][FG_LANES];
+    real lines[FG_TILE][FG_LANES];
     for (size_t r = 0; r < FG_LANES; r++)
         for (size_t k = 0; k < FG_TILE; k++)
             lines[k][r] = from[(ptrdiff_t)r * row_stride + (ptrdiff_t)k];
