@@ -63,7 +63,7 @@ core = Extension(
     ["src/fastgate/_core.pyx", *sorted(glob("csrc/*.c"))],
     depends=[*sorted(glob("csrc/*.h")), *sorted(glob("csrc/*.inc"))],
     include_dirs=["csrc"],
-    libraries=["m"],
+    libraries=["m", "pthread"],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
     extra_compile_args=C_FLAGS,
     extra_link_args=link_flags,

@@ -65,6 +65,15 @@ const char *fastgate_isa(void);
  * the best usable ones, which is also what happens when this is never called. */
 int fastgate_select_isa(const char *name);
 
+/* ---- threads ------------------------------------------------------------------------------- */
+
+/* The CPUs that this process may run on; at least 1. */
+unsigned fastgate_cpu_count(void);
+
+/* n > 0: from now on every gate call in this process runs on up to n threads, whatever the gate was
+ * created with; 0: as created, which is also what happens when this is never called. */
+void fastgate_override_threads(unsigned threads);
+
 /* ---- gates --------------------------------------------------------------------------------- */
 
 typedef struct fastgate_gate fastgate_gate;

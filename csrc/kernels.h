@@ -111,6 +111,26 @@ void fg_unpack(const char *packed, fastgate_storage storage, size_t rows, size_t
 /* The kernels that fastgate_select_isa chose, or the best usable ones, for the storage. */
 const fg_kernels *fg_active_kernels(fastgate_storage storage);
 
+/* No more threads than this share a call. */
+#define FG_THREAD_LIMIT 256
+
+/* The threads for a gate created with `asked`: those, or what fastgate_override_threads says. */
+unsigned fg_threads_of(unsigned asked);
+
+/*
+ * Calls task(context, i) once for each i < count, on up to `threads` threads with the calling one
+ * among them, and returns when all calls have returned.  For the same threads and count, a thread
+ * begins with the same run of i, in order.  While another call has the workers, and from within a
+ * task, all run on the calling thread.  A task must not fork.
+ *
+ * Workers sleep when they have had nothing to do for a while, and waking one can take the caller 20
+ * microseconds.  With `wake` they are woken, for a job that is longer; otherwise only if the last
+ * call that found them asleep was a moment ago, so that many small calls in a row do share, and one
+ * now and then is run by the caller and by those who are awake.
+ */
+void fg_share(unsigned threads, size_t count, int wake, void (*task)(void *context, size_t i),
+              void *context);
+
 #pragma GCC visibility pop
 
 #endif

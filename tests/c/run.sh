@@ -44,8 +44,12 @@ build()
     shift 3
     make -s -C "$csrc" BUILD="$folder" CC="$compiler" CFLAGS="$flags -Werror" "$@" \
         "$folder/libfastgate.a" || return
-    for test in bits memory threads sigmoid; do
-        if [ $test = memory ]; then extra=$wrap; else extra=; fi
+    for test in bits memory threads pool sigmoid; do
+        case $test in
+        memory) extra=$wrap ;;
+        pool) extra=-Wl,--wrap=pthread_create ;;
+        *) extra= ;;
+        esac
         $compiler $flags $strict $extra "$here/$test.c" "$folder/libfastgate.a" -o "$folder/$test" \
             -lm -lpthread || return
     done
@@ -86,6 +90,7 @@ for compiler in gcc clang; do
     step "$compiler: bits" digests "$out/$compiler/bits"
     step "$compiler: memory" "$out/$compiler/memory"
     step "$compiler: threads" "$out/$compiler/threads"
+    step "$compiler: pool" "$out/$compiler/pool"
 done
 cc=gcc
 have gcc || cc=clang
@@ -103,9 +108,12 @@ have clang || sanitizer_compiler=gcc
 if step "ASan, UBSan: build" build "$out/asan" $sanitizer_compiler "$sanitizers"; then
     step "ASan, UBSan: bits" digests "$out/asan/bits"
     step "ASan, UBSan: memory" "$out/asan/memory"
+    step "ASan, UBSan: pool" "$out/asan/pool"
 fi
-step "TSan: build" build "$out/tsan" $sanitizer_compiler "-O1 -g -fsanitize=thread" &&
+if step "TSan: build" build "$out/tsan" $sanitizer_compiler "-O1 -g -fsanitize=thread"; then
     step "TSan: threads" "$out/tsan/threads"
+    step "TSan: pool" "$out/tsan/pool" no-forks
+fi
 
 if have valgrind; then # it hides AVX-512 from the program
     step "valgrind: memory" valgrind -q --error-exitcode=9 --leak-check=full "$out/$cc/memory" few

@@ -1,0 +1,312 @@
+/*
+ * The threads that share one call: a pool of workers, started by the calls that need them.
+ *
+ * The pool runs one job at a time; a caller that finds it taken runs its job alone.  The pieces of
+ * a job are split into one range for each participant: the caller is participant 0, worker p always
+ * participant p, so that equal calls lead it through the same memory.  A participant takes the
+ * pieces of its own range front to back, then single pieces from the ends of the others' ranges.
+ *
+ * A range is one atomic word, and taking a piece one compare-exchange on it, so nobody waits for a
+ * worker that has not begun: its pieces are taken by others.  Until a worker has counted the pieces
+ * that it ran, their job cannot end.  So a worker reads the job only after it took a piece of its
+ * own range; one that wakes too late finds that range empty, or filled by a later job, which is then
+ * its job.
+ */
+#define _GNU_SOURCE /* sched_getaffinity, pthread_setname_np */
+#include "kernels.h"
+
+#include <stdatomic.h>
+
+static atomic_uint threads_for_all; /* 0: as each gate was created */
+
+void fastgate_override_threads(unsigned threads)
+{
+    atomic_store_explicit(&threads_for_all, threads, memory_order_relaxed);
+}
+
+unsigned fg_threads_of(unsigned asked)
+{
+    const unsigned for_all = atomic_load_explicit(&threads_for_all, memory_order_relaxed);
+    const unsigned threads = for_all ? for_all : asked;
+    return threads < 1 ? 1 : threads < FG_THREAD_LIMIT ? threads : FG_THREAD_LIMIT;
+}
+
+static void run_alone(size_t count, void (*task)(void *, size_t), void *context)
+{
+    for (size_t i = 0; i < count; i++)
+        task(context, i);
+}
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <fenv.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <time.h>
+#include <unistd.h>
+
+#define STACK_BYTES (512 * 1024)
+
+/* How long an idle worker looks for its next job before it sleeps: longer than a busy caller pauses
+ * between calls, and little enough to waste. */
+#define IDLE_NS 100000
+
+/* Who waits offers its CPU to others after so many looks, a microsecond or two: where threads are
+ * more than CPUs, the others may be those it waits for. */
+#define LOOKS 32
+
+/*
+ * The pieces of a range that nobody took yet: from `first` on, `left` many, as first << 32 | left; 0
+ * where none are left.  ASLEEP is set while its worker sleeps, whatever the pieces.
+ */
+typedef _Atomic uint64_t range;
+#define ASLEEP ((uint64_t)1 << 63)
+#define ONE_LATER ((uint64_t)1 << 32)
+#define MOST_PIECES INT32_MAX
+
+/* Apart from what other threads write: two lines, which some CPUs fetch together. */
+#define APART _Alignas(128)
+
+static struct {
+    APART range pieces;
+    APART pthread_mutex_t lock; /* held by the worker where it falls asleep */
+    pthread_cond_t woken;
+} participants[FG_THREAD_LIMIT];
+
+static struct { /* written by its caller while no range has pieces */
+    APART void (*task)(void *context, size_t i);
+    void *context;
+    unsigned threads;
+} job;
+
+static struct {
+    APART atomic_size_t count;
+} unfinished; /* pieces of the job, except those that workers ran and counted */
+
+static struct {
+    APART atomic_bool taken;
+    /* for the caller that has taken it */
+    unsigned workers, most_workers; /* that run; that may run, below FG_THREAD_LIMIT */
+    uint64_t asleep_until;          /* the end of the last job that found a worker asleep */
+} pool;
+
+static void pause_after(unsigned look)
+{
+    if (look % LOOKS == 0)
+        sched_yield();
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Takes a piece from the front or the end of a range; 0 if there is none. */
+static int take(range *from, int front, size_t *piece)
+{
+    uint64_t now = atomic_load_explicit(from, memory_order_relaxed), rest;
+    do {
+        const uint32_t first = (uint32_t)((now & ~ASLEEP) >> 32), left = (uint32_t)now;
+        if (!left)
+            return 0;
+        *piece = front ? first : (size_t)first + left - 1;
+        rest = left == 1 ? now & ASLEEP : now - 1 + (front ? ONE_LATER : 0);
+    } while (!atomic_compare_exchange_weak_explicit(from, &now, rest, memory_order_acquire,
+                                                    memory_order_relaxed));
+    return 1;
+}
+
+/* Runs what participant `me` can take of the job, and returns how many pieces that was. */
+static size_t take_part(unsigned me)
+{
+    size_t i, done = 0;
+    for (; take(&participants[me].pieces, 1, &i); done++)
+        job.task(job.context, i);
+    if (me && !done)
+        return 0; /* the job may be over */
+    for (unsigned step = 1; step < job.threads; step++) {
+        range *other = &participants[(me + step) % job.threads].pieces;
+        for (; take(other, 0, &i); done++)
+            job.task(job.context, i);
+    }
+    return done;
+}
+
+static uint64_t nanoseconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* Sleeps, unless there are pieces. */
+static void sleep_until_woken(unsigned me)
+{
+    range *own = &participants[me].pieces;
+    uint64_t none = 0;
+    pthread_mutex_lock(&participants[me].lock);
+    if (atomic_compare_exchange_strong_explicit(own, &none, ASLEEP, memory_order_relaxed,
+                                                memory_order_relaxed))
+        while (atomic_load_explicit(own, memory_order_relaxed) & ASLEEP)
+            pthread_cond_wait(&participants[me].woken, &participants[me].lock);
+    pthread_mutex_unlock(&participants[me].lock);
+}
+
+static void await_pieces(unsigned me)
+{
+    range *own = &participants[me].pieces;
+    const uint64_t start = nanoseconds();
+    for (unsigned look = 1; !atomic_load_explicit(own, memory_order_relaxed); look++) {
+        pause_after(look);
+        if (look % LOOKS == 0 && nanoseconds() - start > IDLE_NS) {
+            sleep_until_woken(me);
+            return;
+        }
+    }
+}
+
+/* Wakes a worker if it sleeps and has pieces.  It can take the caller longer than a small job. */
+static void wake_worker(unsigned p)
+{
+    range *pieces = &participants[p].pieces;
+    if (atomic_load_explicit(pieces, memory_order_relaxed) <= ASLEEP)
+        return;
+    atomic_fetch_and_explicit(pieces, ~ASLEEP, memory_order_relaxed);
+    pthread_mutex_lock(&participants[p].lock); /* so the worker waits by now, or has looked again */
+    pthread_mutex_unlock(&participants[p].lock);
+    pthread_cond_signal(&participants[p].woken);
+}
+
+static void *work(void *number)
+{
+    const unsigned me = (unsigned)(uintptr_t)number;
+    fesetenv(FE_DFL_ENV); /* not that of the thread which happened to start this one */
+#ifdef __linux__
+    pthread_setname_np(pthread_self(), "fastgate");
+#endif
+    for (;;) {
+        await_pieces(me);
+        const size_t done = take_part(me);
+        if (done)
+            atomic_fetch_sub_explicit(&unfinished.count, done, memory_order_release);
+    }
+    return NULL;
+}
+
+/* Starts workers until there are `wanted`, or until one cannot be started: none is tried again. */
+static void start_workers(unsigned wanted)
+{
+    sigset_t all, before;
+    pthread_attr_t attributes;
+    if (pthread_attr_init(&attributes))
+        return;
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    sigfillset(&all); /* signals are for the program's own threads; a worker inherits the mask */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (pool.workers < wanted && pool.workers < pool.most_workers) {
+        const unsigned p = pool.workers + 1;
+        pthread_t thread;
+        atomic_store_explicit(&participants[p].pieces, 0, memory_order_relaxed);
+        pthread_mutex_init(&participants[p].lock, NULL);
+        pthread_cond_init(&participants[p].woken, NULL);
+        if (pthread_create(&thread, &attributes, work, (void *)(uintptr_t)p))
+            pool.most_workers = pool.workers;
+        else
+            pool.workers = p;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+}
+
+/* In the child of a fork, no worker lives, and whoever had taken the pool is gone. */
+static void begin_again(void)
+{
+    pool.workers = 0;
+    pool.most_workers = FG_THREAD_LIMIT - 1;
+    atomic_store_explicit(&participants[0].pieces, 0, memory_order_relaxed);
+    atomic_store_explicit(&pool.taken, 0, memory_order_relaxed);
+}
+
+static void begin(void)
+{
+    if (!pthread_atfork(NULL, NULL, begin_again)) /* without it, no workers */
+        pool.most_workers = FG_THREAD_LIMIT - 1;
+}
+
+/* Runs the job, on the pool that the caller has taken. */
+static void run_together(unsigned threads, size_t count, int wake)
+{
+    job.threads = threads;
+    atomic_store_explicit(&unfinished.count, count, memory_order_relaxed);
+    uint64_t asleep = 0;
+    for (unsigned p = 0; p < threads; p++) {
+        const uint64_t first = (uint64_t)count * p / threads;
+        const uint64_t end = (uint64_t)count * (p + 1) / threads;
+        asleep |= atomic_fetch_or_explicit(&participants[p].pieces, first << 32 | (end - first),
+                                           memory_order_release);
+    }
+    if (asleep && (wake || nanoseconds() - pool.asleep_until < IDLE_NS))
+        for (unsigned p = 1; p < threads; p++)
+            wake_worker(p);
+    const size_t done = take_part(0);
+    for (unsigned look = 1;
+         atomic_load_explicit(&unfinished.count, memory_order_acquire) != done; look++)
+        pause_after(look);
+    if (asleep)
+        pool.asleep_until = nanoseconds();
+}
+
+void fg_share(unsigned threads, size_t count, int wake, void (*task)(void *context, size_t i),
+              void *context)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    if (threads > count)
+        threads = (unsigned)count;
+    if (threads < 2 || count > MOST_PIECES) {
+        run_alone(count, task, context);
+        return;
+    }
+    pthread_once(&once, begin);
+    if (atomic_load_explicit(&pool.taken, memory_order_relaxed) ||
+        atomic_exchange_explicit(&pool.taken, 1, memory_order_acquire)) {
+        run_alone(count, task, context);
+        return;
+    }
+    if (pool.workers < threads - 1)
+        start_workers(threads - 1);
+    if (threads > pool.workers + 1) /* the limit, or what could be started */
+        threads = pool.workers + 1;
+    job.task = task;
+    job.context = context;
+    run_together(threads, count, wake);
+    atomic_store_explicit(&pool.taken, 0, memory_order_release);
+}
+
+unsigned fastgate_cpu_count(void)
+{
+#ifdef __linux__
+    cpu_set_t set;
+    if (!sched_getaffinity(0, sizeof set, &set))
+        return (unsigned)CPU_COUNT(&set);
+#endif
+    const long online = sysconf(_SC_NPROCESSORS_ONLN);
+    return online < 1 ? 1 : (unsigned)online;
+}
+
+#else /* no POSIX threads: every caller runs alone */
+
+void fg_share(unsigned threads, size_t count, int wake, void (*task)(void *context, size_t i),
+              void *context)
+{
+    (void)threads, (void)wake;
+    run_alone(count, task, context);
+}
+
+unsigned fastgate_cpu_count(void)
+{
+    return 1;
+}
+
+#endif
