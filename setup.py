@@ -15,11 +15,10 @@ from setuptools.errors import CompileError, LinkError
 
 # Results must not depend on the compiler's mood or the build machine: no contraction, no -march.
 C_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall"]
-X86 = {
-    "avx2": ["-mavx2", "-mfma"],
-    "avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512".split(),
-}
-ARM = {"neon": []}
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = [*AVX2, *"-mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512".split()]
+X86 = {"avx2": AVX2, "avx512": AVX512, "avx512vnni": [*AVX512, "-mavx512vnni"]}
+ARM = {"neon": [], "neondot": ["-march=armv8.2-a+dotprod"]}
 ISA_FLAGS = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}
 
 if sanitizers := os.environ.get("FASTGATE_SANITIZE"):
@@ -43,13 +42,15 @@ class BuildCore(build_ext):
         if machine not in ISA_FLAGS:
             ext.define_macros.append(("FG_BASE_ONLY", None))
         try:
-            for isa, flags in {"base": [], **ISA_FLAGS.get(machine, {})}.items():
-                ext.extra_objects += self.compiler.compile(
-                    [f"csrc/isa/{isa}.c"],
-                    output_dir=self.build_temp,
-                    extra_postargs=C_FLAGS + flags,
-                    depends=ext.depends,
-                )
+            for isa, flags in {"base": ["-Os"], **ISA_FLAGS.get(machine, {})}.items():
+                for real, macros in {"float": [], "double": [("FG_FLOAT64", None)]}.items():
+                    ext.extra_objects += self.compiler.compile(
+                        [f"csrc/isa/{isa}.c"],
+                        output_dir=os.path.join(self.build_temp, real),
+                        macros=macros,
+                        extra_postargs=C_FLAGS + flags,
+                        depends=ext.depends,
+                    )
             super().build_extension(ext)
         except (CompileError, LinkError) as error:
             sys.exit(

@@ -33,9 +33,26 @@ static int has_avx512(void)
     return has_avx2() && (os_saves() & 0xe6) == 0xe6 &&
            __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & needed) == needed;
 }
-#define FG_NATIVE(X) X(avx512, has_avx512) X(avx2, has_avx2)
+
+static int has_avx512vnni(void)
+{
+    unsigned a, b, c, d;
+    return has_avx512() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & bit_AVX512VNNI);
+}
+#define FG_NATIVE(X) X(avx512vnni, has_avx512vnni) X(avx512, has_avx512) X(avx2, has_avx2)
 #elif defined(__aarch64__) && !defined(FG_BASE_ONLY)
-#define FG_NATIVE(X) X(neon, always)
+#ifdef __linux__
+#include <sys/auxv.h>
+#define HWCAP_DOT_PRODUCT (1ul << 20) /* HWCAP_ASIMDDP of asm/hwcap.h */
+
+static int has_dot_product(void)
+{
+    return (getauxval(AT_HWCAP) & HWCAP_DOT_PRODUCT) != 0;
+}
+#else /* macOS: every 64-bit Arm Mac has it */
+#define has_dot_product always
+#endif
+#define FG_NATIVE(X) X(neondot, has_dot_product) X(neon, always)
 #else
 #define FG_NATIVE(X)
 #endif

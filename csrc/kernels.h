@@ -8,7 +8,7 @@
 
 /*
  * The order of summation, on which every bit of a result depends.  A row's inputs are taken in spans
- * of FG_SPAN.  Within a span, chain c (c < FG_CHAINS) adds the products of inputs c, c + 16, c + 32, ...
+ * of FG_SPAN_BYTES: 1024 float or 512 double.  Within a span, chain c (c < FG_CHAINS) adds the products of inputs c, c + 16, c + 32, ...
  * by fma, from zero.  For j = 0 to 3 the sum (chain[j] + chain[j+4]) + (chain[j+8] + chain[j+12]) is
  * added to the row's total, which starts as the bias.  In rows of up to FG_SHORT inputs or of more than
  * one span, the rounding error of this last addition, exact, is kept aside, and added at the end.
@@ -19,12 +19,12 @@
  * kernel whose lanes are rows needs few registers a vector of rows.
  */
 #define FG_CHAINS 16
-#define FG_SPAN (64 * FG_CHAINS)
+#define FG_SPAN_BYTES 4096
 #define FG_SHORT 64
 
-static inline int fg_carries(size_t columns)
+static inline size_t fg_real_bytes(fastgate_storage storage)
 {
-    return columns <= FG_SHORT || columns > FG_SPAN;
+    return storage == FASTGATE_FLOAT64 ? sizeof(double) : sizeof(float);
 }
 
 /*
@@ -53,7 +53,7 @@ static inline size_t fg_int8_spans(size_t columns)
 
 static inline size_t fg_panel_rows(fastgate_storage storage)
 {
-    return FG_LINE / (storage == FASTGATE_FLOAT64 ? sizeof(double) : sizeof(float));
+    return FG_LINE / fg_real_bytes(storage);
 }
 
 /* Bytes of the weights of one input, for a panel. */

@@ -3,6 +3,7 @@
 #include "kernels.h"
 
 #define MOST_ROWS (FG_PANELS * FG_LINE / sizeof(float)) /* in a block */
+#define LONGEST_SPAN (FG_SPAN_BYTES / sizeof(float))
 
 static size_t smaller(size_t a, size_t b)
 {
@@ -142,7 +143,8 @@ static void unpack_int8(const char *block, size_t rows, size_t panels, size_t co
 int fg_pack(char *packed, fastgate_storage storage, const fg_matrix *m)
 {
     const size_t panel = fg_panel_rows(storage);
-    size_t order[FG_SPAN];
+    const size_t longest = FG_SPAN_BYTES / fg_real_bytes(storage);
+    size_t order[LONGEST_SPAN];
     double line[MOST_ROWS] = {0};
     for (size_t first = 0; first < m->rows; first += FG_PANELS * panel) {
         const size_t rows = smaller(m->rows - first, FG_PANELS * panel);
@@ -159,8 +161,8 @@ int fg_pack(char *packed, fastgate_storage storage, const fg_matrix *m)
             continue;
         }
         memset(line + rows, 0, (MOST_ROWS - rows) * sizeof *line);
-        for (size_t k = 0; k < m->columns; k += FG_SPAN) {
-            const size_t span = smaller(m->columns - k, FG_SPAN);
+        for (size_t k = 0; k < m->columns; k += longest) {
+            const size_t span = smaller(m->columns - k, longest);
             order_of_summation(order, span);
             for (size_t i = 0; i < span; i++, at += panels * fg_line_bytes(storage)) {
                 for (size_t r = 0; r < rows; r++)
@@ -179,7 +181,8 @@ void fg_unpack(const char *packed, fastgate_storage storage, size_t rows, size_t
                void *weight, void *bias)
 {
     const size_t panel = fg_panel_rows(storage);
-    size_t order[FG_SPAN];
+    const size_t longest = FG_SPAN_BYTES / fg_real_bytes(storage);
+    size_t order[LONGEST_SPAN];
     double line[MOST_ROWS];
     for (size_t first = 0; first < rows; first += FG_PANELS * panel) {
         const size_t here = smaller(rows - first, FG_PANELS * panel);
@@ -190,8 +193,8 @@ void fg_unpack(const char *packed, fastgate_storage storage, size_t rows, size_t
         if (storage == FASTGATE_INT8)
             unpack_int8(packed, here, panels, columns, (float *)weight + first * columns);
         packed += panels * fg_panel_bytes(storage, columns);
-        for (size_t k = 0; k < columns && storage != FASTGATE_INT8; k += FG_SPAN) {
-            const size_t span = smaller(columns - k, FG_SPAN);
+        for (size_t k = 0; k < columns && storage != FASTGATE_INT8; k += longest) {
+            const size_t span = smaller(columns - k, longest);
             order_of_summation(order, span);
             for (size_t i = 0; i < span; i++, at += panels * fg_line_bytes(storage)) {
                 load_line(line, storage, at, here);
