@@ -154,7 +154,12 @@ static int parts_add_up(const fastgate_part *parts, size_t part_count, size_t in
 #define SHARE_COST (384 * 1024)
 #define WAKE_COST (4 * 1024 * 1024)
 
-/* A call in pieces: of the outputs, or, where these are few, of the batch. */
+/* A batch of a gate up to this size is shared out by its rows: then each thread's cache holds all of the
+ * gate.  Of a larger one, each thread's cache should hold a part. */
+#define WHOLE_GATE_BYTES (1024 * 1024)
+#define BATCH_PIECE 16 /* rows; the kernels are best at multiples */
+
+/* A call in pieces: of the outputs, or of the batch. */
 typedef struct {
     const fg_call *call;
     fg_packed_kernel *kernel;
@@ -176,15 +181,17 @@ static void run_piece(void *context, size_t i)
         s->kernel(s->call, first, count, 0, s->batch, s->backwards);
 }
 
-static void share(unsigned threads, size_t cost, shared_call *s)
+static void share(unsigned threads, size_t cost, size_t nbytes, shared_call *s)
 {
-    s->of_batch = s->blocks < threads && s->batch > s->blocks;
-    const size_t size = s->of_batch ? s->batch : s->blocks;
+    s->of_batch = s->blocks < threads ||
+                  (nbytes <= WHOLE_GATE_BYTES && s->batch >= threads * BATCH_PIECE);
+    const size_t size = s->of_batch ? (s->batch + BATCH_PIECE - 1) / BATCH_PIECE : s->blocks;
     if (threads > size)
         threads = (unsigned)size;
-    /* more pieces than threads, for whoever is early to take over some; but a batch is prepared anew
-     * for each */
-    s->pieces_of_thread = s->batch > 1 ? 1 : size / threads < 4 ? size / threads : 4;
+    /* more pieces than threads, for whoever is early to take over some; but every piece of the outputs
+     * prepares the batch anew */
+    const size_t most = s->batch > 1 && !s->of_batch ? 2 : 4;
+    s->pieces_of_thread = size / threads < most ? size / threads : most;
     s->pieces = threads * s->pieces_of_thread;
     fg_share(threads, s->pieces, cost >= WAKE_COST, run_piece, s);
 }
@@ -213,7 +220,7 @@ int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_pa
     if (threads > 1) {
         shared_call s = {.call = &call, .kernel = kernel, .blocks = blocks, .batch = batch,
                          .backwards = backwards};
-        share(threads, cost, &s);
+        share(threads, cost, gate->nbytes, &s);
     } else {
         kernel(&call, 0, blocks, 0, batch, backwards);
     }
