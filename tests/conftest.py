@@ -17,19 +17,41 @@ def api(request):
     return request.param
 
 
-def draw(*shape, seed=0):
-    """Random float32 of this shape."""
-    return np.random.default_rng([seed, *shape]).standard_normal(shape, np.float32)
+@pytest.fixture
+def set_threads():
+    """fastgate.set_threads; gates run as they were made until it is called, whatever FASTGATE_THREADS."""
+    before = fastgate._check.override
+    fastgate.set_threads(None)
+    yield fastgate.set_threads
+    fastgate.set_threads(before or None)
 
 
-def draw_gate(m, n):
+STORAGES = ["float32", "float16", "bfloat16", "int8", "float64"]
+
+
+def dtype_of(storage):
+    """Of weight, bias, x and y."""
+    return np.float64 if storage == "float64" else np.float32
+
+
+def draw(*shape, seed=0, dtype=np.float32):
+    """Random numbers of this shape."""
+    return np.random.default_rng([seed, *shape]).standard_normal(shape, dtype)
+
+
+def draw_gate(m, n, dtype=np.float32):
     """weight (m, n), scaled so that the sums are of order 1, and bias (m,)."""
-    return draw(m, n) / np.float32(max(n, 1) ** 0.5), draw(m, seed=1)
+    return draw(m, n, dtype=dtype) / dtype(max(n, 1) ** 0.5), draw(m, seed=1, dtype=dtype)
+
+
+def same_bits(a, b):
+    assert a.shape == b.shape and a.dtype == b.dtype
+    assert a.tobytes() == b.tobytes()
 
 
 def run_python(code, *options, **env):
-    """Run code in a new interpreter, in this environment but with no FASTGATE_ISA."""
-    inherited = {name: value for name, value in os.environ.items() if name != "FASTGATE_ISA"}
+    """Run code in a new interpreter, in this environment but with no setting of fastgate's."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FASTGATE_")}
     return subprocess.run(
         [sys.executable, *options, "-c", textwrap.dedent(code)],
         capture_output=True,

@@ -3,80 +3,103 @@
 The affine part z = W x + b is seen through the sigmoid, without loss: multiplying a row and its bias
 by a power of two changes no rounding, so each row is scaled to bring its z to [-64, -32). There
 g = exp(z) nearly, so that an ULP of g moves log(g) by 2^-23 at most, while float32 values of z are
-2^-18 apart: log(g) - log(1 - g) lies next to the z that was computed, and to no other.
+2^-18 apart: log(g) - log(1 - g) lies next to the z that was computed, and to no other. In float64 it
+is [-512, -256), where an ULP of g is 2^-52 of log(g) at most, and values of z are 2^-44 apart.
 """
 
 import fastgate
 import numpy as np
 import pytest
-from conftest import COMPILED
+from conftest import COMPILED, STORAGES, dtype_of
 
 LENGTHS = [1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 24, 31, 32, 48, 63, 64, 65, 100, 127, 128, 200, 256, 300]
 LENGTHS += [500, 512, 700, 1000, 1024, 2048, 4096, 8191, 8192]
 ROWS = 256
 
 
-def normal(rng, n):
-    return rng.standard_normal((ROWS, 1 + n), np.float32), rng.standard_normal(n, np.float32)
+# What is computed in a storage, in which dtype the truth is, and where z is brought to.
+PRECISE = {"float32": np.float64, "float64": np.longdouble}
+EXPONENT = {"float32": 6, "float64": 9}
+LONGER = np.finfo(np.longdouble).nmant >= 63
+float64_too = pytest.mark.parametrize(
+    "storage",
+    [
+        "float32",
+        pytest.param(
+            "float64",
+            marks=pytest.mark.skipif(not LONGER, reason="long double is no longer than double"),
+        ),
+    ],
+)
 
 
-def positive(rng, n):
-    return rng.random((ROWS, 1 + n), np.float32), rng.random(n, np.float32)
+def normal(rng, n, dtype):
+    return rng.standard_normal((ROWS, 1 + n), dtype), rng.standard_normal(n, dtype)
 
 
-def heavy_tailed(rng, n):
-    w, x = normal(rng, n)
+def positive(rng, n, dtype):
+    return rng.random((ROWS, 1 + n), dtype), rng.random(n, dtype)
+
+
+def heavy_tailed(rng, n, dtype):
+    w, x = normal(rng, n, dtype)
     return np.sign(w) * np.exp(2 * np.abs(w)), x
 
 
-def cancelling(rng, n):
+def cancelling(rng, n, dtype):
     """Large products whose sum is a thousandth of what independent signs would leave."""
-    w, x = normal(rng, n)
-    one_x = np.concatenate([[np.float32(1)], x])
-    w -= np.outer(w @ one_x * np.float32(0.999) / (one_x @ one_x), one_x)
+    w, x = normal(rng, n, dtype)
+    one_x = np.concatenate([[dtype(1)], x])
+    w -= np.outer(w @ one_x * dtype(0.999) / (one_x @ one_x), one_x)
     return w, x
 
 
-def scaled(augmented, x):
-    """[b, W], x -> the rows with z in [-64, -32) after scaling, and z in float64 (exact products)."""
-    one_x = np.concatenate([[1.0], x])
-    z = augmented.astype(np.float64) @ one_x
-    size = np.abs(augmented.astype(np.float64)) @ np.abs(one_x)
+def scaled(augmented, x, storage):
+    """[b, W], x -> the rows with z in the range after scaling, and z more precisely."""
+    dtype, precise = dtype_of(storage), PRECISE[storage]
+    one_x = np.concatenate([[precise(1)], x])
+    # by a pairwise sum, whose error does not show beside the one that is measured
+    z = (augmented * one_x).sum(axis=1)
+    size = np.abs(augmented).astype(np.float64) @ np.abs(one_x).astype(np.float64)
     keep = np.abs(z) > size * 2.0**-16  # the error must not carry z out of exp's range
     z, augmented = z[keep], augmented[keep]
-    scale = np.copysign(np.ldexp(1.0, 6 - np.frexp(z)[1]), -z)
-    return augmented * scale.astype(np.float32)[:, None], z * scale
+    scale = np.copysign(np.ldexp(precise(1), EXPONENT[storage] - np.frexp(z)[1]), -z)
+    return augmented * scale.astype(dtype)[:, None], z * scale
 
 
-def affine_of(g):
-    """The float32 z whose sigmoid, in [2^-100, 2^-20], is g."""
-    g = g.astype(np.float64)
+def affine_of(g, storage):
+    """The z, float32 or float64, whose sigmoid, small and normal, is g."""
+    g = g.astype(PRECISE[storage])
     z = np.log(g) - np.log1p(-g)
-    nearest = z.astype(np.float32).astype(np.float64)
-    if COMPILED:  # the reference's z has more than 24 bits
-        assert np.abs(z - nearest).max() < 2.0**-22
+    nearest = z.astype(dtype_of(storage)).astype(z.dtype)
+    if COMPILED:  # the reference's z has more bits
+        assert np.abs(z - nearest).max() < {"float32": 2.0**-22, "float64": 2.0**-50}[storage]
     return nearest
 
 
+@float64_too
 @pytest.mark.parametrize("draw", [normal, positive, heavy_tailed, cancelling])
-def test_affine_part_is_as_accurate_as_numpy(draw):
-    """Errors against float64 no larger than those of W @ x + b in float32.
+def test_affine_part_is_as_accurate_as_numpy(draw, storage):
+    """Errors no larger than those of W @ x + b in the same dtype.
 
     Root mean square: at every length. Largest: over all lengths, each measured by NumPy's root mean
     square there, because the largest of some thousand errors is a matter of luck.
     """
     rng = np.random.default_rng(20240817)
-    print(f"\n{draw.__name__:>13}: error in units of 2^-24 (|w| |x| + |b|); ratio to NumPy's")
+    dtype = dtype_of(storage)
+    roundoff = np.finfo(dtype).eps / 2
+    print(f"\n{draw.__name__}, {storage}: error by {roundoff:.2g} (|w| |x| + |b|); ratio to NumPy's")
     print("       n     rms  ratio  largest  ratio")
     ratio, largest, numpys_largest = {}, 0, 0
     for n in LENGTHS:
         ours, numpys = [], []
         for _ in range(int(np.clip(2**22 // (ROWS * n), 8, 64))):
-            augmented, x = draw(rng, n)
-            w, z = scaled(augmented, x)
+            augmented, x = draw(rng, n, dtype)
+            w, z = scaled(augmented, x, storage)
             bias, w = np.ascontiguousarray(w[:, 0]), np.ascontiguousarray(w[:, 1:])
-            unit = 2.0**-24 * (np.abs(w) @ np.abs(x) + np.abs(bias)).astype(np.float64)
-            ours.append((affine_of(fastgate.Gate(w, bias)(x)) - z) / unit)
+            unit = roundoff * (np.abs(w) @ np.abs(x) + np.abs(bias)).astype(z.dtype)
+            g = fastgate.Gate(w, bias, storage=storage)(x)
+            ours.append((affine_of(g, storage) - z) / unit)
             numpys.append((w @ x + bias - z) / unit)
         a, b = np.abs(np.concatenate(ours)), np.abs(np.concatenate(numpys))
         rms, numpys_rms = np.sqrt(np.mean(a**2)), np.sqrt(np.mean(b**2))
@@ -89,10 +112,58 @@ def test_affine_part_is_as_accurate_as_numpy(draw):
     assert largest <= numpys_largest
 
 
+@pytest.mark.parametrize("n", [64, 300, 1024, 4097])
+def test_errors_of_the_storages(n):
+    """Of g, against the oracle with the weights as given, and with the weights as rounded.
+
+    The first stays below what the rounding of each weight allows, half a unit of its last place or
+    of the row's scale; the second, in 16-bit storages, is that of float32.
+    """
+    rng = np.random.default_rng(n)
+    weight = rng.standard_normal((512, n), np.float32) / np.float32(n**0.5)
+    bias, x = rng.standard_normal(512, np.float32), rng.standard_normal((8, n), np.float32)
+    print(f"\nrandom (512, {n}): |g - oracle|, weights as given: largest, rms; as rounded: largest, rms")
+    errors = {}
+    for storage in STORAGES:
+        dtype = dtype_of(storage)
+        w, b, v = (array.astype(dtype) for array in (weight, bias, x))
+        g = fastgate.Gate(w, b, storage=storage)(v)
+        given = g - sigmoid_of(v @ w.astype(np.longdouble).T + b)
+        as_rounded = fastgate.reference.rounded(w, storage).astype(np.longdouble)
+        after = g - sigmoid_of(v @ as_rounded.T + b)
+        errors[storage] = [f(e) for e in (given, after) for f in (largest, rms)]
+        print(f"{storage:>10}" + "".join(f"{error:10.1e}" for error in errors[storage]))
+        slack = np.abs(v) @ np.abs(as_rounded - w).T / 4 + errors[storage][2]
+        assert (np.abs(given) <= slack * (1 + 1e-6)).all()  # sigmoid rises by 1/4 at most
+    for storage in ("float16", "bfloat16"):
+        assert errors[storage][2] <= 2 * errors["float32"][2]
+    relative = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+    for storage, unit in relative.items():
+        assert errors[storage][0] <= unit * (np.abs(x) @ np.abs(weight).T).max() / 4 + 1e-6
+    scale = np.abs(weight).max(axis=1) / 127
+    rounding = scale * np.abs(x).sum(axis=1, keepdims=True) * 0.502
+    activations = np.abs(x).max() * 2.0**-15 * np.abs(weight).sum(axis=1)
+    assert errors["int8"][0] <= (rounding + activations).max() / 4 + 1e-6
+    assert errors["float64"][0] < 1e-14
+
+
+def sigmoid_of(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def largest(error):
+    return float(np.abs(error).max())
+
+
+def rms(error):
+    return float(np.sqrt(np.mean(error**2)))
+
+
 def sigmoid(bias):
-    """sigmoid of the float32 array `bias`, as a gate without inputs computes it."""
-    gate = fastgate.Gate(np.empty((len(bias), 0), np.float32), bias)
-    return gate(np.empty(0, np.float32))
+    """sigmoid of the array `bias`, as a gate without inputs computes it."""
+    storage = str(bias.dtype)
+    gate = fastgate.Gate(np.empty((len(bias), 0), bias.dtype), bias, storage=storage)
+    return gate(np.empty(0, bias.dtype))
 
 
 def test_sigmoid_is_within_1_ulp():
@@ -102,22 +173,48 @@ def test_sigmoid_is_within_1_ulp():
     ends = (np.arange(255, dtype=np.uint32)[:, None] << 23) + np.uint32([0, 1, 2**23 - 1])
     dense = np.linspace(-104, 18, 1_000_000, dtype=np.float32)  # where the result is not 0 or 1
     z = np.concatenate([bits.view(np.float32), ends.ravel().view(np.float32), dense])
+    assert worst_ulp(z, np.float64, -125, -24) <= 1
+
+
+@pytest.mark.skipif(not LONGER, reason="long double is no longer than double")
+def test_sigmoid_is_within_1_and_a_half_ulp_in_float64():
+    """Both signs of all exponents, subnormals included."""
+    rng = np.random.default_rng(1)
+    bits = np.arange(0, 2047 << 52, (2047 << 52) // 300_000, np.uint64)
+    bits = bits + rng.integers(0, (2047 << 52) // 300_000, len(bits), np.uint64)
+    ends = (np.arange(2047, dtype=np.uint64)[:, None] << 52) + np.array([0, 1, 2**52 - 1], np.uint64)
+    dense = rng.uniform(-746, 38, 400_000)  # where the result is not 0 or 1
+    around = rng.uniform(-40, 40, 400_000)
+    z = np.concatenate([bits.view(np.float64), ends.ravel().view(np.float64), dense, around])
+    assert worst_ulp(z, np.longdouble, -1021, -53) <= 1.5
+
+
+def worst_ulp(z, precise, lowest, digits):
+    """The largest error for z and -z, where `digits` is the ULP of [1/2, 1), as a power of two."""
     z = np.concatenate([z[np.isfinite(z)], -z[np.isfinite(z)]])
-    with np.errstate(all="ignore"):  # float64 rounding: some 1e-8 ULP
-        true = 1 / (1 + np.exp(-z.astype(np.float64)))
-    ulp = np.ldexp(1.0, np.clip(np.frexp(true)[1], -125, 0) - 24)  # below 1, above it none
+    with np.errstate(all="ignore"):  # the error of this is some 1e-3 ULP at most
+        true = 1 / (1 + np.exp(-z.astype(precise)))
+    # below 1, above it none
+    ulp = np.ldexp(precise(1), np.clip(np.frexp(true)[1], lowest, 0) + digits)
     g = sigmoid(z)
     assert g.min() >= 0 and g.max() <= 1
     error = np.abs(g - true) / ulp
     print(f"\nworst of {len(z)}: {error.max():.4f} ULP, at {z[error.argmax()]!r}")
-    assert error.max() <= 1
+    return error.max()
 
 
 def test_special_values():
     inf, nan = np.inf, np.nan
     z = np.float32([0.0, -0.0, inf, -inf, nan, -nan, 1e-45, -1e-45, 88, -88, -103, -104, -3e38, 3e38])
     true = np.float32([0.5, 0.5, 1, 0, nan, nan, 0.5, 0.5, 1, 6.0546e-39, 1.4013e-45, 0, 0, 1])
-    for size in range(1, 40):  # each in each lane
+    in_each_lane(z, true)
+    z = np.array([0.0, -0.0, inf, -inf, nan, -nan, 5e-324, -5e-324, 709, -709, -745, -746, -1e308, 1e308])
+    true = np.array([0.5, 0.5, 1, 0, nan, nan, 0.5, 0.5, 1, 1.216780751e-308, 5e-324, 0, 0, 1])
+    in_each_lane(z, true)
+
+
+def in_each_lane(z, true):
+    for size in range(1, 40):
         for shift in range(len(z)):
             got = sigmoid(np.resize(np.roll(z, shift), size))
             np.testing.assert_allclose(got, np.resize(np.roll(true, shift), size), 1e-4, 0)
@@ -145,24 +242,26 @@ def test_special_values_touch_their_own_outputs_only():
         assert np.isnan(got[2]).all() == np.isnan(value)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 8, 16, 17, 64, 1025])
-def test_sums_that_overflow(n):
-    """Finite numbers whose sum is beyond float32: 1 or 0, never NaN."""
-    w = np.full((3, n), 3e38, np.float32)
+def test_sums_that_overflow(n, dtype):
+    """Finite numbers whose sum is beyond the dtype: 1 or 0, never NaN."""
+    most = np.finfo(dtype).max * dtype(0.9)
+    w = np.full((3, n), most, dtype)
     w[1] *= -1
-    bias = np.float32([3e38, -3e38, 0])
-    x = np.full(n, 2, np.float32)
-    np.testing.assert_array_equal(fastgate.Gate(w, bias)(x)[:2], [1, 0])
-    x = np.ones(n, np.float32)
-    np.testing.assert_array_equal(fastgate.Gate(w, bias)(x)[:2], [1, 0])
-    np.testing.assert_array_equal(fastgate.gate(x, w, bias)[:2], [1, 0])
+    bias = np.array([most, -most, 0], dtype)
+    for x in (np.full(n, 2, dtype), np.ones(n, dtype)):
+        np.testing.assert_array_equal(fastgate.Gate(w, bias, storage=str(w.dtype))(x)[:2], [1, 0])
+        np.testing.assert_array_equal(fastgate.gate(x, w, bias)[:2], [1, 0])
 
 
-def test_an_overflow_on_the_way_does_not_show():
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_overflow_on_the_way_does_not_show(dtype):
     """The sum is finite, or infinite, but the arithmetic of its carry overflows."""
-    most = np.finfo(np.float32).max
-    for sign in np.float32([1, -1]):
+    most = np.finfo(dtype).max
+    just = most * np.finfo(dtype).eps  # some units of the last place of `most`
+    for sign in dtype([1, -1]):
         weight = np.full((70, 1), sign * most)
-        for bias in [float.fromhex("-0x1.8p104"), -1.0, 0.0, 1.0, most, np.inf]:
-            g = fastgate.Gate(weight, np.full(70, sign * np.float32(bias)))
-            np.testing.assert_array_equal(g(np.ones(1, np.float32)), max(sign, 0))
+        for bias in [-0.75 * just, -1.0, 0.0, 1.0, most, np.inf]:
+            g = fastgate.Gate(weight, np.full(70, sign * dtype(bias)), storage=str(weight.dtype))
+            np.testing.assert_array_equal(g(np.ones(1, dtype)), max(sign, 0))

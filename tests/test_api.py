@@ -12,15 +12,10 @@ import tracemalloc
 import fastgate
 import numpy as np
 import pytest
-from conftest import compiled_only, draw, draw_gate
+from conftest import compiled_only, draw, draw_gate, same_bits
 from oracle import close
 
 SIZES = [0, 1, 2, 15, 16, 17, 63, 64, 65, 129, 1031]
-
-
-def same_bits(a, b):
-    assert a.shape == b.shape and a.dtype == b.dtype
-    assert a.tobytes() == b.tobytes()
 
 
 # ---- shapes -----------------------------------------------------------------------------------
@@ -285,7 +280,7 @@ def test_other_buffers_are_read(api):
 # ---- the object -------------------------------------------------------------------------------
 
 
-def test_properties(api):
+def test_properties(api, set_threads):
     g = api.Gate(draw(30, 20))
     assert (g.output_size, g.input_size, g.storage, g.threads) == (30, 20, "float32", 1)
     assert g.nbytes >= 30 * 21 * 4
@@ -313,7 +308,8 @@ def test_pickle(api, m, n, protocol):
     g = api.Gate(weight, bias)
     loaded = pickle.loads(pickle.dumps(g, protocol))
     assert type(loaded) is api.Gate
-    w, b = loaded.__reduce__()[1]
+    w, b, *options = loaded.__reduce__()[1]
+    assert options == ["float32", 1]
     same_bits(w, weight)
     same_bits(b, bias)
     x = draw(2, n)
@@ -322,7 +318,7 @@ def test_pickle(api, m, n, protocol):
 
 def test_pickle_keeps_special_values(api):
     weight = np.array([[np.nan, np.inf, -0.0, 1e-45]], np.float32)
-    w, _ = pickle.loads(pickle.dumps(api.Gate(weight))).__reduce__()[1]
+    w, *_ = pickle.loads(pickle.dumps(api.Gate(weight))).__reduce__()[1]
     same_bits(w, weight)
 
 
@@ -447,7 +443,7 @@ def test_show_config(capsys):
     text = capsys.readouterr().out
     assert f"fastgate     {fastgate.__version__}\n" in text
     assert np.__version__ in text
-    for line in ("core", "ISA in use", "ISAs built", "ISAs usable", "Python"):
+    for line in ("core", "ISA in use", "ISAs built", "ISAs usable", "threads", "Python"):
         assert f"\n{line}" in text
 
 

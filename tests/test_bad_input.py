@@ -7,15 +7,25 @@ import sys
 import fastgate
 import numpy as np
 import pytest
-from conftest import compiled_only, draw, draw_gate, run_python
+from conftest import STORAGES, compiled_only, draw, draw_gate, dtype_of, run_python
 
 WEIGHT, BIAS = draw_gate(3, 4)
 X = draw(4)
+storages = pytest.mark.parametrize("storage", STORAGES)
 
 
-def both(api):
-    """The two ways to compute a gate from one x."""
-    return [api.Gate(WEIGHT, BIAS), lambda x, out=None: api.gate(x, WEIGHT, BIAS, out=out)]
+def given(storage):
+    """WEIGHT, BIAS, X as the storage takes them."""
+    return [array.astype(dtype_of(storage)) for array in (WEIGHT, BIAS, X)]
+
+
+def both(api, storage="float32"):
+    """The ways to compute a gate from one x; gate() for float32 and float64."""
+    weight, bias, _ = given(storage)
+    calls = [api.Gate(weight, bias, storage=storage)]
+    if storage in ("float32", "float64"):
+        calls.append(lambda x, out=None: api.gate(x, weight, bias, out=out))
+    return calls
 
 
 def makers(api):
@@ -26,19 +36,31 @@ def makers(api):
 # ---- weights ----------------------------------------------------------------------------------
 
 
+@storages
 @pytest.mark.parametrize("shape", [(), (4,), (3, 4, 1), (1, 3, 4)])
-def test_weight_not_2d(api, shape):
-    for make in [*makers(api), api.Gate.from_augmented]:
+def test_weight_not_2d(api, shape, storage):
+    x = np.zeros(4, dtype_of(storage))
+    for make in (
+        lambda weight: api.Gate(weight, storage=storage),
+        lambda weight: api.Gate.from_augmented(weight, storage=storage),
+        lambda weight: api.gate(x, weight),
+    ):
         with pytest.raises(ValueError, match="weight") as error:
-            make(np.zeros(shape, np.float32))
+            make(np.zeros(shape, x.dtype))
         assert str(shape) in str(error.value)
 
 
+@storages
 @pytest.mark.parametrize("shape", [(), (2,), (4,), (1, 3), (3, 1)])
-def test_bias_of_another_length(api, shape):
-    for make in makers(api):
+def test_bias_of_another_length(api, shape, storage):
+    dtype = dtype_of(storage)
+    x, weight = np.zeros(4, dtype), np.zeros((3, 4), dtype)
+    for make in (
+        lambda bias: api.Gate(weight, bias, storage=storage),
+        lambda bias: api.gate(x, weight, bias),
+    ):
         with pytest.raises(ValueError, match="bias") as error:
-            make(WEIGHT, np.zeros(shape, np.float32))
+            make(np.zeros(shape, dtype))
         assert str(shape) in str(error.value) and "(3, 4)" in str(error.value)
 
 
@@ -53,21 +75,81 @@ def test_ragged_sequences(api):
             make([[1, 2], [3]])
 
 
-@pytest.mark.parametrize("name, value", [("storage", "int3"), ("threads", 2), ("threads", 0)])
-def test_options_that_do_not_exist(api, name, value):
+@pytest.mark.parametrize("value", ["int3", "Float32", "", None, 8, np.float32, np.dtype("f4"), ["int8"]])
+def test_storages_that_do_not_exist(api, value):
     for make in (api.Gate, api.Gate.from_augmented):
-        with pytest.raises(ValueError, match=f"{name}.*{value}"):
-            make(WEIGHT, **{name: value})
+        with pytest.raises(ValueError, match="storage .* does not exist") as error:
+            make(WEIGHT, storage=value)
+        assert repr(value) in str(error.value)
+        assert all(repr(storage) in str(error.value) for storage in STORAGES)
+
+
+@pytest.mark.parametrize(
+    "value, error",
+    [(0, ValueError), (-1, ValueError), (-(10**30), ValueError), ("2", ValueError), ("Auto", ValueError)]
+    + [(value, TypeError) for value in (True, False, np.True_, 1.0, 2.5, [1], b"auto", 1j)],
+)
+def test_numbers_of_threads_that_cannot_be(api, set_threads, value, error):
+    makers = [lambda n: api.Gate(WEIGHT, threads=n), lambda n: api.Gate.from_augmented(WEIGHT, threads=n)]
+    for call in [*makers, set_threads]:
+        with pytest.raises(error, match="threads must be an integer from 1, or 'auto'") as caught:
+            call(value)
+        assert repr(value) in str(caught.value)
+    assert api.Gate(WEIGHT).threads == 1, "set_threads changed nothing"
+    with pytest.raises(TypeError):
+        api.Gate(WEIGHT, threads=None)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "Auto", "1,2", "\N{SNOWMAN}", "9" * 5000])
+def test_numbers_of_threads_in_the_environment(value):
+    run = run_python("import fastgate", FASTGATE_THREADS=value)
+    assert run.returncode == 1 and "ImportError: FASTGATE_THREADS=" in run.stderr
+    assert "an integer from 1, or auto" in run.stderr
+
+
+# ---- weights that a storage cannot hold -------------------------------------------------------
+
+TOO_LARGE = {"float16": [65520.0, -65520.0, 1e38], "bfloat16": [float.fromhex("0x1.ffp127"), -3.4e38]}
+JUST_HELD = {"float16": [65519.996, -65504.0], "bfloat16": [float.fromhex("0x1.fefffep127"), -3.3e38]}
+
+
+@pytest.mark.parametrize("storage", TOO_LARGE)
+def test_weights_beyond_the_range(api, storage):
+    limit = {"float16": "65504", "bfloat16": "3.38953e+38"}[storage]
+    for value in TOO_LARGE[storage]:
+        for row, column in [(0, 0), (40, 7), (69, 129)]:
+            weight = np.ones((70, 130), np.float32)
+            weight[row, column] = value
+            weight[2, 2], weight[3, 3] = np.inf, np.nan  # are held
+            with pytest.raises(ValueError, match="weight has magnitudes up to") as error:
+                api.Gate(weight, storage=storage)
+            message = str(error.value)
+            assert f"{abs(np.float32(value)):g}" in message and limit in message and storage in message
+    for value in JUST_HELD[storage]:
+        held = api.Gate(np.full((3, 2), value, np.float32), storage=storage).__reduce__()[1][0]
+        assert np.isfinite(held).all()
+    api.Gate(WEIGHT, np.full(3, 3e38, np.float32), storage=storage)  # a bias is kept as it is
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_int8_weights_that_are_not_finite(api, value):
+    for row, column in [(0, 0), (40, 7), (69, 129)]:
+        weight = np.ones((70, 130), np.float32)
+        weight[row, column] = value
+        with pytest.raises(ValueError, match=f"weight has elements that are not finite .{value}.*int8"):
+            api.Gate(weight, storage="int8")
+    api.Gate(WEIGHT, np.full(3, value, np.float32), storage="int8")
 
 
 # ---- x ----------------------------------------------------------------------------------------
 
 
+@storages
 @pytest.mark.parametrize("shape", [(0,), (3,), (5,), (2, 3), (4, 1), (0, 3), (1,)])
-def test_x_of_another_length(api, shape):
-    for call in both(api):
+def test_x_of_another_length(api, shape, storage):
+    for call in both(api, storage):
         with pytest.raises(ValueError, match="x of shape") as error:
-            call(np.zeros(shape, np.float32))
+            call(np.zeros(shape, dtype_of(storage)))
         assert str(shape) in str(error.value) and "(3, 4)" in str(error.value)
 
 
@@ -107,35 +189,91 @@ def test_unknown_keywords(api):
 
 # ---- dtypes -----------------------------------------------------------------------------------
 
-DTYPES = ["f8", "f2", ">f4", "i4", "i8", "u1", "?", "c8", "O", "U3", "M8[s]", "f4,f4", "V4"]
+DTYPES = ["f8", "f4", "f2", ">f4", "i4", "i8", "u1", "?", "c8", "O", "U3", "M8[s]", "f4,f4", "V4"]
 
 
+@storages
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_arrays_of_another_dtype(api, dtype):
-    dtype = np.dtype(dtype)
+def test_arrays_of_another_dtype(api, dtype, storage):
+    given_dtype, dtype = np.dtype(dtype), dtype_of(storage)
+    if given_dtype == dtype:
+        return
+    weight, bias, x = given(storage)
 
     def check(call, name, shape):
         with pytest.raises(TypeError) as error:
-            call(np.zeros(shape, dtype))
+            call(np.zeros(shape, given_dtype))
         message = str(error.value)
-        assert message.startswith(f"{name} is {dtype}") and "float32" in message
-        assert f"{name}.astype(numpy.float32)" in message
+        assert message.startswith(f"{name} is {given_dtype}, but the gate takes {np.dtype(dtype)}")
+        assert f"{name}.astype(numpy.{np.dtype(dtype)})" in message
+        keeps = given_dtype in (np.float16, np.float32, np.float64) and name == "weight"
+        assert (f"fastgate.Gate(weight, storage='{given_dtype}')" in message) == keeps
 
-    for call in both(api):
+    for call in both(api, storage):
         check(call, "x", (4,))
         check(call, "x", (2, 4))
-    for make in makers(api):
-        check(make, "weight", (3, 4))
-        check(lambda bias: make(WEIGHT, bias), "bias", (3,))
-    check(lambda part: api.Gate(WEIGHT)(X[:2], part), "parts[1]", (2,))
-    out = np.empty(3, np.float32)
-    check(lambda x: api.Gate(WEIGHT).bind(x, out=out), "x", (4,))
+    if given_dtype.name != storage:
+        check(lambda w: api.Gate(w, storage=storage), "weight", (3, 4))
+        check(lambda w: api.Gate.from_augmented(w, storage=storage), "weight", (3, 4))
+        check(lambda b: api.Gate(weight, b, storage=storage), "bias", (3,))
+    if storage in ("float32", "float64"):
+        check(lambda b: api.gate(x, weight, b), "bias", (3,))
+    if storage == "float32" and given_dtype != np.float64:
+        check(lambda w: api.gate(X, w), "weight", (3, 4))
+    gate = api.Gate(weight, storage=storage)
+    check(lambda part: gate(x[:2], part), "parts[1]", (2,))
+    out = np.full(3, 7, dtype)
+    check(lambda x: gate.bind(x, out=out), "x", (4,))
+    check(lambda x: gate(x, out=out), "x", (4,))
+    assert (out == 7).all()
 
 
-def test_buffers_of_another_dtype(api):
-    for call in both(api):
-        for x in (array.array("d", X), memoryview(X.astype("f8")), b"abcd", np.float64(1)):
-            with pytest.raises(TypeError, match="float32"):
+def test_bfloat16_arrays(api):
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    weight, bias, x = (array.astype(bfloat16) for array in given("float32"))
+    for storage in STORAGES:
+        if storage == "bfloat16":
+            continue
+        with pytest.raises(TypeError, match=r"weight is bfloat16.*Gate\(weight, storage='bfloat16'\)"):
+            api.Gate(weight, storage=storage)
+        with pytest.raises(TypeError, match=r"bias is bfloat16.*bias.astype\(numpy.float"):
+            api.Gate(given(storage)[0], bias, storage=storage)
+    for call in (api.Gate(weight, storage="bfloat16"), *both(api)):
+        with pytest.raises(TypeError, match=r"x is bfloat16.*x.astype\(numpy.float32\)"):
+            call(x)
+    with pytest.raises(TypeError, match=r"weight is bfloat16"):
+        api.gate(X, weight)
+    with pytest.raises(TypeError, match="weight is float16"):
+        api.Gate(WEIGHT.astype("f2"), storage="bfloat16")
+
+
+def test_one_shot_dtypes_that_differ(api):
+    """All are of the dtype of weight."""
+    weight, bias, x = given("float64")
+    for call, name in [
+        (lambda: api.gate(X, weight, bias), "x is float32.*takes float64.*x.astype"),
+        (lambda: api.gate(x, weight, BIAS), "bias is float32.*takes float64.*bias.astype"),
+        (lambda: api.gate(x, WEIGHT, BIAS), "x is float64.*takes float32.*x.astype"),
+        (lambda: api.gate(X, WEIGHT, bias), "bias is float64.*takes float32.*bias.astype"),
+        (lambda: api.gate(x, WEIGHT.tolist()), "x is float64.*takes float32.*x.astype"),
+        (lambda: api.gate(x, weight, bias, out=np.empty(3, np.float32)), "out is float32.*float64"),
+        (lambda: api.gate(X, WEIGHT, out=np.empty(3)), "out is float64.*float32"),
+        (lambda: api.gate(x, weight.astype(">f8")), "weight is >f8.*takes float32"),
+    ]:
+        with pytest.raises(TypeError, match=name):
+            call()
+    out = np.full(3, 7, np.float32)
+    with pytest.raises(TypeError):
+        api.gate(X, weight, out=out)
+    assert (out == 7).all()
+
+
+@storages
+def test_buffers_of_another_dtype(api, storage):
+    other, code = ("f4", "f") if storage == "float64" else ("f8", "d")
+    for call in both(api, storage):
+        for x in (array.array(code, X), memoryview(X.astype(other)), b"abcd", np.dtype(other).type(1)):
+            with pytest.raises(TypeError, match=f"takes {np.dtype(dtype_of(storage))}"):
                 call(x)
 
 
@@ -149,43 +287,52 @@ def test_things_that_are_no_numbers(api):
 # ---- out --------------------------------------------------------------------------------------
 
 
-def read_only(*shape):
-    array = np.full(shape, 7, np.float32)
+def read_only(*shape, dtype):
+    array = np.full(shape, 7, dtype)
     array.flags.writeable = False
     return array
 
 
-@pytest.mark.parametrize(
-    "out, error, match",
-    [
-        (np.full(4, 7, np.float32), ValueError, r"\(4,\).*\(3,\)"),
-        (np.full((1, 3), 7, np.float32), ValueError, r"\(1, 3\).*\(3,\)"),
-        (np.full((), 7, np.float32), ValueError, r"\(\).*\(3,\)"),
-        (np.full(3, 7.0), TypeError, "float64.*float32"),
-        (np.full(3, 7, ">f4"), TypeError, ">f4.*float32"),
-        (np.full(3, 7), TypeError, "int64.*float32"),
-        (read_only(3), ValueError, "read-only"),
-        (np.full(6, 7, np.float32)[::2], ValueError, "contiguous"),
-        (np.full(3, 7, np.float32)[::-1], ValueError, "contiguous"),
-        (np.frombuffer(bytearray(13), np.uint8)[1:].view("f4"), ValueError, "aligned"),
-        (array.array("d", [7, 7, 7]), TypeError, "float64.*float32"),
-        (bytearray(12), TypeError, "uint8.*float32"),
-        (memoryview(np.full(3, 7, np.float32)).toreadonly(), ValueError, "read-only"),
+def bad_outputs(own, other):
+    """out for a result of shape (3,) and dtype `own`; what it raises, and with which words."""
+    misaligned = np.frombuffer(bytearray(3 * own.itemsize + 1), np.uint8)[1:].view(own)
+    swapped = own.newbyteorder()
+    return [
+        (np.full(4, 7, own), ValueError, r"\(4,\).*\(3,\)"),
+        (np.full((1, 3), 7, own), ValueError, r"\(1, 3\).*\(3,\)"),
+        (np.full((), 7, own), ValueError, r"\(\).*\(3,\)"),
+        (np.full(3, 7, other), TypeError, f"{other}.*{own}"),
+        (np.full(3, 7, swapped), TypeError, f"{swapped}.*{own}"),
+        (np.full(3, 7), TypeError, f"int64.*{own}"),
+        (read_only(3, dtype=own), ValueError, "read-only"),
+        (np.full(6, 7, own)[::2], ValueError, "contiguous"),
+        (np.full(3, 7, own)[::-1], ValueError, "contiguous"),
+        (misaligned, ValueError, f"aligned: begin at a multiple of {own.itemsize}"),
+        (array.array(other.char, [7, 7, 7]), TypeError, f"{other}.*{own}"),
+        (bytearray(3 * own.itemsize), TypeError, f"uint8.*{own}"),
+        (memoryview(np.full(3, 7, own)).toreadonly(), ValueError, "read-only"),
         ([7.0, 7.0, 7.0], TypeError, "list"),
         ("out", TypeError, "str"),
-    ],
-)
-def test_out_that_cannot_take_the_result(api, out, error, match):
+    ]
+
+
+@storages
+@pytest.mark.parametrize("which", range(15))
+def test_out_that_cannot_take_the_result(api, storage, which):
+    own = np.dtype(dtype_of(storage))
+    other = np.dtype("f4" if storage == "float64" else "f8")
+    out, error, match = bad_outputs(own, other)[which]
     before = np.array(out, copy=True)
-    g = api.Gate(WEIGHT, BIAS)
-    for call in (*both(api), lambda x, out: g(x[:1], x[1:], out=out), g.bind):
+    weight, bias, x = given(storage)
+    g = api.Gate(weight, bias, storage=storage)
+    for call in (*both(api, storage), lambda x, out: g(x[:1], x[1:], out=out), g.bind):
         with pytest.raises(error, match=match):
-            call(X, out=out)
+            call(x, out=out)
         np.testing.assert_array_equal(np.array(out), before)
-    for call in both(api):
-        for x in (X.tolist(), X[::-1]):  # converted first
+    for call in both(api, storage):
+        for converted in (x.tolist(), x[::-1]):
             with pytest.raises(error, match=match):
-                call(x, out=out)
+                call(converted, out=out)
             np.testing.assert_array_equal(np.array(out), before)
 
 
@@ -247,11 +394,18 @@ def test_bind_refuses_overlap(api):
 # ---- memory -----------------------------------------------------------------------------------
 
 
-def test_sizes_beyond_memory(api):
-    one = np.float32(1)
-    for shape in [(1 << 20, 1 << 22), (1 << 30, 1 << 30), (1 << 58, 1), (1, 1 << 58), (1 << 60, 0)]:
+@storages
+def test_sizes_beyond_memory(api, storage):
+    one = dtype_of(storage)(1)
+    for shape in [(1 << 21, 1 << 22), (1 << 30, 1 << 30), (1 << 58, 1), (1, 1 << 58), (1 << 60, 0)]:
+        if storage == "float64" and shape[0] == 1 << 60:
+            shape = (1 << 59, 0)  # the most that NumPy has
         with pytest.raises((MemoryError, ValueError)):
-            api.Gate(np.broadcast_to(one, shape))
+            api.Gate(np.broadcast_to(one, shape), storage=storage)
+
+
+def test_outputs_beyond_memory(api):
+    one = np.float32(1)
     with pytest.raises((MemoryError, ValueError)):
         api.Gate(np.zeros((1 << 20, 1), np.float32))(np.broadcast_to(one, (1 << 24, 1)))
 

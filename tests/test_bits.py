@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import fastgate
 import numpy as np
 import pytest
-from conftest import COMPILED, compiled_only
+from conftest import COMPILED, STORAGES, compiled_only, dtype_of
 
 SIZES = [0, 1, 2, 3, 4, 7, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129, 300, 512, 1023, 1025, 2049, 8192]
 SHAPES = [(m, n) for m in SIZES for n in SIZES if m * n <= 70_000] + [(512, 512), (1025, 300)]
@@ -30,7 +30,7 @@ def make(m, n, batch):
 
 def same(got, want):
     """The same bits, all NaNs being one."""
-    assert got.dtype == np.float32
+    assert got.dtype == want.dtype
     np.testing.assert_array_equal(got, want)  # 0.0 == -0.0, but no result is -0.0:
     assert not np.signbit(got[got == 0]).any()
 
@@ -184,18 +184,35 @@ def test_eight_threads_at_once(m, n):
 
 
 def digest():
-    """Of the results for all shapes, by a gate and by gate(), which must agree."""
+    """Of the results for all shapes, by a gate and by gate(), and of some in batches, in each storage."""
     hashed = hashlib.sha256()
+
+    def add(y):
+        y[np.isnan(y)] = np.nan
+        hashed.update(y.tobytes())
+
     for m, n in SHAPES:
         weight, bias, x = make(m, n, 2)
         want = fastgate.Gate(weight, bias)(x)
         same(fastgate.gate(x, weight, bias), want)
-        want[np.isnan(want)] = np.nan
-        hashed.update(want.tobytes())
+        add(want)
+    for m, n in [shape for shape in SHAPES if shape[0] * shape[1] < 2000] + [(130, 70), (20, 4100)]:
+        for storage in STORAGES:
+            weight, bias, x = (array.astype(dtype_of(storage)) for array in make(m, n, 9))
+            weight[~(np.abs(weight) < 6e4)] = 1  # what some storages refuse, NaN too
+            if storage == "float64":
+                weight, x = weight * np.pi, x * np.pi  # of full length
+            gate = fastgate.Gate(weight, bias, storage=storage)
+            want = gate(x)
+            same(np.stack([gate(row) for row in x]), want)
+            if storage == "float64":
+                same(fastgate.gate(x, weight, bias), want)
+            add(want)
     z = np.arange(0, 2**32, 4099, np.uint32).view(np.float32)
-    y = fastgate.Gate(np.empty((len(z), 0), np.float32), z)(np.empty(0, np.float32))
-    y[np.isnan(y)] = np.nan
-    hashed.update(y.tobytes())
+    add(fastgate.Gate(np.empty((len(z), 0), np.float32), z)(np.empty(0, np.float32)))
+    z = np.arange(0, 2**64 - 2**46, 2**46, np.uint64) + np.arange(2**18 - 1, dtype=np.uint64) * 2**20
+    z = z.view(np.float64)
+    add(fastgate.gate(np.empty(0), np.empty((len(z), 0)), z))
     return hashed.hexdigest()
 
 

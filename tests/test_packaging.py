@@ -16,7 +16,8 @@ HEADER = Path(__file__).parent.parent / "csrc" / "fastgate.h"
 
 
 def test_public_names():
-    assert set(fastgate.__all__) == {"Gate", "__version__", "gate", "reference", "show_config"}
+    names = {"Gate", "__version__", "gate", "reference", "set_threads", "show_config"}
+    assert set(fastgate.__all__) == names
     assert all(hasattr(fastgate, name) for name in fastgate.__all__)
 
 

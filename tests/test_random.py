@@ -1,11 +1,14 @@
-"""Random shapes, layouts and dtypes against the oracle; FASTGATE_EXAMPLES (default 10000) of them."""
+"""Random shapes, layouts, dtypes, storages against the oracle; FASTGATE_EXAMPLES (default 10000)."""
 
+import functools
 import os
+import re
 
 import fastgate
 import numpy as np
 import oracle
 import pytest
+from conftest import STORAGES, dtype_of
 
 pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, given, settings  # noqa: E402
@@ -52,18 +55,20 @@ def cases(draw):
     m, n, lead = draw(sizes), draw(sizes), draw(leads)
     if m * n * max(1, int(np.prod(lead))) > 300_000:
         n %= 33
+    storage = draw(st.sampled_from(["float32", *STORAGES]))
+    dtype = dtype_of(storage)
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    weight = (rng.standard_normal((m, n)) * draw(huge_scales)).astype(np.float32)
-    x = (rng.standard_normal((*lead, n)) * draw(scales)).astype(np.float32)
+    weight = (rng.standard_normal((m, n)) * draw(huge_scales)).astype(dtype)
+    x = (rng.standard_normal((*lead, n)) * draw(scales)).astype(dtype)
     bias = None
     if draw(st.booleans()):
-        bias = (rng.standard_normal(m) * draw(huge_scales)).astype(np.float32)
+        bias = (rng.standard_normal(m) * draw(huge_scales)).astype(dtype)
     for array in (weight, x):
         if draw(st.integers(0, 9)) == 0 and array.size:
             special = draw(st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45]))
             array.flat[rng.integers(array.size)] = special
     cuts = draw(st.lists(st.integers(0, n), max_size=4).map(sorted))
-    return weight, bias, x, cuts
+    return storage, weight, bias, x, cuts
 
 
 @settings(
@@ -81,25 +86,35 @@ def cases(draw):
     which=st.integers(0, 2),
 )
 def test_against_the_oracle(case, layout, road, dtype, which):
-    weight, bias, x, cuts = case
+    storage, weight, bias, x, cuts = case
     m, n = weight.shape
     b = None if bias is None else lay(bias, layout[1])
     w, v = lay(weight, layout[0]), lay(x, layout[2])
+    make = functools.partial(fastgate.Gate, storage=storage)
+    out = np.full((*x.shape[:-1], m), 7, x.dtype)
     if dtype != "f4":
-        arrays = [w, np.zeros(m, np.float32) if b is None else b, v]
+        arrays = [np.zeros_like(w), np.zeros(m, x.dtype) if b is None else b, v]
         arrays[which] = np.zeros(arrays[which].shape, dtype)
-        out = np.full((*x.shape[:-1], m), 7, np.float32)
-        with pytest.raises(TypeError, match="float32"):
+        if np.dtype(dtype) == x.dtype or which < 2 and dtype == "f2" and storage == "float16":
+            return  # is taken after all
+        with pytest.raises(TypeError, match=f"takes {x.dtype}"):
+            make(arrays[0], arrays[1])(arrays[2], out=out)
+        with pytest.raises(TypeError, match="takes float"):
             fastgate.gate(arrays[2], arrays[0], arrays[1], out=out)
-        with pytest.raises(TypeError, match="float32"):
-            fastgate.Gate(arrays[0], arrays[1])(arrays[2], out=out)
         assert (out == 7).all()
         return
 
-    out = np.full((*x.shape[:-1], m), 7, np.float32)
-    gate = fastgate.Gate(w, b)
+    try:
+        fastgate.reference.rounded(weight, storage)
+    except ValueError as error:
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            make(w, b)
+        return
+    gate = make(w, b)
     got = gate(v)
-    oracle.close(got, x, weight, bias)
+    oracle.close(got, x, weight, bias, storage)
+    if road in ("once", "once out") and storage not in ("float32", "float64"):
+        road = "batch"
     if road == "out":
         assert gate(v, out=out) is out
     elif road == "bind":
@@ -109,9 +124,9 @@ def test_against_the_oracle(case, layout, road, dtype, which):
     elif road == "once out":
         assert fastgate.gate(v, w, b, out=out) is out
     elif road == "augmented":
-        zero = np.zeros(m, np.float32)
+        zero = np.zeros(m, x.dtype)
         augmented = lay(np.c_[zero if bias is None else bias, weight], layout[1])
-        out = fastgate.Gate.from_augmented(augmented)(v)
+        out = fastgate.Gate.from_augmented(augmented, storage=storage)(v)
     elif road == "parts":
         out = gate(*np.split(v, cuts, axis=-1))
     elif road == "batch":

@@ -1,4 +1,7 @@
-"""Threads that share one gate, for FASTGATE_STRESS_SECONDS (default 5), and memory that must not grow."""
+"""Threads that share one gate, and gates that share a call among threads; forks, exits, memory.
+
+Stress runs for FASTGATE_STRESS_SECONDS (default 5).
+"""
 
 import os
 import sys
@@ -8,7 +11,9 @@ import time
 import fastgate
 import numpy as np
 import pytest
+from conftest import STORAGES, compiled_only, draw, draw_gate, dtype_of, run_python, same_bits
 
+linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 SECONDS = float(os.environ.get("FASTGATE_STRESS_SECONDS", "5"))
 
 
@@ -18,19 +23,145 @@ def resident():
         return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_eight_threads_share_a_gate():
+def in_threads(count, work):
+    """Run work(i, errors) in `count` Python threads, which must leave errors empty."""
+    errors = []
+
+    def guarded(i):
+        try:
+            work(i, errors)
+        except BaseException as error:  # or the test would not see it
+            errors.append(repr(error))
+
+    threads = [threading.Thread(target=guarded, args=(i,)) for i in range(count)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not errors, errors[:3]
+
+
+# ---- how many ---------------------------------------------------------------------------------
+
+
+def usable_cpus():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def test_what_a_gate_reports(api, set_threads):
+    weight = draw(4, 3)
+    gates = {n: api.Gate(weight, threads=n) for n in (1, 2, np.int64(3), "auto", 10**30)}
+    made = {n: gate.threads for n, gate in gates.items()}
+    assert [made[n] for n in (1, 2, 3, "auto")] == [1, 2, 3, usable_cpus()]
+    assert made[10**30] >= 100
+    assert f"threads={made['auto']})" in repr(gates["auto"])
+    for n, threads in [(5, 5), ("auto", usable_cpus()), (10**30, made[10**30])]:
+        assert set_threads(n) is None
+        assert {gate.threads for gate in gates.values()} == {threads}
+        assert gates[2].__reduce__()[1][3] == 2, "a pickle keeps what the gate was made with"
+    set_threads(None)
+    assert {n: gate.threads for n, gate in gates.items()} == made
+    augmented = api.Gate.from_augmented(weight, threads=2)
+    assert augmented.threads == 2
+
+
+def test_show_config_tells(set_threads, capsys):
+    def threads():
+        fastgate.show_config()
+        return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("threads "))
+
+    assert threads() == f"threads      as each gate was made; usable CPUs: {usable_cpus()}"
+    set_threads(3)
+    assert threads() == f"threads      3 for every gate; usable CPUs: {usable_cpus()}"
+
+
+@pytest.mark.parametrize("value, threads", [("3", 3), ("auto", usable_cpus()), ("", 2)])
+def test_environment(value, threads):
+    run = run_python(
+        "import fastgate; print(fastgate.Gate([[1]], threads=2).threads, fastgate.reference.Gate([[1]], threads=2).threads)",
+        FASTGATE_THREADS=value,
+    )
+    assert run.stdout == f"{threads} {threads}\n", run.stderr
+
+
+@compiled_only
+@linux_only
+def test_threads_are_started_by_the_calls_that_need_them():
+    run = run_python("""
+        import os
+        import numpy as np
+        import fastgate
+
+        def count():
+            return len(os.listdir("/proc/self/task"))
+
+        x, small = np.ones((64, 1000), np.float32), np.ones((3, 1000), np.float32)
+        one, two = (fastgate.Gate(np.ones((1000, 1000), np.float32), threads=n) for n in (1, 2))
+        before = count()
+        fastgate.Gate(small, threads=2)(x[0])
+        one(x)
+        fastgate.set_threads(1)
+        two(x)
+        assert count() == before, "nobody asked"
+        fastgate.set_threads(None)
+        two(x)
+        assert count() == before + 1
+        fastgate.set_threads(3)
+        one(x)
+        assert count() == before + 2
+        print("ok")
+    """)
+    assert run.stdout == "ok\n", run.stderr
+
+
+# ---- the same results -------------------------------------------------------------------------
+
+LARGE = [(1024, 1024, 1), (1000, 700, 5), (130, 300, 64), (40, 9000, 3), (3000, 65, 1), (3, 5, 2), (0, 4, 9)]
+
+
+@compiled_only
+@pytest.mark.parametrize("storage", STORAGES)
+def test_results_are_those_of_one_thread(storage, set_threads):
+    dtype = dtype_of(storage)
+    for m, n, batch in LARGE:
+        weight, bias = draw_gate(m, n, dtype)
+        x = draw(batch, n, dtype=dtype)
+        gates = [fastgate.Gate(weight, bias, storage=storage, threads=t) for t in (1, 2, 3, "auto", 64)]
+        want = gates[0](x)
+        out = np.empty_like(want)
+        for gate in gates:
+            bound = gate.bind(x[:, : n // 3].copy(), x[:, n // 3 :].copy(), out=out)
+            for _ in range(20):
+                same_bits(gate(x), want)
+                out[...] = 7
+                same_bits(bound(), want)
+            same_bits(gate(x[batch - 1]), want[batch - 1])
+        set_threads(2)
+        same_bits(gates[0](x), want)
+        set_threads(1)
+        same_bits(gates[1](x), want)
+        set_threads(None)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_eight_threads_share_a_gate(threads):
     """Single calls (with the GIL) and batches (without) in all threads, while others make gates."""
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((200, 150), np.float32) / 12  # 118 KiB: walks turn around
     bias, x = rng.standard_normal(200, np.float32), rng.standard_normal((64, 150), np.float32)
-    shared = fastgate.Gate(weight, bias)
+    shared = fastgate.Gate(weight, bias, threads=threads)
     want = shared(x)
     single = [shared(row) for row in x]
     deadline = time.monotonic() + SECONDS
-    calls, errors = [0] * 8, []
+    calls = [0] * 8
     start = threading.Barrier(8)
 
-    def work(me):
+    def work(me, errors):
         out, batch = np.empty(200, np.float32), np.empty_like(want)
         bound = shared.bind(x[me, :60].copy(), x[me, 60:].copy(), out=out)
         start.wait()
@@ -50,28 +181,144 @@ def test_eight_threads_share_a_gate():
                     errors.append("a gate of its own")
             calls[me] += 1
 
-    def guarded(me):
-        try:
-            work(me)
-        except BaseException as error:  # or the test would not see it
-            errors.append(repr(error))
-
-    threads = [threading.Thread(target=guarded, args=(me,)) for me in range(8)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
-    assert not errors, errors[:3]
+    in_threads(8, work)
     assert min(calls) > 0
     print(f"\n{sum(calls)} turns in {SECONDS:g} s")
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@compiled_only
+def test_eight_threads_call_gates_of_two_threads(set_threads):
+    """Large ones of every storage, while the number of threads changes under them."""
+    gates, inputs, wanted = [], [], []
+    for storage in STORAGES:
+        x = draw(6, 600, dtype=dtype_of(storage))
+        gates.append(fastgate.Gate(*draw_gate(1000, 600, x.dtype.type), storage=storage, threads=2))
+        inputs.append(x)
+        wanted.append(gates[-1](x))
+    deadline = time.monotonic() + SECONDS
+    calls = [0] * 8
+
+    def work(me, errors):
+        while time.monotonic() < deadline and not errors:
+            i = (me + calls[me]) % len(STORAGES)
+            if gates[i](inputs[i]).tobytes() != wanted[i].tobytes():
+                errors.append(f"a batch in {STORAGES[i]}")
+            if gates[i](inputs[i][me % 6]).tobytes() != wanted[i][me % 6].tobytes():
+                errors.append(f"a call in {STORAGES[i]}")
+            if me == 0 and calls[0] % 10 == 0:
+                set_threads([None, 1, 3][calls[0] // 10 % 3])
+            calls[me] += 1
+
+    in_threads(8, work)
+    assert min(calls) > 0
+    print(f"\n{sum(calls)} turns in {SECONDS:g} s")
+
+
+# ---- forks and exits --------------------------------------------------------------------------
+
+FORKS = """
+    import os
+    import signal
+    import threading
+    import numpy as np
+    import fastgate
+
+    rng = np.random.default_rng(0)
+    weight, x = rng.standard_normal((1000, 600), np.float32), rng.standard_normal((4, 600), np.float32)
+    gate = fastgate.Gate(weight / 25, threads=2)
+    want = fastgate.Gate(weight / 25)(x).tobytes()
+    stop, wrong = threading.Event(), []
+
+    def right():
+        return gate(x).tobytes() == want
+
+    def keep_calling():
+        while not stop.is_set():
+            if not right():
+                wrong.append("beside a fork")
+
+    thread = threading.Thread(target=keep_calling)
+    for i in range(100):
+        if i == 20:
+            thread.start()
+        assert right(), "before"
+        child = os.fork()
+        if not child:
+            signal.alarm(60)  # ends it if it hangs
+            os._exit(0 if all(right() for _ in range(5)) else 1)
+        assert right(), "beside the child"
+        assert os.waitpid(child, 0)[1] == 0, "in the child"
+    stop.set()
+    thread.join()
+    assert not wrong
+    print("ok")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="has no fork")
+def test_forks():
+    run = run_python(FORKS)
+    assert run.stdout == "ok\n", run.stderr
+
+
+@compiled_only  # the reference would warn
+@pytest.mark.parametrize("busy", [False, True])
+def test_the_interpreter_exits(busy):
+    """While workers wait, or while a daemon thread still calls."""
+    code = """
+        import threading
+        import numpy as np
+        import fastgate
+
+        gate = fastgate.Gate(np.ones((2000, 1000), np.float32), threads=3)
+        x = np.ones((2, 1000), np.float32)
+        gate(x)
+
+        def keep_calling():
+            while True:
+                gate(x)
+
+        if BUSY:
+            threading.Thread(target=keep_calling, daemon=True).start()
+            for _ in range(10):
+                gate(x)
+        print("ok")
+    """
+    for _ in range(5):
+        run = run_python(code.replace("BUSY", str(busy)))
+        assert (run.returncode, run.stdout, run.stderr) == (0, "ok\n", "")
+
+
+# ---- memory -----------------------------------------------------------------------------------
+
+
+@linux_only
+def test_gates_made_and_dropped_under_load():
+    """1000 gates of 0.5 MB, called by two threads each, while another gate is called all the time."""
+    weight, x = draw(500, 250), draw(8, 250)
+    busy = fastgate.Gate(draw(600, 1000), threads=2)
+    stop = threading.Event()
+
+    def load():
+        while not stop.is_set():
+            busy(np.ones((2, 1000), np.float32))
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        want = fastgate.Gate(weight)(x)
+        for i in range(1000):
+            if i == 100:
+                before = resident()
+            same_bits(fastgate.Gate(weight, threads=2)(x), want)
+        growth = resident() - before
+    finally:
+        stop.set()
+        thread.join()
+    assert growth < 40e6, f"{growth / 1e6:.0f} MB more after 900 gates of 0.5 MB"
+
+
+@linux_only
 def test_memory_does_not_grow():
     rng = np.random.default_rng(0)
     weight, x = rng.standard_normal((500, 500), np.float32), rng.standard_normal((3, 500), np.float32)

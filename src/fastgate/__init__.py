@@ -8,10 +8,10 @@
 
 import os
 
-from . import reference
+from . import _check, reference
 
 __version__ = "0.1.0"
-__all__ = ["Gate", "__version__", "gate", "reference", "show_config"]
+__all__ = ["Gate", "__version__", "gate", "reference", "set_threads", "show_config"]
 
 try:
     from ._core import Gate, gate
@@ -35,8 +35,30 @@ else:
     _core.select_instruction_set(os.environ.get("FASTGATE_ISA", ""))
 
 
+def set_threads(threads: int | str | None) -> None:
+    """Run every gate in this process on so many threads from now on, whatever it was made with.
+
+    threads is an integer from 1, or "auto" for all CPUs that the process may use; None is as each
+    gate was made. FASTGATE_THREADS in the environment does the same at import.
+
+    Raises ValueError or TypeError for anything else.
+    """
+    _check.override = 0 if threads is None else _check.thread_count(threads)
+    if _core is not None:
+        _core.override_threads(_check.override)
+
+
+if _threads := os.environ.get("FASTGATE_THREADS"):
+    try:
+        set_threads(_threads if _threads == "auto" else int(_threads))
+    except ValueError:
+        raise ImportError(
+            f"FASTGATE_THREADS={_threads}: it must be an integer from 1, or auto"
+        ) from None
+
+
 def show_config() -> None:
-    """Print the versions, the compiler, and the instruction sets built, usable and in use."""
+    """Print the versions, the compiler, the instruction sets built, usable and in use, the threads."""
     import platform
 
     import numpy
@@ -50,9 +72,11 @@ def show_config() -> None:
         chosen = _core.instruction_set()
         built = ", ".join(sets)
         usable = ", ".join(name for name in sets if sets[name])
+    threads = f"{_check.override} for every gate" if _check.override else "as each gate was made"
     print(f"fastgate     {__version__}")
     print(f"core         {core}")
     print(f"ISA in use   {chosen}")
     print(f"ISAs built   {built}")
     print(f"ISAs usable  {usable}")
+    print(f"threads      {threads}; usable CPUs: {_check.cpu_count()}")
     print(f"Python       {platform.python_version()}, NumPy {numpy.__version__}")

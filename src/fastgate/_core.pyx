@@ -30,6 +30,7 @@ cdef extern from "numpy/arrayobject.h":
     ctypedef Py_ssize_t npy_intp
     enum:
         NPY_FLOAT32
+        NPY_FLOAT64
     int _import_array() except -1
     bint PyArray_Check(PyObject *)
     int PyArray_TYPE(PyArrayObject *)
@@ -69,18 +70,38 @@ cdef enum:
 
 _import_array()
 
+cdef dict STORAGES = {
+    "float32": FASTGATE_FLOAT32,
+    "float16": FASTGATE_FLOAT16,
+    "bfloat16": FASTGATE_BFLOAT16,
+    "int8": FASTGATE_INT8,
+    "float64": FASTGATE_FLOAT64,
+}
+
 
 # ---- arrays -----------------------------------------------------------------------------------
+# `type` is NumPy's number of what a gate takes and gives: NPY_FLOAT32 or NPY_FLOAT64.
 
-cdef inline bint is_float32(PyObject *array) noexcept:
-    """An ndarray of aligned float32 in native byte order."""
-    return (PyArray_Check(array) and PyArray_TYPE(<PyArrayObject *>array) == NPY_FLOAT32
+cdef inline npy_intp item_size(int type) noexcept nogil:
+    return sizeof(double) if type == NPY_FLOAT64 else sizeof(float)
+
+
+cdef inline ptrdiff_t elements(npy_intp stride, int type) noexcept nogil:
+    """A stride of so many bytes; each division is by a constant, for speed."""
+    if type == NPY_FLOAT64:
+        return stride // <npy_intp>sizeof(double)
+    return stride // <npy_intp>sizeof(float)
+
+
+cdef inline bint is_plain(PyObject *array, int type) noexcept:
+    """An ndarray of this type, aligned and in native byte order."""
+    return (PyArray_Check(array) and PyArray_TYPE(<PyArrayObject *>array) == type
             and PyArray_ISBEHAVED_RO(<PyArrayObject *>array))
 
 
-cdef inline bint as_part(PyObject *array, fastgate_part *part) noexcept:
-    """array (..., n) as rows of n contiguous floats, one stride apart; False if it lies otherwise."""
-    if not is_float32(array):
+cdef inline bint as_part(PyObject *array, int type, fastgate_part *part) noexcept:
+    """array (..., n) as rows of n contiguous elements, one stride apart; False if it lies otherwise."""
+    if not is_plain(array, type):
         return False
     cdef PyArrayObject *a = <PyArrayObject *>array
     cdef int last = PyArray_NDIM(a) - 1
@@ -88,12 +109,12 @@ cdef inline bint as_part(PyObject *array, fastgate_part *part) noexcept:
     cdef npy_intp *strides = PyArray_STRIDES(a)
     if last < 0:
         return False
-    part.data = <const float *>PyArray_DATA(a)
+    part.data = PyArray_DATA(a)
     part.size = dims[last]
     part.stride = dims[last]
     if PyArray_IS_C_CONTIGUOUS(a):
         return True
-    if dims[last] != 1 and strides[last] != sizeof(float):
+    if dims[last] != 1 and strides[last] != item_size(type):
         return False
     cdef npy_intp rows = 1
     cdef int axis
@@ -101,8 +122,8 @@ cdef inline bint as_part(PyObject *array, fastgate_part *part) noexcept:
         if dims[axis] == 1:
             continue
         if rows == 1:
-            part.stride = strides[axis] // <npy_intp>sizeof(float)
-        elif strides[axis] // <npy_intp>sizeof(float) != part.stride * rows:
+            part.stride = elements(strides[axis], type)
+        elif elements(strides[axis], type) != part.stride * rows:
             return False
         rows *= dims[axis]
     return True
@@ -127,29 +148,29 @@ cdef inline bint same_rows(PyObject *a, PyObject *b) noexcept:
                        (ndim - 1) * sizeof(npy_intp)))
 
 
-cdef inline bint is_output(PyObject *out, PyObject *x, size_t size) noexcept:
+cdef inline bint is_output(PyObject *out, int type, PyObject *x, size_t size) noexcept:
     """A writable, C-contiguous array of the leading axes of x and then `size`."""
-    if not is_float32(out) or not same_rows(x, out):
+    if not is_plain(out, type) or not same_rows(x, out):
         return False
     cdef PyArrayObject *y = <PyArrayObject *>out
     return PyArray_ISCARRAY(y) and <size_t>PyArray_DIMS(y)[PyArray_NDIM(y) - 1] == size
 
 
-cdef inline object new_output(PyObject *x, size_t size):
+cdef inline object new_output(int type, PyObject *x, size_t size):
     cdef npy_intp dims[MAX_AXES]
     cdef int last = PyArray_NDIM(<PyArrayObject *>x) - 1
     cdef int axis
     for axis in range(last):
         dims[axis] = PyArray_DIMS(<PyArrayObject *>x)[axis]
     dims[last] = size
-    return PyArray_EMPTY(last + 1, dims, NPY_FLOAT32, 0)
+    return PyArray_EMPTY(last + 1, dims, type, 0)
 
 
-cdef inline bint overlap(PyObject *array, const float *y, size_t size) noexcept:
-    """Whether the bounds of an array cross those of the block y."""
+cdef inline bint overlap(PyObject *array, int type, const void *y, size_t size) noexcept:
+    """Whether the bounds of an array cross those of `size` elements from y on."""
     cdef PyArrayObject *a = <PyArrayObject *>array
     cdef const char *low = <const char *>PyArray_DATA(a)
-    cdef const char *high = low + sizeof(float)
+    cdef const char *high = low + item_size(type)
     cdef ptrdiff_t span
     cdef int axis
     for axis in range(PyArray_NDIM(a)):
@@ -158,11 +179,11 @@ cdef inline bint overlap(PyObject *array, const float *y, size_t size) noexcept:
             high += span
         else:
             low += span
-    return low < <const char *>(y + size) and <const char *>y < high
+    return low < <const char *>y + size * item_size(type) and <const char *>y < high
 
 
-cdef inline const float *data(PyObject *array) noexcept nogil:
-    return <const float *>PyArray_DATA(<PyArrayObject *>array)
+cdef inline void *data(PyObject *array) noexcept nogil:
+    return PyArray_DATA(<PyArrayObject *>array)
 
 
 cdef inline PyObject *keyword_out(PyObject **args, Py_ssize_t count,
@@ -189,26 +210,41 @@ cdef class Gate:
     any layout, which are copied, or plain sequences, which are converted. A gate cannot be changed:
     threads may share it. It can be pickled and copied.
 
-    Raises ValueError for a weight that is not 2-D, a bias of another length, or an unknown
-    storage or number of threads; TypeError for arrays of another dtype; MemoryError.
+    storage is how the weights are held:
+      'float32'              as they are
+      'float16', 'bfloat16'  rounded to nearest; weight and bias may be arrays of that type (that of
+                             ml_dtypes for bfloat16)
+      'int8'                 a row as integers of -127 to 127 times a scale of its own
+      'float64'              as they are; weight, bias, x and out are then float64
+
+    A large call is shared among `threads` threads, the calling one included, an integer from 1 or
+    'auto' for as many as there are CPUs now; see also set_threads.
+
+    Raises ValueError for a weight that is not 2-D, a bias of another length, finite weights beyond
+    the range of a 16-bit storage, weights for 'int8' that are not finite, or an unknown storage or
+    number of threads; TypeError for arrays of another dtype; MemoryError.
     """
 
     def __cinit__(self, weight, bias=None, *, storage="float32", threads=1):
-        _check.options(storage, threads)
-        weight, bias = _check.parameters(weight, bias)
+        self.storage, threads = _check.options(storage, threads)
+        weight, bias = _check.parameters(weight, bias, self.storage)
         cdef PyArrayObject *w = <PyArrayObject *>weight
-        cdef const float *b = NULL
-        if bias is not None:
-            b = data(<PyObject *>bias)
         self.vectorcall = gate_vectorcall
+        self.type_number = PyArray_TYPE(w)
         self.output_size = PyArray_DIMS(w)[0]
         self.input_size = PyArray_DIMS(w)[1]
-        if fastgate_gate_create(
-            &self.gate, self.output_size, self.input_size, data(<PyObject *>weight),
-            PyArray_STRIDES(w)[0] // <ptrdiff_t>sizeof(float),
-            PyArray_STRIDES(w)[1] // <ptrdiff_t>sizeof(float), b,
-        ) != FASTGATE_OK:
+        cdef fastgate_storage kind = STORAGES[self.storage]
+        cdef int code = fastgate_gate_create(
+            &self.gate, kind, self.output_size, self.input_size, data(<PyObject *>weight),
+            elements(PyArray_STRIDES(w)[0], self.type_number),
+            elements(PyArray_STRIDES(w)[1], self.type_number),
+            NULL if bias is None else data(<PyObject *>bias), threads,
+        )
+        if code == FASTGATE_ERROR_VALUE:
+            raise ValueError(_check.refusal(weight, self.storage))
+        if code != FASTGATE_OK:
             raise MemoryError(f"no memory to pack a weight of shape {weight.shape}")
+        self.nbytes = fastgate_gate_nbytes(self.gate)
 
     def __dealloc__(self):
         fastgate_gate_free(self.gate)
@@ -216,14 +252,15 @@ cdef class Gate:
     @classmethod
     def from_augmented(cls, weight, *, storage="float32", threads=1):
         """A gate from the textbook form W [1; x]: column 0 of weight is the bias."""
-        weight, bias = _check.augmented(weight)
+        weight, bias = _check.augmented(weight, storage)
         return cls(weight, bias, storage=storage, threads=threads)
 
     def __call__(self, *parts, out=None):
         """sigmoid(weight @ x + bias) -> y: (n,) -> (m,), (..., n) -> (..., m).
 
         x is an array of float32, or several, which are read as if concatenated along the last
-        axis. y is written to `out`, which is returned, or to a new array. `out` may overlap x.
+        axis. y is written to `out`, which is returned, or to a new array. `out` may overlap x. All
+        are float64 if the storage is.
 
         Raises ValueError for shapes that do not fit, or an `out` that is read-only or not
         C-contiguous; TypeError for another dtype. `out` is then as it was.
@@ -233,26 +270,16 @@ cdef class Gate:
     def bind(self, *parts, out):
         """A function of no arguments: self(*parts, out=out), at the least cost.
 
-        It reads and writes these very arrays or buffers in every call, so they must be C-contiguous
-        float32 and out must not overlap a part; else ValueError or TypeError. While a call runs,
-        out holds what is not yet the result: one thread at a time.
+        It reads and writes these very arrays or buffers in every call, so they must be C-contiguous,
+        of the dtype of __call__, and out must not overlap a part; else ValueError or TypeError.
+        While a call runs, out holds what is not yet the result: one thread at a time.
         """
         return BoundGate(self, parts, out)
 
     @property
-    def storage(self):
-        """How the weights are held."""
-        return "float32"
-
-    @property
-    def nbytes(self):
-        """Bytes of the packed weights and biases."""
-        return fastgate_gate_nbytes(self.gate)
-
-    @property
     def threads(self):
-        """Threads that a call runs on."""
-        return 1
+        """Threads that a large call runs on now: what set_threads says, or as made."""
+        return _check.threads_now(fastgate_gate_threads(self.gate))
 
     def __repr__(self):
         return (f"Gate(input_size={self.input_size}, output_size={self.output_size}, "
@@ -261,11 +288,11 @@ cdef class Gate:
     def __reduce__(self):
         if type(self) is not Gate:  # Gate.__reduce__(anything), which Cython does not check
             raise TypeError(f"Gate.__reduce__() needs a Gate, not {type(self).__name__}")
-        weight = np.empty((self.output_size, self.input_size), np.float32)
-        bias = np.empty(self.output_size, np.float32)
-        cdef float *w = <float *>PyArray_DATA(<PyArrayObject *>weight)
-        fastgate_gate_unpack(self.gate, w, <float *>PyArray_DATA(<PyArrayObject *>bias))
-        return _check.unpickle, (weight, bias)
+        dtype = _check.dtype_of(self.storage)
+        weight = np.empty((self.output_size, self.input_size), dtype)
+        bias = np.empty(self.output_size, dtype)
+        fastgate_gate_unpack(self.gate, data(<PyObject *>weight), data(<PyObject *>bias))
+        return _check.unpickle, (weight, bias, self.storage, fastgate_gate_threads(self.gate))
 
     def __copy__(self):
         return self
@@ -288,10 +315,11 @@ cdef inline object gate_call(Gate self, PyObject **args, Py_ssize_t count, PyObj
 
 cdef object gate_slow(Gate self, list parts, object out):
     """Whatever gate_fast refused: converted and then run on the fast road, or an exception."""
-    parts = _check.inputs(parts, (self.output_size, self.input_size))
+    dtype = _check.dtype_of(self.storage)
+    parts = _check.inputs(parts, (self.output_size, self.input_size), dtype)
     target = None
     if out is not None:
-        target = _check.output(out, parts[0].shape[:-1] + (self.output_size,))
+        target = _check.output(out, parts[0].shape[:-1] + (self.output_size,), dtype)
     if len(parts) > MAX_PARTS:
         parts = [np.ascontiguousarray(np.concatenate(parts, axis=-1))]
     y = gate_fast(self, PySequence_Fast_ITEMS(parts), len(parts), NULL)
@@ -310,30 +338,30 @@ cdef object gate_fast(Gate self, PyObject **args, Py_ssize_t count, PyObject *ou
     if count < 1 or count > MAX_PARTS:
         return None
     for i in range(count):
-        if not as_part(args[i], &parts[i]) or not same_rows(args[0], args[i]):
+        if not as_part(args[i], self.type_number, &parts[i]) or not same_rows(args[0], args[i]):
             return None
         size += parts[i].size
     if size != self.input_size:
         return None
     cdef size_t batch = rows_of(args[0])
     if out == NULL:
-        result = new_output(args[0], self.output_size)
-    elif is_output(out, args[0], self.output_size):
+        result = new_output(self.type_number, args[0], self.output_size)
+    elif is_output(out, self.type_number, args[0], self.output_size):
         result = <object>out
     else:
         return None
-    cdef float *y = <float *>data(<PyObject *>result)
+    cdef void *y = data(<PyObject *>result)
     if out != NULL:
         for i in range(count):
-            if overlap(args[i], y, batch * self.output_size):
+            if overlap(args[i], self.type_number, y, batch * self.output_size):
                 return None
     run(self, batch, parts, count, y)
     return result
 
 
 cdef inline void run(Gate self, size_t batch, const fastgate_part *parts, size_t count,
-                     float *y) noexcept:
-    if batch * self.input_size * self.output_size * sizeof(float) < NOGIL_BYTES:
+                     void *y) noexcept:
+    if batch * self.nbytes < NOGIL_BYTES:
         fastgate_gate_run(self.gate, batch, parts, count, y, self.output_size)
     else:
         with nogil:
@@ -345,23 +373,29 @@ cdef class BoundGate:
     """A gate with its inputs and its output: call it without arguments. Made by Gate.bind."""
 
     def __cinit__(self, Gate gate not None, tuple parts not None, out):
-        arrays, target = _check.bindable(parts, out, (gate.output_size, gate.input_size))
+        arrays, target = _check.bindable(
+            parts, out, (gate.output_size, gate.input_size), _check.dtype_of(gate.storage)
+        )
         self.owner = gate
         self.out = out
         self.part_count = len(arrays)
         self.parts = <fastgate_part *>PyMem_Malloc(self.part_count * sizeof(fastgate_part))
         if self.parts == NULL:
             PyErr_NoMemory()
-        self.views = []
-        cdef const float[::1] x
         cdef size_t i
         for i in range(self.part_count):
-            as_part(<PyObject *>arrays[i], &self.parts[i])
-            x = arrays[i].reshape(-1)
-            self.views.append(x)
-        cdef float[::1] y = target.reshape(-1)
-        self.views.append(y)
-        self.y = &y[0]
+            as_part(<PyObject *>arrays[i], gate.type_number, &self.parts[i])
+        self.y = data(<PyObject *>target)
+        self.views = []
+        cdef const float[::1] floats
+        cdef const double[::1] doubles
+        for array in [*arrays, target]:
+            if gate.type_number == NPY_FLOAT64:
+                doubles = array.reshape(-1)
+                self.views.append(doubles)
+            else:
+                floats = array.reshape(-1)
+                self.views.append(floats)
         self.batch = rows_of(<PyObject *>target)
         self.vectorcall = bound_vectorcall  # last: until then, __call__ refuses
 
@@ -404,9 +438,11 @@ enable_vectorcall()
 def gate(x, weight, bias=None, *, out=None):
     """sigmoid(weight @ x + bias) once, from weights that are read where they lie.
 
-    x is (n,) or (..., n), weight (m, n) in any layout, bias (m,) or None for zeros; all float32.
-    The result, (m,) or (..., m), is written to `out`, which is returned, or to a new array. Its
-    bits are those of Gate(weight, bias)(x); what is called often is faster as a Gate.
+    x is (n,) or (..., n), weight (m, n) in any layout, bias (m,) or None for zeros; all float32, or
+    all float64. The result, (m,) or (..., m), is written to `out`, which is returned, or to a new
+    array. Its bits are those of Gate(weight, bias, storage=...)(x) where that is float32 or float64;
+    what is called often is faster as a Gate. Plain sequences are converted to the dtype of weight,
+    or to float32 if it is one.
 
     Raises ValueError for shapes that do not fit, or an `out` that is read-only or not
     C-contiguous; TypeError for another dtype. `out` is then as it was.
@@ -414,11 +450,12 @@ def gate(x, weight, bias=None, *, out=None):
     y = once_fast(x, weight, bias, out)
     if y is not None:
         return y
-    weight, bias = _check.parameters(weight, bias)
-    [x] = _check.inputs([x], weight.shape)
+    storage = _check.one_shot_storage(weight)
+    weight, bias = _check.parameters(weight, bias, storage)
+    [x] = _check.inputs([x], weight.shape, weight.dtype)
     target = None
     if out is not None:
-        target = _check.output(out, x.shape[:-1] + weight.shape[:1])
+        target = _check.output(out, x.shape[:-1] + weight.shape[:1], weight.dtype)
     y = once_fast(x, weight, bias, None)
     assert y is not None  # _check left nothing to refuse
     if target is None:
@@ -431,18 +468,22 @@ cdef object once_fast(object x, object weight, object bias, object out):
     """gate() from arrays that can be used as they lie; None for all others."""
     cdef fastgate_part part, bias_part
     cdef PyArrayObject *w = <PyArrayObject *>weight
-    if not as_part(<PyObject *>x, &part):
-        return None
-    if not is_float32(<PyObject *>weight) or PyArray_NDIM(w) != 2:
+    cdef fastgate_storage storage = FASTGATE_FLOAT32
+    cdef int type = NPY_FLOAT32
+    if not is_plain(<PyObject *>weight, type):
+        storage, type = FASTGATE_FLOAT64, NPY_FLOAT64
+        if not is_plain(<PyObject *>weight, type):
+            return None
+    if PyArray_NDIM(w) != 2 or not as_part(<PyObject *>x, type, &part):
         return None
     cdef size_t m = PyArray_DIMS(w)[0]
     cdef size_t n = PyArray_DIMS(w)[1]
-    cdef ptrdiff_t row_stride = PyArray_STRIDES(w)[0] // <ptrdiff_t>sizeof(float)
-    cdef ptrdiff_t column_stride = PyArray_STRIDES(w)[1] // <ptrdiff_t>sizeof(float)
+    cdef ptrdiff_t row_stride = elements(PyArray_STRIDES(w)[0], type)
+    cdef ptrdiff_t column_stride = elements(PyArray_STRIDES(w)[1], type)
     bias_part.data = NULL
     bias_part.size = m
     if bias is not None and (
-        not as_part(<PyObject *>bias, &bias_part)
+        not as_part(<PyObject *>bias, type, &bias_part)
         or PyArray_NDIM(<PyArrayObject *>bias) != 1
     ):
         return None
@@ -450,21 +491,22 @@ cdef object once_fast(object x, object weight, object bias, object out):
         return None
     cdef size_t batch = rows_of(<PyObject *>x)
     if out is None:
-        out = new_output(<PyObject *>x, m)
-    elif not is_output(<PyObject *>out, <PyObject *>x, m):
+        out = new_output(type, <PyObject *>x, m)
+    elif not is_output(<PyObject *>out, type, <PyObject *>x, m):
         return None
-    elif overlap(<PyObject *>x, data(<PyObject *>out), batch * m) or overlap(
-        <PyObject *>weight, data(<PyObject *>out), batch * m
-    ) or bias is not None and overlap(<PyObject *>bias, data(<PyObject *>out), batch * m):
+    elif overlap(<PyObject *>x, type, data(<PyObject *>out), batch * m) or overlap(
+        <PyObject *>weight, type, data(<PyObject *>out), batch * m
+    ) or bias is not None and overlap(<PyObject *>bias, type, data(<PyObject *>out), batch * m):
         return None
-    cdef float *y = <float *>data(<PyObject *>out)
-    if batch * m * n * sizeof(float) < NOGIL_BYTES:
-        fastgate_gate_once(m, n, data(<PyObject *>weight), row_stride, column_stride,
-                           bias_part.data, batch, part.data, part.stride, y, m)
+    cdef const void *weights = data(<PyObject *>weight)
+    cdef void *y = data(<PyObject *>out)
+    if batch * m * n * item_size(type) < NOGIL_BYTES:
+        fastgate_gate_once(storage, m, n, weights, row_stride, column_stride, bias_part.data,
+                           batch, part.data, part.stride, y, m)
     else:
         with nogil:
-            fastgate_gate_once(m, n, data(<PyObject *>weight), row_stride, column_stride,
-                               bias_part.data, batch, part.data, part.stride, y, m)
+            fastgate_gate_once(storage, m, n, weights, row_stride, column_stride, bias_part.data,
+                               batch, part.data, part.stride, y, m)
     return out
 
 
@@ -497,3 +539,8 @@ def select_instruction_set(name):
         raise ImportError(
             f"FASTGATE_ISA={name}: not in this build or not usable on this CPU; there is {usable}"
         )
+
+
+def override_threads(threads):
+    """Run every gate on so many threads from now on; 0: as each was made."""
+    fastgate_override_threads(threads)

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgate import Gate, reference
+from fastgate._check import STORAGES, dtype_of
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]  # float32, or float64 for gates that are stored so
 Data = dict[str, NDArray[Any]]
 
 INPUT, FORGET, CANDIDATE, OUTPUT = range(4)  # torch's order of the gates
@@ -37,13 +38,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     plot = parser.add_mutually_exclusive_group()
     plot.add_argument("--plot", type=Path, metavar="FILE", help=f"picture (default: {PLOT_FILE})")
     plot.add_argument("--no-plot", action="store_true", help="draw no picture")
+    parser.add_argument(
+        "--storage", choices=STORAGES, default="float32", help="of the weights (default: float32)"
+    )
     args = parser.parse_args(argv)
 
     data = load()
     images, labels = data["images"], data["labels"]
     rows = to_rows(images)
-    h, gates = run(data, rows, Gate)
-    h_oracle, gates_oracle = run(data, rows, reference.Gate)
+    h, gates = run(data, rows, Gate, args.storage)
+    h_oracle, gates_oracle = run(data, rows, reference.Gate, "float64")
     read = classify(data, h)
 
     print(f"An LSTM with {h.shape[1]} units reads handwritten digits, a row of 8 pixels a step.\n")
@@ -58,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"oracle    largest difference {difference:.1e} over {gates.size} gate values; "
         f"{changed or 'no'} {'digit' if changed == 1 else 'digits'} read differently"
     )
-    print_times(data, rows[-1, 0], h[0])
+    print_storages(data, rows, labels, gates_oracle)
+    print_times(data, rows[-1, 0], h[0], args.storage)
     if args.no_plot:
         return 0
     return plot_input_gate(args.plot, images, read, labels, gates[:, 0])
@@ -82,14 +87,16 @@ def gate_parameters(data: Data) -> tuple[Array, Array]:
 
 
 def run(
-    data: Data, rows: Array, gate_type: Callable[..., Callable[..., Array]]
+    data: Data, rows: Array, gate_type: Callable[..., Callable[..., Array]], storage: str
 ) -> tuple[Array, Array]:
     """Read all images side by side -> the last h (N, H), the gates i, f, o (T, 3, N, H)."""
-    weight, bias = gate_parameters(data)
-    sigmoid_gates = [gate_type(weight[k], bias[k]) for k in (INPUT, FORGET, OUTPUT)]
-    h = c = np.zeros((rows.shape[1], bias.shape[1]), np.float32)
+    weight, bias = (parameter.astype(dtype_of(storage)) for parameter in gate_parameters(data))
+    sigmoid_gates = [
+        gate_type(weight[k], bias[k], storage=storage) for k in (INPUT, FORGET, OUTPUT)
+    ]
+    h = c = np.zeros((rows.shape[1], bias.shape[1]), weight.dtype)
     gates = []
-    for x in rows:
+    for x in rows.astype(weight.dtype):
         i, f, o = (gate(x, h) for gate in sigmoid_gates)
         candidate = np.tanh(np.hstack([x, h]) @ weight[CANDIDATE].T + bias[CANDIDATE])
         c = f * c + i * candidate
@@ -116,16 +123,35 @@ def print_digits(
     print("   ".join(caption.center(16) for caption in captions).rstrip() + "\n")
 
 
-def print_times(data: Data, x: Array, h: Array, rounds: int = 41, calls: int = 1000) -> None:
-    """Time one gate for one digit, each way in turn, next to NumPy at its best."""
+def print_storages(
+    data: Data, rows: Array, labels: NDArray[np.uint8], gates_oracle: Array
+) -> None:
+    """What rounding the weights of the gates saves, and what it costs."""
     weight, bias = (parameter[INPUT] for parameter in gate_parameters(data))
-    gate, y = Gate(weight, bias), np.empty_like(h)
+    print("storage   accuracy   largest difference   bytes a gate")
+    for storage in STORAGES:
+        h, gates = run(data, rows, Gate, storage)
+        accuracy = np.mean(classify(data, h) == labels)
+        difference = np.abs(gates - gates_oracle).max()
+        dtype = dtype_of(storage)
+        nbytes = Gate(weight.astype(dtype), bias.astype(dtype), storage=storage).nbytes
+        print(f"  {storage:<8}{100 * accuracy:8.1f} %{difference:17.1e}{nbytes:17}")
+
+
+def print_times(
+    data: Data, x: Array, h: Array, storage: str, rounds: int = 41, calls: int = 1000
+) -> None:
+    """Time one gate for one digit, each way in turn, next to NumPy at its best."""
+    dtype = dtype_of(storage)
+    weight, bias = (parameter[INPUT].astype(dtype) for parameter in gate_parameters(data))
+    x = x.astype(dtype)
+    gate, y = Gate(weight, bias, storage=storage), np.empty_like(h)
     # NumPy's work is cut down to four calls: [x, h, 1] stands ready in one buffer, the bias is
     # a column of w, and w is halved, since sigmoid(z) = tanh(z / 2) / 2 + 1 / 2, which no z
     # overflows. Column-major, because OpenBLAS is faster so at this size.
     w = np.asfortranarray(np.hstack([weight, bias[:, np.newaxis]]) / 2)
-    xh1 = np.concatenate([x, h, np.ones(1, np.float32)])
-    half = np.array(0.5, np.float32)
+    xh1 = np.concatenate([x, h, np.ones(1, dtype)])
+    half = np.array(0.5, dtype)
     names = dict(np=np, g=gate, call=gate.bind(x, h, out=y), x=x, h=h, y=y, w=w, xh1=xh1, half=half)
     ways = {
         "NumPy: dot, tanh, multiply, add, all in place": (
