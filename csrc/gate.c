@@ -15,7 +15,8 @@ struct fastgate_gate {
     unsigned threads;
     size_t output_size, input_size;
     size_t nbytes;
-    char *packed;
+    char *packed; /* aligned, inside `block` */
+    void *block;
     atomic_bool backwards; /* the last walk; all that changes after create, see fastgate_gate_run */
 };
 
@@ -54,16 +55,16 @@ static size_t packed_bytes(fastgate_storage storage, size_t output_size, size_t 
     return panels ? panels * fg_panel_bytes(storage, input_size) : 0;
 }
 
-/* Memory for packed weights, to be freed with free(); NULL if there is none. */
-static void *allocate(size_t nbytes)
+/* Where packed weights of this size begin in a block that has room to align them. */
+static char *aligned_in(void *block, size_t nbytes)
 {
     const size_t alignment = nbytes < HUGE_PAGE ? FG_LINE : HUGE_PAGE;
-    void *block = aligned_alloc(alignment, (nbytes + alignment - 1) / alignment * alignment);
+    char *packed = (char *)block + (alignment - (uintptr_t)block % alignment) % alignment;
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (block && alignment == HUGE_PAGE) /* before the first touch; if it is refused, small ones do */
-        madvise(block, nbytes, MADV_HUGEPAGE);
+    if (alignment == HUGE_PAGE) /* before the first touch; if it is refused, small ones do */
+        madvise(packed, nbytes, MADV_HUGEPAGE);
 #endif
-    return block;
+    return packed;
 }
 
 int fastgate_gate_create(fastgate_gate **gate, fastgate_storage storage, size_t output_size,
@@ -76,10 +77,10 @@ int fastgate_gate_create(fastgate_gate **gate, fastgate_storage storage, size_t 
     if (nbytes == SIZE_MAX)
         return FASTGATE_ERROR_MEMORY;
     fastgate_gate *made = malloc(sizeof *made);
-    char *packed = allocate(nbytes ? nbytes : 1);
-    if (!made || !packed) {
+    void *block = malloc(nbytes + (nbytes < HUGE_PAGE ? FG_LINE : HUGE_PAGE));
+    if (!made || !block) {
         free(made);
-        free(packed);
+        free(block);
         return FASTGATE_ERROR_MEMORY;
     }
     made->kernels = fg_active_kernels(storage);
@@ -88,7 +89,8 @@ int fastgate_gate_create(fastgate_gate **gate, fastgate_storage storage, size_t 
     made->output_size = output_size;
     made->input_size = input_size;
     made->nbytes = nbytes;
-    made->packed = packed;
+    made->packed = aligned_in(block, nbytes);
+    made->block = block;
     atomic_init(&made->backwards, 0);
     const fg_matrix m = {weight, row_stride, column_stride, bias, output_size, input_size};
     const int rc = fg_pack(made->packed, storage, &m);
@@ -103,7 +105,7 @@ int fastgate_gate_create(fastgate_gate **gate, fastgate_storage storage, size_t 
 void fastgate_gate_free(fastgate_gate *gate)
 {
     if (gate)
-        free(gate->packed);
+        free(gate->block);
     free(gate);
 }
 

@@ -8,17 +8,17 @@
 
 /*
  * The order of summation, on which every bit of a result depends.  A row's inputs are taken in spans
- * of FG_SPAN_BYTES: 1024 float or 512 double.  Within a span, chain c (c < FG_CHAINS) adds the products of inputs c, c + 16, c + 32, ...
- * by fma, from zero.  For j = 0 to 3 the sum (chain[j] + chain[j+4]) + (chain[j+8] + chain[j+12]) is
- * added to the row's total, which starts as the bias.  In rows of up to FG_SHORT inputs or of more than
- * one span, the rounding error of this last addition, exact, is kept aside, and added at the end.
+ * of FG_SPAN_BYTES: 1024 float or 512 double.  Within a span, of C = 16 chains of float or 8 of double,
+ * chain c adds the products of inputs c, c + C, c + 2 C, ... by fma, from zero.  For j = 0 to 3 the sum
+ * (chain[j] + chain[j+4]) + (chain[j+8] + chain[j+12]), of double its first half, is added to the row's
+ * total, which starts as the bias.  In rows of up to FG_SHORT inputs or of more than one span, the
+ * rounding error of this last addition, exact, is kept aside, and added at the end.
  *
- * Between the two lengths the additions of chains are too few, and too small beside the chains
- * themselves, to be worth it: the error stays below that of NumPy's product at every length
- * (tests/test_accuracy.py).  A row-major row is summed 16 columns at a time without shuffles, and a
- * kernel whose lanes are rows needs few registers a vector of rows.
+ * Between the two lengths these errors are too small beside those of the chains to be worth it: the
+ * error stays below that of NumPy's product at every length (tests/test_accuracy.py).  A row-major
+ * row is summed C columns at a time without shuffles, and a kernel whose lanes are rows needs few
+ * registers a vector of rows.
  */
-#define FG_CHAINS 16
 #define FG_SPAN_BYTES 4096
 #define FG_SHORT 64
 
@@ -51,7 +51,7 @@ static inline size_t fg_int8_spans(size_t columns)
     return columns / FG_INT8_SPAN + (columns % FG_INT8_SPAN != 0);
 }
 
-static inline size_t fg_panel_rows(fastgate_storage storage)
+static inline size_t fg_panel_rows(fastgate_storage storage) /* and chains */
 {
     return FG_LINE / fg_real_bytes(storage);
 }

@@ -11,11 +11,11 @@ static size_t smaller(size_t a, size_t b)
 }
 
 /* order[i] = the input, of a span, that stands i-th in the order of summation */
-static void order_of_summation(size_t *order, size_t span)
+static void order_of_summation(size_t *order, size_t span, size_t chains)
 {
     for (size_t j = 0; j < 4; j++)
-        for (size_t c = j; c < FG_CHAINS && c < span; c += 4)
-            for (size_t input = c; input < span; input += FG_CHAINS)
+        for (size_t c = j; c < chains && c < span; c += 4)
+            for (size_t input = c; input < span; input += chains)
                 *order++ = input;
 }
 
@@ -163,7 +163,7 @@ int fg_pack(char *packed, fastgate_storage storage, const fg_matrix *m)
         memset(line + rows, 0, (MOST_ROWS - rows) * sizeof *line);
         for (size_t k = 0; k < m->columns; k += longest) {
             const size_t span = smaller(m->columns - k, longest);
-            order_of_summation(order, span);
+            order_of_summation(order, span, panel);
             for (size_t i = 0; i < span; i++, at += panels * fg_line_bytes(storage)) {
                 for (size_t r = 0; r < rows; r++)
                     line[r] = element(m->weight, storage,
@@ -195,7 +195,7 @@ void fg_unpack(const char *packed, fastgate_storage storage, size_t rows, size_t
         packed += panels * fg_panel_bytes(storage, columns);
         for (size_t k = 0; k < columns && storage != FASTGATE_INT8; k += longest) {
             const size_t span = smaller(columns - k, longest);
-            order_of_summation(order, span);
+            order_of_summation(order, span, panel);
             for (size_t i = 0; i < span; i++, at += panels * fg_line_bytes(storage)) {
                 load_line(line, storage, at, here);
                 for (size_t r = 0; r < here; r++)
