@@ -212,7 +212,7 @@ int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_pa
      */
     atomic_bool *turn = (atomic_bool *)&gate->backwards;
     const int turns = gate->nbytes > TURN_BYTES;
-    const int backwards = turns && atomic_load_explicit(turn, memory_order_relaxed);
+    int backwards = turns && atomic_load_explicit(turn, memory_order_relaxed);
     const fg_call call = {gate->packed, gate->output_size, gate->input_size, parts, y, y_stride};
     fg_packed_kernel *const kernel = gate->kernels->packed[gate->storage];
     const size_t block = FG_PANELS * fg_panel_rows(gate->storage);
@@ -223,11 +223,12 @@ int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_pa
         shared_call s = {.call = &call, .kernel = kernel, .blocks = blocks, .batch = batch,
                          .backwards = backwards};
         share(threads, cost, gate->nbytes, &s);
+        backwards = !backwards;
     } else {
-        kernel(&call, 0, blocks, 0, batch, backwards);
+        backwards = kernel(&call, 0, blocks, 0, batch, backwards);
     }
     if (turns)
-        atomic_store_explicit(turn, !backwards, memory_order_relaxed);
+        atomic_store_explicit(turn, backwards, memory_order_relaxed);
     return FASTGATE_OK;
 }
 

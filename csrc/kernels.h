@@ -88,10 +88,11 @@ typedef struct {
 
 /*
  * y = sigma(W x + bias) of the rows in blocks [first_block, first_block + blocks) and of the rows
- * [first, first + count) of x; a single row of x from the last block to the first if backwards.
+ * [first, first + count) of x.  The first walk past the blocks is from the last to the first if
+ * `backwards`, every other one turns around; returns the direction for the next.
  */
-typedef void fg_packed_kernel(const fg_call *call, size_t first_block, size_t blocks, size_t first,
-                              size_t count, int backwards);
+typedef int fg_packed_kernel(const fg_call *call, size_t first_block, size_t blocks, size_t first,
+                             size_t count, int backwards);
 
 typedef struct {
     fg_packed_kernel *packed[FASTGATE_FLOAT64 + 1]; /* by storage */
