@@ -1,6 +1,6 @@
 /*
- * The packed gate, sigmoid included, beside the fastest plain reads of the same bytes, beside the FMA
- * peak, and beside itself.
+ * The packed gate, sigmoid included, beside the fastest plain reads of the same bytes, beside the
+ * FMA peak, and beside itself.
  *
  *     kernel read MxN...  prints, for each: m n bytes gate read turning low median high
  *
@@ -13,7 +13,7 @@
  *     kernel storage MxNxB...  sides: float32, float16, bfloat16, int8, float64
  *     kernel threads MxNxB...  sides: one thread, two
  *
- * print a line a round: the cell, then seconds a call of each side, of FMA seconds for 10^9 operations.
+ * print a line a round: the cell, then seconds a call of each side; of FMA, for 10^9 operations.
  * The sides take turns of a millisecond, each after an eighth of that to warm up.
  */
 #define _POSIX_C_SOURCE 200112L
@@ -236,8 +236,8 @@ static int compare(const char *mode, const char *cell)
     const int storages = strcmp(mode, "storage") ? 1 : FASTGATE_FLOAT64 + 1;
     for (int i = 0; i < storages; i++) {
         const void *values = i == FASTGATE_FLOAT64 ? (const void *)exact : rounded;
-        if (fastgate_gate_create(&gates[i], (fastgate_storage)i, m, n, values, (ptrdiff_t)n, 1, NULL,
-                                 1))
+        const fastgate_storage storage = (fastgate_storage)i;
+        if (fastgate_gate_create(&gates[i], storage, m, n, values, (ptrdiff_t)n, 1, NULL, 1))
             return 1;
         sides[i] = (side){gates[i], batch, 1, values, y, 1};
     }

@@ -9,12 +9,13 @@ pinned) and prints a table.  What is compared takes turns in every round.
 
 Without an option: beside the fastest plain read of the same bytes.  read/gate is the share of the
 rate of a plain read that always goes forwards, with the quartiles over the rounds; the last column
-that of a read which, like the gate, turns around every other time, and so finds in the cache what the
-gate does.  The JSON, {"MxN": seconds of the forward read}, is what compare.py draws as the limit.
+that of a read which, like the gate, turns around every other time, and so finds in the cache what
+the gate does.  The JSON, {"MxN": seconds of the forward read}, is what compare.py draws as the
+limit.
 
---batch: B vectors in one call.  The FMA peak, 12 independent sums in registers, a batch and a single
-call take turns of a millisecond.  share is the batch's 2 m n B operations a second over the peak's,
-gain is B times the time of a single call over that of the batch.  The JSON, {"fma": operations
+--batch: B vectors in one call.  The FMA peak, 12 independent sums in registers, a batch and a
+single call take turns of a millisecond.  share is the batch's 2 m n B operations a second over the
+peak's, gain is B times the time of a single call over that of the batch.  The JSON, {"fma": operations
 a second}, is what compare.py draws as the peak.
 
 --storage: one vector (or B), the time of each storage over float32's; below 1 is faster.
@@ -92,8 +93,8 @@ def turns(mode: str, lines: Iterator[str]) -> dict[str, float]:
             shares = [operations / b * peak for peak, b, _ in each]
             gains = [batch * single / b for _, b, single in each]
             peaks.append(1 / middle[0])
-            columns = [f"{middle[1] * 1e6:.2f}", f"{operations / middle[1]:.0f}", f"{peaks[-1]:.0f}"]
-            columns += [spread(shares), spread(gains)]
+            columns = [f"{middle[1] * 1e6:.2f}", f"{operations / middle[1]:.0f}"]
+            columns += [f"{peaks[-1]:.0f}", spread(shares), spread(gains)]
         else:
             shown = 1 if mode == "storage" else 2
             columns = [f"{seconds * 1e6:.2f}" for seconds in middle[:shown]]
@@ -128,10 +129,8 @@ def main() -> None:
         )
         program = [f"{build}/kernel", mode or "read", *sizes]
         source = ROOT / "bench" / "kernel.c"
-        subprocess.run(
-            [compiler, "-O3", "-march=native", source, library, "-o", program[0], "-pthread", "-lm"],
-            check=True,
-        )
+        flags = ["-O3", "-march=native", "-pthread"]
+        subprocess.run([compiler, *flags, source, library, "-lm", "-o", program[0]], check=True)
         if mode != "threads":
             os.sched_setaffinity(0, {options.core})
         with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as run:
