@@ -647,7 +647,7 @@ def draw_storage(report: dict[str, Any], path: str) -> None:
         right.plot(at, [s["error"] for s in sides], "o", c=shade, ms=6)
         right.plot(at, [s["rms"] for s in sides], "_", c=shade, ms=12, mew=2.5)
     left.set_title("Time of a call over float32's, one vector, one core", loc="left", fontsize=11)
-    left.legend(frameon=False, fontsize=9)
+    left.legend(frameon=False, fontsize=9, loc="upper left")
     right.set_yscale("log")
     right.set_title("Error of y against float64:  ● largest   ━ RMS", loc="left", fontsize=11)
     for axes in (left, right):
