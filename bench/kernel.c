@@ -1,21 +1,32 @@
 /*
- * The packed gate, sigmoid included, beside the fastest plain reads of the same bytes.
+ * The packed gate, sigmoid included, beside the fastest plain reads of the same bytes, beside the
+ * FMA peak, and beside itself.
  *
- *     kernel MxN...  prints, for each: m n bytes gate read turning low median high
+ *     kernel read MxN...  prints, for each: m n bytes gate read turning low median high
  *
  * gate is seconds a call.  read is seconds for the faster of two reads that always go forwards, one
  * stream or four; turning for one that, like the gate, goes backwards every other time, in blocks
  * of 64 rows.  All take turns in every round; gate, read and turning are medians over the rounds,
  * low, median and high the quartiles of read / gate in one round.
+ *
+ *     kernel batch MxNxB...    sides: FMA in registers, a batch, a single call
+ *     kernel storage MxNxB...  sides: float32, float16, bfloat16, int8, float64
+ *     kernel threads MxNxB...  sides: one thread, two
+ *
+ * print a line a round: the cell, then seconds a call of each side; of FMA, for 10^9 operations.
+ * The sides take turns of a millisecond, each after an eighth of that to warm up.
  */
 #define _POSIX_C_SOURCE 200112L
 #include "../csrc/gate.c" /* for the address of the packed weights */
 
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 #ifdef __AVX512F__
 #define WIDTH 64
+#elif defined(__aarch64__)
+#define WIDTH 16
 #else
 #define WIDTH 32
 #endif
@@ -91,7 +102,7 @@ static int measure(size_t m, size_t n)
         weight[i] = (float)rand() / (float)RAND_MAX - 0.5f;
     for (size_t k = 0; k < n; k++)
         x[k] = (float)rand() / (float)RAND_MAX - 0.5f;
-    if (fastgate_gate_create(&gate, m, n, weight, (ptrdiff_t)n, 1, NULL))
+    if (fastgate_gate_create(&gate, FASTGATE_FLOAT32, m, n, weight, (ptrdiff_t)n, 1, NULL, 1))
         return 1;
     free(weight);
     const size_t bytes = fastgate_gate_nbytes(gate);
@@ -133,12 +144,133 @@ static int measure(size_t m, size_t n)
     return 0;
 }
 
+/* ---- sides in turns ------------------------------------------------------------------------- */
+
+/* Twelve sums in registers, none waiting for another: c * a + d is one instruction. */
+#define SUMS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
+#define FMA_ROUNDS 400
+#define FMA_OPERATIONS (2.0 * 12 * FMA_ROUNDS * (WIDTH / sizeof(float)))
+#ifdef __aarch64__
+#define REGISTER "w"
+#else
+#define REGISTER "x"
+#endif
+
+static void multiply_and_add(void)
+{
+    vector c = {0}, d = {0};
+    c += 0.999f;
+    d += 0.001f;
+#define START(i) vector a##i = d;
+/* the empty statement: no compiler can know that a is not looked at */
+#define STEP(i) a##i = c * a##i + d; __asm__ volatile("" : "+" REGISTER(a##i));
+    SUMS(START)
+    for (int i = 0; i < FMA_ROUNDS; i++) {
+        SUMS(STEP)
+    }
+}
+
+typedef struct {
+    const fastgate_gate *gate; /* none: multiply_and_add */
+    size_t batch;
+    unsigned threads;
+    const void *x;
+    void *y;
+    size_t calls; /* a turn */
+} side;
+
+static void call(const side *s, size_t calls)
+{
+    if (!s->gate) {
+        while (calls--)
+            multiply_and_add();
+        return;
+    }
+    const size_t n = s->gate->input_size;
+    const fastgate_part part = {s->x, n, (ptrdiff_t)n};
+    fastgate_override_threads(s->threads);
+    while (calls--)
+        fastgate_gate_run(s->gate, s->batch, &part, 1, s->y, (ptrdiff_t)s->gate->output_size);
+}
+
+static double turn(const side *s)
+{
+    call(s, 1 + s->calls / 8);
+    const double start = now();
+    call(s, s->calls);
+    return (now() - start) / (double)s->calls;
+}
+
+static void take_turns(const char *cell, side *sides, int count)
+{
+    for (side *s = sides; s < sides + count; s++)
+        for (int i = 0; i < 4; i++) {
+            const double calls = 1e-3 / turn(s);
+            s->calls = calls < 1 ? 1 : (size_t)calls;
+        }
+    for (int round = 0; round < 101; round++) {
+        printf("%s", cell);
+        for (const side *s = sides; s < sides + count; s++)
+            printf(" %.6g", turn(s) * (s->gate ? 1 : 1e9 / FMA_OPERATIONS));
+        puts("");
+    }
+    fflush(stdout);
+}
+
+static int compare(const char *mode, const char *cell)
+{
+    size_t m, n, batch;
+    if (sscanf(cell, "%zux%zux%zu", &m, &n, &batch) != 3)
+        return 1;
+    const size_t count = (m > batch ? m : batch) * n;
+    double *exact = malloc(count * sizeof *exact), *y = malloc(batch * m * sizeof *y);
+    float *rounded = malloc(count * sizeof *rounded);
+    if (!exact || !y || !rounded)
+        return 1;
+    for (size_t i = 0; i < count; i++) {
+        rounded[i] = ((float)rand() / (float)RAND_MAX - 0.5f) / 8;
+        exact[i] = rounded[i];
+    }
+    fastgate_gate *gates[FASTGATE_FLOAT64 + 1] = {0};
+    side sides[FASTGATE_FLOAT64 + 1];
+    const int storages = strcmp(mode, "storage") ? 1 : FASTGATE_FLOAT64 + 1;
+    for (int i = 0; i < storages; i++) {
+        const void *values = i == FASTGATE_FLOAT64 ? (const void *)exact : rounded;
+        const fastgate_storage storage = (fastgate_storage)i;
+        if (fastgate_gate_create(&gates[i], storage, m, n, values, (ptrdiff_t)n, 1, NULL, 1))
+            return 1;
+        sides[i] = (side){gates[i], batch, 1, values, y, 1};
+    }
+    int sides_count = storages;
+    if (!strcmp(mode, "batch")) {
+        sides[1] = sides[2] = sides[0];
+        sides[0].gate = NULL;
+        sides[2].batch = 1;
+        sides_count = 3;
+    } else if (!strcmp(mode, "threads")) {
+        sides[1] = sides[0];
+        sides[1].threads = 2;
+        sides_count = 2;
+    }
+    take_turns(cell, sides, sides_count);
+    for (int i = 0; i < storages; i++)
+        fastgate_gate_free(gates[i]);
+    free(exact);
+    free(rounded);
+    free(y);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
-    for (int i = 1; i < argc; i++) {
+    for (int i = 2; i < argc; i++) {
         size_t m, n;
-        if (sscanf(argv[i], "%zux%zu", &m, &n) != 2 || measure(m, n))
+        if (strcmp(argv[1], "read")) {
+            if (compare(argv[1], argv[i]))
+                return 1;
+        } else if (sscanf(argv[i], "%zux%zu", &m, &n) != 2 || measure(m, n)) {
             return 1;
+        }
     }
     return 0;
 }

@@ -3,6 +3,9 @@
     taskset -c 1 python -m pytest bench/test_gate.py --benchmark-columns=min,median,iqr,rounds
     ... --benchmark-autosave, then --benchmark-compare, for before and after
 
+Each test is timed by itself, not in turns with another, so that two of them compare only as far as
+the machine is quiet; for storages and threads in turns see kernel.py --storage and --threads.
+
 pytest-benchmark calls each function as f(*args, **kwargs) from a Python loop: some 50 ns that
 the overhead group shows by itself, with a no-op beside each way of calling. For figures without
 it, and against the peers, see compare.py.
@@ -62,6 +65,33 @@ def test_pack(benchmark: BenchmarkFixture, n: int) -> None:
 def test_batch(benchmark: BenchmarkFixture, batch: int) -> None:
     g = fastgate.Gate(*gate_of(256, 256))
     benchmark(g, vector(batch, 256), out=np.empty((batch, 256), np.float32))
+
+
+@pytest.mark.benchmark(group="batch of 1024 -> 1024")
+@pytest.mark.parametrize("batch", [1, 4, 16, 64])
+def test_large_batch(benchmark: BenchmarkFixture, batch: int) -> None:
+    g = fastgate.Gate(*gate_of(1024, 1024))
+    benchmark(g, vector(batch, 1024), out=np.empty((batch, 1024), np.float32))
+
+
+@pytest.mark.benchmark(group="storages")
+@pytest.mark.parametrize("n", [128, 512, 1024])
+@pytest.mark.parametrize("storage", ["float32", "float16", "bfloat16", "int8", "float64"])
+def test_storage(benchmark: BenchmarkFixture, storage: str, n: int) -> None:
+    dtype = np.float64 if storage == "float64" else np.float32
+    weight, bias = (a.astype(dtype) for a in gate_of(n, n))
+    g = fastgate.Gate(weight, bias, storage=storage)
+    benchmark(g, vector(n).astype(dtype), out=np.empty(n, dtype))
+
+
+@pytest.mark.benchmark(group="threads")
+@pytest.mark.parametrize("batch", [1, 64])
+@pytest.mark.parametrize("n", [256, 1024, 2048])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads(benchmark: BenchmarkFixture, threads: int, n: int, batch: int) -> None:
+    """Not under taskset: two threads need two cores."""
+    g = fastgate.Gate(*gate_of(n, n), threads=threads)
+    benchmark(g, vector(batch, n), out=np.empty((batch, n), np.float32))
 
 
 class Nothing:
