@@ -115,10 +115,10 @@ static inline void fill(void *to, size_t size, enum kind kind, uint64_t *seed)
 {
     for (size_t i = 0; i < size; i++)
         put(to, (ptrdiff_t)i, number(kind, seed));
-    if (size && kind == WITH_INF)
-        put(to, (ptrdiff_t)below(seed, size), next(seed) & 1 ? INFINITY : -INFINITY);
-    if (size && kind == WITH_NAN)
-        put(to, (ptrdiff_t)below(seed, size), NAN);
+    if (!size || kind < WITH_INF)
+        return;
+    const size_t one = below(seed, size);
+    put(to, (ptrdiff_t)one, kind == WITH_NAN ? NAN : next(seed) & 1 ? INFINITY : -INFINITY);
 }
 
 static inline void *numbers(size_t count)
