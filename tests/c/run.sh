@@ -96,7 +96,7 @@ cc=gcc
 have gcc || cc=clang
 
 if [ "$(uname -m)" = x86_64 ]; then
-    step "16 lanes on AVX2: build" build "$out/wide" $cc -O1 "$here/avx2_16_lanes.c" &&
+    step "16 lanes on AVX2: build" build "$out/wide" $cc -O1 "AVX2_SOURCE=$here/avx2_16_lanes.c" &&
         step "16 lanes on AVX2: bits" digests "$out/wide/bits"
 fi
 
@@ -123,8 +123,9 @@ fi
 
 if have aarch64-linux-gnu-gcc qemu-aarch64-static; then
     step "AArch64: build" build "$out/aarch64" aarch64-linux-gnu-gcc "-O3 -static" &&
-        step "AArch64, emulated: bits" digests qemu-aarch64-static "$out/aarch64/bits" &&
-        step "AArch64, emulated: memory" qemu-aarch64-static "$out/aarch64/memory"
+        step "AArch64, emulated: bits" digests qemu-aarch64-static -cpu max "$out/aarch64/bits" &&
+        step "AArch64, emulated: memory" qemu-aarch64-static -cpu max "$out/aarch64/memory" few &&
+        step "AArch64, emulated: threads" qemu-aarch64-static -cpu max "$out/aarch64/threads"
 else
     say skip "AArch64" "$skipped"
 fi
