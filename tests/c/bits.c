@@ -7,7 +7,7 @@
 
 enum { PAD = 3, LARGEST = 1 << 17, USUAL = 1 << 13, FEW = 3 };
 static const size_t sizes[] = {0,   1,   2,   3,   15,  16,  17,  31,  33,  63,   64,   65,   127, 128,
-                               129, 255, 257, 300, 511, 512, 640, 1000, 1023, 1025, 2049, 4100, 8192};
+                               129, 255, 257, 300, 511, 512, 640, 1000, 1023, 1024, 1025, 2049, 4100, 8192};
 static const size_t batches[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12,
                                  13, 14, 15, 16, 17, 18, 19, 20, 31, 32, 33, 64};
 enum { SIZES = sizeof sizes / sizeof *sizes, BATCHES = sizeof batches / sizeof *batches };
