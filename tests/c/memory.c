@@ -67,15 +67,18 @@ void __wrap_free(void *p)
     __real_free(p);
 }
 
-static void try_failing_allocations(void)
+static const void *const numbers_of_0 = (const double[3 * 1000]){0};
+
+static void try_failing_allocations(size_t m, size_t n, unsigned threads)
 {
-    static const float weight[40 * 50], bias[40];
+    const void *const zeros = numbers_of_0;
+    const ptrdiff_t stride = (ptrdiff_t)m;
     fastgate_gate *const untouched = (fastgate_gate *)&live, *gate = untouched;
     const long before = live;
     int tries = 0;
     for (;; tries++) {
         until_failure = tries;
-        const int rc = fastgate_gate_create(&gate, FASTGATE_FLOAT32, 40, 50, weight, 50, 1, bias, 1);
+        const int rc = fastgate_gate_create(&gate, storage, m, n, zeros, 0, 1, NULL, threads);
         until_failure = -1;
         if (!rc)
             break;
@@ -84,16 +87,20 @@ static void try_failing_allocations(void)
     }
     CHECK(tries > 0 && live > before, "no allocation was made to fail");
 
-    const fastgate_part x = {weight, 50, 50};
-    float y[40 * 3];
+    const fastgate_part x = {zeros, n, 0};
+    void *y = numbers(3 * m);
+    CHECK(!fastgate_gate_run(gate, 1, &x, 1, y, 0), "run"); /* starts the threads */
     const long held = live;
     until_failure = 0; /* a call allocates nothing */
-    CHECK(!fastgate_gate_run(gate, 3, &x, 1, y, 40), "run");
-    fastgate_gate_once(FASTGATE_FLOAT32, 40, 50, weight, 50, 1, bias, 3, weight, 50, y, 40);
-    fastgate_gate_once(FASTGATE_FLOAT32, 40, 50, weight, 1, 40, bias, 3, weight, 50, y, 40);
-    fastgate_gate_once(FASTGATE_FLOAT32, 20, 25, weight, 50, 2, bias, 3, weight, 50, y, 40);
+    for (size_t batch = 1; batch <= 3; batch++)
+        CHECK(!fastgate_gate_run(gate, batch, &x, 1, y, stride), "run");
+    fastgate_gate_once(storage, m, n, zeros, 0, 1, NULL, 3, zeros, 0, y, stride);
+    fastgate_gate_once(storage, m, n, zeros, 1, 0, NULL, 3, zeros, 0, y, stride);
+    fastgate_gate_once(storage, m, n / 2, zeros, 0, 2, NULL, 3, zeros, 0, y, stride);
     CHECK(until_failure == 0 && live == held, "a call allocated");
     until_failure = -1;
+    CHECK(get(y, 0) == 0.5 && get(y, 3 * stride - 1) == 0.5, "sigma(0)");
+    free(y);
     fastgate_gate_free(gate);
     fastgate_gate_free(NULL);
     CHECK(live == before, "%ld blocks leaked", live - before);
@@ -111,7 +118,7 @@ static void try_sizes_that_overflow(void)
     fastgate_gate *const untouched = (fastgate_gate *)&live, *gate = untouched;
     const long before = live;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        const int rc = fastgate_gate_create(&gate, FASTGATE_FLOAT32, sizes[i][0], sizes[i][1], NULL, 0, 0, NULL, 1);
+        const int rc = fastgate_gate_create(&gate, storage, sizes[i][0], sizes[i][1], NULL, 0, 0, NULL, 1);
         CHECK(rc == FASTGATE_ERROR_MEMORY && gate == untouched && live == before, "%zu x %zu: %d",
               sizes[i][0], sizes[i][1], rc);
     }
@@ -119,7 +126,8 @@ static void try_sizes_that_overflow(void)
 
 static void try_parts_that_do_not_fit(void)
 {
-    static const float weight[20 * 10];
+    static const double zeros[20 * 10];
+    const void *const weight = zeros;
     static const struct {
         size_t count, size[4];
     } wrong[] = {{0, {0}},          {1, {0}},           {1, {9}},          {1, {11}},
@@ -127,11 +135,11 @@ static void try_parts_that_do_not_fit(void)
                  {1, {SIZE_MAX}},   {2, {SIZE_MAX, 11}}, {2, {11, SIZE_MAX}},
                  {3, {SIZE_MAX / 2 + 1, SIZE_MAX / 2 + 1, 10}}};
     fastgate_gate *gate, *without_inputs;
-    CHECK(!fastgate_gate_create(&gate, FASTGATE_FLOAT32, 20, 10, weight, 10, 1, NULL, 1), "create");
-    CHECK(!fastgate_gate_create(&without_inputs, FASTGATE_FLOAT32, 20, 0, NULL, 0, 1, NULL, 1), "create");
+    CHECK(!fastgate_gate_create(&gate, storage, 20, 10, weight, 10, 1, NULL, 1), "create");
+    CHECK(!fastgate_gate_create(&without_inputs, storage, 20, 0, NULL, 1, 1, NULL, 1), "create");
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         fastgate_part parts[4];
-        float y[20];
+        double y[20];
         for (size_t k = 0; k < 4; k++)
             parts[k] = (fastgate_part){weight, wrong[i].size[k], 0};
         for (size_t k = 0; k < 20; k++)
@@ -142,8 +150,12 @@ static void try_parts_that_do_not_fit(void)
             CHECK(y[k] == 7, "case %zu wrote y", i);
     }
     const fastgate_part one = {weight, 1, 0};
-    float y = 7;
-    CHECK(fastgate_gate_run(without_inputs, 1, &one, 1, &y, 0) == FASTGATE_ERROR_SHAPE, "no inputs");
+    double y[20];
+    CHECK(fastgate_gate_run(without_inputs, 1, &one, 1, y, 0) == FASTGATE_ERROR_SHAPE, "no inputs");
+    CHECK(!fastgate_gate_run(without_inputs, 2, NULL, 0, y, 0) && get(y, 19) == 0.5, "no inputs");
+    CHECK(!fastgate_gate_run(without_inputs, 0, NULL, 0, NULL, 0), "no inputs, no batch");
+    fastgate_gate_unpack(without_inputs, NULL, y);
+    CHECK(get(y, 19) == 0, "unpacked");
     fastgate_gate_free(gate), fastgate_gate_free(without_inputs);
 }
 
@@ -177,36 +189,46 @@ typedef struct {
     size_t size;
 } fenced;
 
-static fenced fence(size_t floats)
+static fenced fence(size_t count)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    const size_t size = (floats * sizeof(float) + page - 1) / page * page;
+    const size_t size = (count * width() + page - 1) / page * page;
     char *all = mmap(NULL, size + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(all != MAP_FAILED && !mprotect(all + page, size, PROT_READ | PROT_WRITE), "mmap");
     return (fenced){all + page, size};
 }
 
-/* `count` floats that end (or begin) where the pages do */
-static float *at_edge(const fenced *f, size_t count, int at_end)
+static void remove_fence(const fenced *f)
 {
-    return (float *)(f->pages + (at_end ? f->size - count * sizeof(float) : 0));
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    munmap(f->pages - page, f->size + 2 * page);
+}
+
+/* `count` numbers that end (or begin) where the pages do */
+static void *at_edge(const fenced *f, size_t count, int at_end)
+{
+    return f->pages + (at_end ? f->size - count * width() : 0);
 }
 
 /* the same, as y; written() then sees whether anything beside it was written */
-static float *clean(const fenced *f, size_t count, int at_end)
+static void *clean(const fenced *f, size_t count, int at_end)
 {
     memset(f->pages, PATTERN, f->size);
     return at_edge(f, count, at_end);
 }
 
-static void written(const fenced *f, const float *y, size_t count, size_t m, size_t n)
+static int is_clean(const char *from, const char *to)
 {
-    const char *from = (const char *)y, *to = (const char *)(y + count);
-    for (const char *p = f->pages; p < f->pages + f->size; p++)
-        CHECK(*p == PATTERN || (p >= from && p < to), "%zu x %zu: written beside y, %td bytes from it", m,
-              n, p < from ? p - from : p - to);
+    return from == to || (*from == PATTERN && !memcmp(from, from + 1, (size_t)(to - from) - 1));
+}
+
+static void written(const fenced *f, const void *y, size_t count, size_t m, size_t n)
+{
+    CHECK(is_clean(f->pages, y) && is_clean(at(y, (ptrdiff_t)count), f->pages + f->size),
+          "%s, %s: %zu x %zu: written beside y", fastgate_isa(), storage_names[storage], m, n);
     for (size_t i = 0; i < count; i++)
-        CHECK(y[i] >= 0 && y[i] <= 1, "%zu x %zu: y[%zu] not written", m, n, i);
+        CHECK(get(y, (ptrdiff_t)i) >= 0 && get(y, (ptrdiff_t)i) <= 1, "%s, %s: %zu x %zu: y[%zu] not written",
+              fastgate_isa(), storage_names[storage], m, n, i);
 }
 
 static size_t case_m, case_n;
@@ -215,8 +237,8 @@ static const char *case_road = "";
 static void on_fault(int signal)
 {
     char text[200];
-    int length = snprintf(text, sizeof text, "signal %d: %s: %s, %zu x %zu: memory past an array\n",
-                          signal, fastgate_isa(), case_road, case_m, case_n);
+    int length = snprintf(text, sizeof text, "signal %d: %s, %s: %s, %zu x %zu: memory past an array\n",
+                          signal, fastgate_isa(), storage_names[storage], case_road, case_m, case_n);
     if (write(1, text, (size_t)length))
         _exit(1);
     _exit(1);
@@ -224,11 +246,12 @@ static void on_fault(int signal)
 
 static void try_edges(const size_t *rows, size_t row_count, const size_t *columns, size_t column_count)
 {
-    enum { BATCH = 2, M = 300, N = 1100, STRETCH = 3 };
+    static const size_t batches[] = {1, 2, 5, 7, 16, 17};
+    enum { BATCHES = sizeof batches / sizeof *batches, MOST = 17, M = 300, N = 1100, STRETCH = 3 };
     const fenced weights = fence(STRETCH * (M * 70 + 70 * N)), biases = fence(M);
-    const fenced xs = fence(BATCH * N), ys = fence(BATCH * M);
+    const fenced xs = fence(MOST * N), ys = fence(MOST * M);
     uint64_t seed = 1;
-    fill((float *)weights.pages, weights.size / sizeof(float), 1, ORDINARY, &seed);
+    fill(weights.pages, weights.size / width(), ORDINARY, &seed);
     for (size_t r = 0; r < row_count; r++)
         for (size_t c = 0; c < column_count; c++)
             for (int at_end = 0; at_end < 2; at_end++) {
@@ -241,47 +264,63 @@ static void try_edges(const size_t *rows, size_t row_count, const size_t *column
                 } layouts[] = {{"row-major", (ptrdiff_t)n, 1}, {"column-major", 1, (ptrdiff_t)m},
                                {"spread", STRETCH, STRETCH * (ptrdiff_t)m},
                                {"backwards", -(ptrdiff_t)n, -1}};
-                float *bias = at_edge(&biases, m, at_end), *x = at_edge(&xs, BATCH * n, at_end);
-                fill(bias, m, 1, ORDINARY, &seed), fill(x, BATCH * n, 1, ORDINARY, &seed);
+                const int reads_layouts = storage == FASTGATE_FLOAT32 || storage == FASTGATE_FLOAT64;
                 for (size_t l = 0; l < sizeof layouts / sizeof *layouts; l++) {
+                    if (!reads_layouts && (r + c + l) % 4)
+                        continue; /* packing reads one number after the other */
+                    const size_t batch = batches[(r + 2 * c + l) % BATCHES];
                     const ptrdiff_t row = layouts[l].row, column = layouts[l].column;
                     const size_t last = m && n ? (m - 1) * (size_t)labs(row) + (n - 1) * (size_t)labs(column) : 0;
-                    float *weight = at_edge(&weights, m && n ? last + 1 : 0, at_end);
-                    weight += row < 0 ? last : 0;
+                    void *bias = at_edge(&biases, m, at_end), *x = at_edge(&xs, batch * n, at_end);
+                    void *const array = at_edge(&weights, m && n ? last + 1 : 0, at_end);
+                    void *const weight = at(array, row < 0 ? (ptrdiff_t)last : 0);
+                    fill(bias, m, ORDINARY, &seed), fill(x, batch * n, ORDINARY, &seed);
                     case_road = layouts[l].name;
-                    float *y = clean(&ys, BATCH * m, at_end);
-                    fastgate_gate_once(FASTGATE_FLOAT32, m, n, weight, row, column, bias, BATCH, x, (ptrdiff_t)n, y,
-                                       (ptrdiff_t)m);
-                    written(&ys, y, BATCH * m, m, n);
-                    fastgate_gate *gate;
-                    CHECK(!fastgate_gate_create(&gate, FASTGATE_FLOAT32, m, n, weight, row, column, bias, 1), "create");
-                    const size_t half = n / 2, w = BATCH * n;
-                    const fastgate_part whole = {x, n, (ptrdiff_t)n};
-                    const fastgate_part parts[3] = {
-                        {x, half, (ptrdiff_t)n}, {x + w, 0, 1}, {x + half, n - half, (ptrdiff_t)n}};
-                    for (int turn = 0; turn < 3; turn++) { /* forwards, backwards, in parts */
-                        y = clean(&ys, BATCH * m, at_end);
-                        CHECK(!fastgate_gate_run(gate, BATCH, turn < 2 ? &whole : parts,
-                                                 turn < 2 ? 1 : 3, y, (ptrdiff_t)m), "run");
-                        written(&ys, y, BATCH * m, m, n);
+                    void *y;
+                    if (reads_layouts) {
+                        const size_t few = batch < 2 ? batch : 2;
+                        void *of_few = at(x, at_end ? (ptrdiff_t)((batch - few) * n) : 0);
+                        y = clean(&ys, few * m, at_end);
+                        CHECK(!fastgate_gate_once(storage, m, n, weight, row, column, bias, few, of_few,
+                                                  (ptrdiff_t)n, y, (ptrdiff_t)m), "once");
+                        written(&ys, y, few * m, m, n);
                     }
-                    float *out = clean(&ys, m, at_end); /* unpacked: bias here, weights aside */
-                    float *aside = floats(m * n);
-                    fastgate_gate_unpack(gate, aside, out);
-                    CHECK(!memcmp(out, bias, m * sizeof *bias), "unpacked");
-                    free(aside);
+                    fastgate_gate *gate;
+                    CHECK(!fastgate_gate_create(&gate, storage, m, n, weight, row, column, bias, 1), "create");
+                    const ptrdiff_t half = (ptrdiff_t)n / 2;
+                    const fastgate_part whole = {x, n, (ptrdiff_t)n};
+                    const fastgate_part parts[3] = {{x, n / 2, (ptrdiff_t)n},
+                                                    {at(x, (ptrdiff_t)(batch * n)), 0, 1},
+                                                    {at(x, half), n - n / 2, (ptrdiff_t)n}};
+                    for (int turn = 0; turn < 3; turn++) { /* forwards, backwards, in parts */
+                        if (turn == 1 && batch > 1)
+                            continue;
+                        y = clean(&ys, batch * m, at_end);
+                        CHECK(!fastgate_gate_run(gate, batch, turn < 2 ? &whole : parts, turn < 2 ? 1 : 3, y,
+                                                 (ptrdiff_t)m), "run");
+                        written(&ys, y, batch * m, m, n);
+                    }
+                    void *out = clean(&ys, m, at_end);
+                    fastgate_gate_unpack(gate, at_edge(&weights, m * n, at_end), out);
+                    CHECK(!memcmp(out, bias, m * width()), "unpacked");
                     fastgate_gate_free(gate);
                 }
             }
+    remove_fence(&weights), remove_fence(&biases), remove_fence(&xs), remove_fence(&ys);
 }
 
 int main(int argc, char **argv)
 {
     (void)argv; /* any argument: fewer sizes */
     signal(SIGSEGV, on_fault), signal(SIGBUS, on_fault);
-    try_failing_allocations();
-    try_sizes_that_overflow();
-    try_parts_that_do_not_fit();
+    for (size_t s = 0; s < STORAGES; s++) {
+        storage = storages[s];
+        try_failing_allocations(40, 50, 1);
+        try_failing_allocations(2200, 1000, 1); /* with huge pages: more than 2 MiB */
+        try_failing_allocations(2200, 1000, 2);
+        try_sizes_that_overflow();
+        try_parts_that_do_not_fit();
+    }
     try_names();
     for (size_t isa = 0; fastgate_isa_name(isa); isa++) {
         if (fastgate_select_isa(fastgate_isa_name(isa)))
@@ -289,12 +328,15 @@ int main(int argc, char **argv)
         static const size_t small[] = {0, 1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 20, 23, 24, 25, 28, 31,
                                        32, 33, 40, 47, 48, 49, 52, 56, 63, 64, 65, 70};
         static const size_t some[] = {1, 16, 17, 70}, rows[] = {113, 127, 128, 129, 255, 300};
-        static const size_t columns[] = {127, 128, 129, 255, 257, 1023, 1024, 1025, 1031};
+        static const size_t columns[] = {127, 128, 129, 255, 257, 511, 513, 1023, 1024, 1025, 1031};
         enum { SMALL = sizeof small / sizeof *small, SOME = sizeof some / sizeof *some };
         const long before = live;
-        try_edges(small, argc > 1 ? SMALL / 2 : SMALL, small, SMALL);
-        try_edges(rows, sizeof rows / sizeof *rows, some, SOME);
-        try_edges(some, SOME, columns, sizeof columns / sizeof *columns);
+        for (size_t s = 0; s < STORAGES; s++) {
+            storage = storages[s];
+            try_edges(small, argc > 1 ? SMALL / 4 : SMALL, small, SMALL);
+            try_edges(rows, sizeof rows / sizeof *rows, some, SOME);
+            try_edges(some, SOME, columns, sizeof columns / sizeof *columns);
+        }
         CHECK(live == before, "%ld blocks leaked", live - before);
         printf("%s ", fastgate_isa());
     }

@@ -1,4 +1,4 @@
-/* What bits.c, memory.c and threads.c share: a check, random floats, the sizes that matter. */
+/* What bits.c, memory.c and threads.c share: a check, and random numbers for every storage. */
 #ifndef TEST_H
 #define TEST_H
 
@@ -34,6 +34,42 @@ static inline size_t below(uint64_t *seed, size_t limit)
     return (size_t)(next(seed) >> 33) % limit;
 }
 
+static const fastgate_storage storages[] = {FASTGATE_FLOAT32, FASTGATE_FLOAT16, FASTGATE_BFLOAT16,
+                                            FASTGATE_INT8, FASTGATE_FLOAT64};
+static const char *const storage_names[] = {"float32", "float16", "bfloat16", "int8", "float64"};
+enum { STORAGES = sizeof storages / sizeof *storages };
+
+/* That of the gates under test.  Their weights and so on are arrays of double for FLOAT64, else of float. */
+static fastgate_storage storage;
+
+static inline int is_double(void)
+{
+    return storage == FASTGATE_FLOAT64;
+}
+
+static inline size_t width(void)
+{
+    return is_double() ? sizeof(double) : sizeof(float);
+}
+
+static inline void *at(const void *a, ptrdiff_t i)
+{
+    return (char *)a + i * (ptrdiff_t)width();
+}
+
+static inline double get(const void *a, ptrdiff_t i)
+{
+    return is_double() ? ((const double *)a)[i] : ((const float *)a)[i];
+}
+
+static inline void put(void *a, ptrdiff_t i, double value)
+{
+    if (is_double())
+        ((double *)a)[i] = value;
+    else
+        ((float *)a)[i] = (float)value;
+}
+
 static inline float float_of(uint32_t bits)
 {
     float f;
@@ -41,40 +77,54 @@ static inline float float_of(uint32_t bits)
     return f;
 }
 
-/* all NaNs are the same */
-static inline uint32_t bits_of(float f)
+static inline double double_of(uint64_t bits)
 {
-    uint32_t bits;
-    memcpy(&bits, &f, sizeof bits);
-    return isnan(f) ? 0x7fc00000 : bits;
+    double d;
+    memcpy(&d, &bits, sizeof d);
+    return d;
+}
+
+/* all NaNs are the same */
+static inline uint64_t bits_at(const void *a, ptrdiff_t i)
+{
+    uint64_t bits = 0;
+    memcpy(&bits, at(a, i), width());
+    return isnan(get(a, i)) ? 0x7ff8000000000000 : bits;
 }
 
 enum kind { ORDINARY, TINY, ANY_FINITE, HUGE_VALUES, WITH_INF, WITH_NAN, KINDS };
 
-/* The same numbers on every machine: only exact operations. */
-static inline void fill(float *to, size_t size, ptrdiff_t stride, enum kind kind, uint64_t *seed)
+static inline double number(enum kind kind, uint64_t *seed)
 {
-    for (size_t i = 0; i < size; i++) {
-        const uint32_t r = (uint32_t)(next(seed) >> 32);
-        float f = (float)((int32_t)r >> 8) * 0x1p-23f; /* [-1, 1) */
-        if (kind == TINY)
-            f = float_of(r & 0x807fffff);
-        else if (kind == ANY_FINITE)
-            f = (r & 0x7f800000) == 0x7f800000 ? 0.0f : float_of(r);
-        else if (kind == HUGE_VALUES)
-            f *= 0x1p127f;
-        to[(ptrdiff_t)i * stride] = f;
+    const uint64_t r = next(seed);
+    const uint32_t high = (uint32_t)(r >> 32);
+    if (kind == TINY)
+        return is_double() ? double_of(r & 0x800fffffffffffff) : float_of(high & 0x807fffff);
+    if (kind == ANY_FINITE) {
+        const double any = is_double() ? double_of(r) : float_of(high);
+        return isfinite(any) ? any : 0;
     }
-    if (size && kind == WITH_INF)
-        to[(ptrdiff_t)below(seed, size) * stride] = next(seed) & 1 ? INFINITY : -INFINITY;
-    if (size && kind == WITH_NAN)
-        to[(ptrdiff_t)below(seed, size) * stride] = NAN;
+    const double ordinary = (double)((int64_t)r >> 11) * 0x1p-52; /* [-1, 1) */
+    if (kind == HUGE_VALUES)
+        return ordinary * (is_double() ? 0x1p1023 : 0x1p127);
+    return is_double() ? ordinary : (double)((int32_t)high >> 8) * 0x1p-23;
 }
 
-static inline float *floats(size_t count)
+/* The same numbers on every machine: only exact operations. */
+static inline void fill(void *to, size_t size, enum kind kind, uint64_t *seed)
 {
-    float *p = malloc(count * sizeof *p + 1);
-    CHECK(p, "%zu floats", count);
+    for (size_t i = 0; i < size; i++)
+        put(to, (ptrdiff_t)i, number(kind, seed));
+    if (!size || kind < WITH_INF)
+        return;
+    const size_t one = below(seed, size);
+    put(to, (ptrdiff_t)one, kind == WITH_NAN ? NAN : next(seed) & 1 ? INFINITY : -INFINITY);
+}
+
+static inline void *numbers(size_t count)
+{
+    void *p = malloc(count * width() + 1);
+    CHECK(p, "%zu numbers", count);
     return p;
 }
 
