@@ -101,7 +101,9 @@ static int pack_int8(char *block, const fg_matrix *m, size_t first, size_t rows,
     const int8_block to = int8_parts(block, panels, m->columns);
     memset(to.scales, 0, panels * (fg_panel_bytes(FASTGATE_INT8, m->columns) - FG_LINE));
     for (size_t r = 0; r < rows; r++) {
-        const float *row = (const float *)m->weight + (ptrdiff_t)(first + r) * m->row_stride;
+        const float *row = m->weight; /* without inputs it may be NULL, to which nothing is added */
+        if (m->columns)
+            row += (ptrdiff_t)(first + r) * m->row_stride;
         float largest = 0;
         for (size_t k = 0; k < m->columns; k++) {
             const float w = fabsf(row[(ptrdiff_t)k * m->column_stride]);
@@ -190,7 +192,7 @@ void fg_unpack(const char *packed, fastgate_storage storage, size_t rows, size_t
         const char *at = packed + panels * FG_LINE;
         for (size_t r = 0; r < here; r++)
             set_element(bias, storage, first + r, element(packed, storage, (ptrdiff_t)r));
-        if (storage == FASTGATE_INT8)
+        if (storage == FASTGATE_INT8 && columns)
             unpack_int8(packed, here, panels, columns, (float *)weight + first * columns);
         packed += panels * fg_panel_bytes(storage, columns);
         for (size_t k = 0; k < columns && storage != FASTGATE_INT8; k += longest) {
