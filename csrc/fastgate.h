@@ -21,7 +21,8 @@
  * error bounds hold in the default floating-point mode: round to nearest, subnormals kept.
  *
  * Memory:   arrays need the alignment of their elements only.  The caller owns every array passed in;
- *           a gate copies what it keeps.  Outputs must not overlap inputs.
+ *           a gate copies what it keeps.  Outputs must not overlap inputs.  A call allocates nothing,
+ *           and needs some 120 KB of stack for a batch.
  * Threads:  any number of threads may run one gate at once, each with outputs of its own: while a
  *           call runs, they hold what is not yet the result.
  *           fastgate_select_isa must not run beside any other call.

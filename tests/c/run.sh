@@ -42,7 +42,7 @@ build()
 {
     folder=$1 compiler=$2 flags=$3
     shift 3
-    make -s -C "$csrc" BUILD="$folder" CC="$compiler" CFLAGS="$flags -Werror" "$@" \
+    make -s -j"$(getconf _NPROCESSORS_ONLN)" -C "$csrc" BUILD="$folder" CC="$compiler" CFLAGS="$flags -Werror" "$@" \
         "$folder/libfastgate.a" || return
     for test in bits memory threads pool sigmoid; do
         case $test in
@@ -102,16 +102,18 @@ fi
 
 export ASAN_OPTIONS=allocator_may_return_null=1:allow_user_segv_handler=1
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-# -O0: optimizing the instrumented tiles takes compilers many minutes
-sanitizers="-O0 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
+# apart, and the second not optimized: together they take compilers many minutes
 sanitizer_compiler=clang # its undefined-behaviour checks are the stricter
 have clang || sanitizer_compiler=gcc
-if step "ASan, UBSan: build" build "$out/asan" $sanitizer_compiler "$sanitizers"; then
-    [ "$mode" != full ] || step "ASan, UBSan: bits" digests "$out/asan/bits"
-    step "ASan, UBSan: memory" "$out/asan/memory" few
-    step "ASan, UBSan: threads" "$out/asan/threads"
-    step "ASan, UBSan: pool" "$out/asan/pool"
-fi
+for sanitizer in "-O1 -fsanitize=address" "-O0 -fsanitize=undefined"; do
+    name=${sanitizer#*=}
+    step "$name: build" build "$out/$name" $sanitizer_compiler \
+        "$sanitizer -g -fno-omit-frame-pointer -fno-sanitize-recover=all" || continue
+    [ "$mode" != full ] || step "$name: bits" digests "$out/$name/bits"
+    step "$name: memory" "$out/$name/memory" few
+    step "$name: threads" "$out/$name/threads"
+    step "$name: pool" "$out/$name/pool"
+done
 if step "TSan: build" build "$out/tsan" $sanitizer_compiler "-O1 -g -fsanitize=thread"; then
     step "TSan: threads" "$out/tsan/threads"
     step "TSan: pool" "$out/tsan/pool" no-forks
