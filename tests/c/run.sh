@@ -106,15 +106,15 @@ export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 sanitizer_compiler=clang # its undefined-behaviour checks are the stricter
 have clang || sanitizer_compiler=gcc
 for sanitizer in "-O1 -fsanitize=address" "-O0 -fsanitize=undefined"; do
-    name=${sanitizer#*=}
-    step "$name: build" build "$out/$name" $sanitizer_compiler \
-        "$sanitizer -g -fno-omit-frame-pointer -fno-sanitize-recover=all" || continue
-    [ "$mode" != full ] || step "$name: bits" digests "$out/$name/bits"
-    step "$name: memory" "$out/$name/memory" few
-    step "$name: threads" "$out/$name/threads"
-    step "$name: pool" "$out/$name/pool"
+    kind=${sanitizer#*=}
+    step "$kind: build" build "$out/$kind" $sanitizer_compiler \
+        "$sanitizer -g -fno-omit-frame-pointer -fno-sanitize-recover=all" FLAGS_base= || continue
+    [ "$mode" != full ] || step "$kind: bits" digests "$out/$kind/bits"
+    step "$kind: memory" "$out/$kind/memory" few
+    step "$kind: threads" "$out/$kind/threads"
+    step "$kind: pool" "$out/$kind/pool"
 done
-if step "TSan: build" build "$out/tsan" $sanitizer_compiler "-O1 -g -fsanitize=thread"; then
+if step "TSan: build" build "$out/tsan" $sanitizer_compiler "-O1 -g -fsanitize=thread" FLAGS_base=; then
     step "TSan: threads" "$out/tsan/threads"
     step "TSan: pool" "$out/tsan/pool" no-forks
 fi
