@@ -109,7 +109,7 @@ for sanitizer in "-O1 -fsanitize=address" "-O0 -fsanitize=undefined"; do
     kind=${sanitizer#*=}
     step "$kind: build" build "$out/$kind" $sanitizer_compiler \
         "$sanitizer -g -fno-omit-frame-pointer -fno-sanitize-recover=all" FLAGS_base= || continue
-    [ "$mode" != full ] || step "$kind: bits" digests "$out/$kind/bits"
+    [ "$mode $kind" != "full address" ] || step "$kind: bits" digests "$out/$kind/bits"
     step "$kind: memory" "$out/$kind/memory" few
     step "$kind: threads" "$out/$kind/threads"
     step "$kind: pool" "$out/$kind/pool"
