@@ -1,5 +1,5 @@
 /*
- * fastgate: the LSTM input gate  g = sigma(W [1; x])  on a CPU: a C99 interface.
+ * fastgate: the LSTM input gate  g = sigma(W [1; x])  on a CPU, and the LSTM on it: a C99 interface.
  *
  * W is (output_size, input_size); the bias, column 0 of the textbook form, is an array of its own;
  * sigma is the logistic sigmoid 1 / (1 + exp(-z)), within 1 ULP of the true value for every float
@@ -43,9 +43,9 @@ extern "C" {
 enum {
     FASTGATE_OK = 0,
     FASTGATE_ERROR_MEMORY = 1, /* no memory, or a size that overflows size_t */
-    FASTGATE_ERROR_SHAPE = 2,  /* the parts' lengths do not add up to input_size */
+    FASTGATE_ERROR_SHAPE = 2,  /* sizes that do not fit together, as the parts' lengths and input_size */
     FASTGATE_ERROR_ISA = 3,    /* unknown instruction set, or not in this build or CPU */
-    FASTGATE_ERROR_VALUE = 4   /* a weight that the storage cannot hold, or an unknown storage */
+    FASTGATE_ERROR_VALUE = 4   /* a weight that the storage cannot hold, or an option that is not there */
 };
 
 /* A short English text for a code; never NULL. */
@@ -145,6 +145,128 @@ int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t inpu
                        const void *weight, ptrdiff_t row_stride, ptrdiff_t column_stride,
                        const void *bias, size_t batch, const void *x, ptrdiff_t x_stride, void *y,
                        ptrdiff_t y_stride);
+
+/* ---- LSTM ---------------------------------------------------------------------------------- */
+
+/*
+ * Layers of LSTM cells.  For one row of a batch a step is
+ *
+ *     z       = [W_ih | W_hh] [x; h] + bias       by the order of summation of a gate
+ *     i, f, g = sigma(z_i + p_i c), sigma(z_f + p_f c), tanh(z_g)
+ *     c       = f c + i g
+ *     o       = sigma(z_o + p_o c)
+ *     h       = o tanh(c), or projection (o tanh(c))
+ *
+ * so i has the bits of a gate's output, and h and c those of the same step in any batch, sequence, stream,
+ * number of threads and instruction set.  tanh is within 1 ULP of the true value for every float z.  A
+ * value of c or o tanh(c) smaller than 2^-100, in double 2^-960, becomes 0, so that a silent stream never
+ * computes with subnormal numbers.  An LSTM is read-only: any number of threads may run it at once.
+ */
+typedef struct fastgate_lstm fastgate_lstm;
+
+/* No member may be left out; zeros are the defaults but for the sizes. */
+typedef struct {
+    fastgate_storage storage; /* of weights and projections; arrays are double for FLOAT64, else float */
+    size_t input_size;
+    size_t hidden_size;
+    size_t projection_size; /* of h; 0: there is no projection, h is (hidden_size,) */
+    size_t layers;
+    unsigned directions;    /* 1, or 2: each layer forwards and backwards, their outputs side by side */
+    int backwards;          /* the one direction goes from the last step to the first */
+    int input_forget;       /* f = 1 - i, and the weights of f are not used */
+    double clip;            /* of c, right after c = f c + i g: to [-clip, clip]; 0: none */
+    double gate_clip;       /* of what the sigmas and tanh(z_g) take; 0: none */
+    unsigned threads;       /* as for a gate */
+} fastgate_lstm_options;
+
+/* Of one layer and direction; row-major, gates in the order i, f, g, o.  Where h is (output_size,): */
+typedef struct {
+    const void *weight_ih;  /* (4 hidden_size, inputs): input_size, past the first layer directions *
+                               output_size */
+    const void *weight_hh;  /* (4 hidden_size, output_size) */
+    const void *bias;       /* (4 hidden_size,), or NULL for zeros */
+    const void *peephole;   /* (3, hidden_size): i, f, o; or NULL */
+    const void *projection; /* (projection_size, hidden_size), if there is one */
+} fastgate_lstm_weights;
+
+/*
+ * Packs weights (layers, directions).  *lstm is set on success only.  FASTGATE_ERROR_SHAPE for no
+ * layers, or directions that are not 1 or 2 (1 if backwards); FASTGATE_ERROR_VALUE as for a gate, or a clip
+ * that is negative or NaN; FASTGATE_ERROR_MEMORY.
+ */
+int fastgate_lstm_create(fastgate_lstm **lstm, const fastgate_lstm_options *options,
+                         const fastgate_lstm_weights *weights);
+
+/* NULL is allowed. */
+void fastgate_lstm_free(fastgate_lstm *lstm);
+
+/* As given to create. */
+const fastgate_lstm_options *fastgate_lstm_get_options(const fastgate_lstm *lstm);
+
+/* Elements of h: projection_size if there is one, else hidden_size. */
+size_t fastgate_lstm_output_size(const fastgate_lstm *lstm);
+
+size_t fastgate_lstm_nbytes(const fastgate_lstm *lstm); /* bytes of all that is packed */
+
+/* Whether layer * directions + direction has peepholes. */
+int fastgate_lstm_has_peephole(const fastgate_lstm *lstm, size_t index);
+
+/*
+ * The weights of layer * directions + direction as they were rounded, into arrays of the sizes above;
+ * peephole and projection are not touched if there are none.  FASTGATE_ERROR_MEMORY.
+ */
+int fastgate_lstm_unpack(const fastgate_lstm *lstm, size_t index, void *weight_ih, void *weight_hh,
+                         void *bias, void *peephole, void *projection);
+
+/*
+ * One step of all layers, for a batch of rows: x (batch, input_size), rows x_stride elements apart; h and
+ * h_out (layers, batch, output_size), c and c_out (layers, batch, hidden_size), contiguous.  The output
+ * is h_out of the last layer.  c_out may be c; all else that is written must not overlap anything.
+ * scratch is (batch, hidden_size) if there is a projection, else not used.  Allocates nothing.
+ * FASTGATE_ERROR_SHAPE for an LSTM of two directions or one that goes backwards.
+ */
+int fastgate_lstm_step(const fastgate_lstm *lstm, size_t batch, const void *x, ptrdiff_t x_stride,
+                       const void *h, const void *c, void *h_out, void *c_out, void *scratch);
+
+/*
+ * A sequence: element k of step t of row b of x is x[t * x_step + b * x_row + k], for t < steps, b < batch,
+ * and of y, (steps, batch, directions * output_size), likewise.  h (layers * directions, batch,
+ * output_size) and c (.., hidden_size), contiguous, are the initial state, and become that after the last
+ * step.  lengths (batch,), or NULL, says how many steps each row has: y is 0 beyond, backwards
+ * begins at the last, and all is as if the row ran alone.  Arrays must not overlap.
+ *
+ * Needs memory for the outputs of inner layers and the like: FASTGATE_ERROR_MEMORY, before anything is
+ * written.  FASTGATE_ERROR_SHAPE if a length is more than `steps`.
+ */
+int fastgate_lstm_run(const fastgate_lstm *lstm, size_t steps, size_t batch, const void *x,
+                      ptrdiff_t x_step, ptrdiff_t x_row, const size_t *lengths, void *h, void *c,
+                      void *y, ptrdiff_t y_step, ptrdiff_t y_row);
+
+/* ---- streams ------------------------------------------------------------------------------- */
+
+/*
+ * `batch` sequences that go on step by step, with a state that begins as zeros.  The LSTM must outlive its
+ * streams.  One thread at a time may use a stream; different streams of one LSTM may run at once.
+ */
+typedef struct fastgate_stream fastgate_stream;
+
+/* FASTGATE_ERROR_SHAPE as fastgate_lstm_step; FASTGATE_ERROR_MEMORY.  *stream is set on success only. */
+int fastgate_stream_create(fastgate_stream **stream, const fastgate_lstm *lstm, size_t batch);
+
+/* NULL is allowed. */
+void fastgate_stream_free(fastgate_stream *stream);
+
+/* x (batch, input_size) -> y (batch, output_size), rows so many elements apart.  y may overlap x.
+ * Allocates nothing, and cannot fail. */
+void fastgate_stream_step(fastgate_stream *stream, const void *x, ptrdiff_t x_stride, void *y,
+                          ptrdiff_t y_stride);
+
+/* The state of row b becomes zeros. */
+void fastgate_stream_reset(fastgate_stream *stream, size_t b);
+
+/* h (layers, batch, output_size) and c (layers, batch, hidden_size), contiguous */
+void fastgate_stream_get_state(const fastgate_stream *stream, void *h, void *c);
+void fastgate_stream_set_state(fastgate_stream *stream, const void *h, const void *c);
 
 #ifdef __cplusplus
 }

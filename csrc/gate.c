@@ -31,7 +31,7 @@ const char *fastgate_strerror(int code)
     case FASTGATE_ERROR_MEMORY:
         return "out of memory";
     case FASTGATE_ERROR_SHAPE:
-        return "the parts of x do not add up to input_size";
+        return "sizes that do not fit together";
     case FASTGATE_ERROR_ISA:
         return "instruction set unknown, not built or not usable on this CPU";
     case FASTGATE_ERROR_VALUE:
@@ -198,8 +198,8 @@ static void share(unsigned threads, size_t cost, size_t nbytes, shared_call *s)
     fg_share(threads, s->pieces, cost >= WAKE_COST, run_piece, s);
 }
 
-int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_part *parts,
-                      size_t part_count, void *y, ptrdiff_t y_stride)
+int fg_run(const fastgate_gate *gate, size_t batch, const fastgate_part *parts, size_t part_count,
+           void *y, ptrdiff_t y_stride, fg_ending ending, const fg_cell *cell)
 {
     if (!parts_add_up(parts, part_count, gate->input_size))
         return FASTGATE_ERROR_SHAPE;
@@ -213,7 +213,8 @@ int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_pa
     atomic_bool *turn = (atomic_bool *)&gate->backwards;
     const int turns = gate->nbytes > TURN_BYTES;
     int backwards = turns && atomic_load_explicit(turn, memory_order_relaxed);
-    const fg_call call = {gate->packed, gate->output_size, gate->input_size, parts, y, y_stride};
+    const fg_call call = {gate->packed, gate->output_size, gate->input_size, parts, y, y_stride,
+                          ending, cell};
     fg_packed_kernel *const kernel = gate->kernels->packed[gate->storage];
     const size_t block = FG_PANELS * fg_panel_rows(gate->storage);
     const size_t blocks = gate->output_size / block + (gate->output_size % block != 0);
@@ -230,6 +231,12 @@ int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_pa
     if (turns)
         atomic_store_explicit(turn, backwards, memory_order_relaxed);
     return FASTGATE_OK;
+}
+
+int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_part *parts,
+                      size_t part_count, void *y, ptrdiff_t y_stride)
+{
+    return fg_run(gate, batch, parts, part_count, y, y_stride, FG_SIGMOID, NULL);
 }
 
 int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t input_size,

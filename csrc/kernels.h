@@ -77,6 +77,28 @@ typedef struct {
     size_t rows, columns;
 } fg_matrix;
 
+/* What becomes of the sums z = W x + bias. */
+typedef enum {
+    FG_SIGMOID, /* y (rows,) = sigma(z) */
+    FG_LINEAR,  /* y (rows,) = z */
+    FG_CELL     /* y (units,) = h and cell->c_out (units,), of an LSTM */
+} fg_ending;
+
+/*
+ * An LSTM's cell.  A block of its packed weights is the four gates i, f, g, o of as many units as a panel
+ * has rows: a panel each, so that a walk along the block ends with all that these units need.  Units
+ * past the last, up to a whole panel, have weights and biases of zero.
+ */
+typedef struct {
+    size_t units;
+    const void *c; /* (batch, units) */
+    void *c_out;   /* the same, which may be c */
+    ptrdiff_t c_stride, c_out_stride;
+    const void *peephole; /* (3, units rounded up to whole panels), of i, f and o; or NULL */
+    double clip, gate_clip; /* of c, and of what the activations take; INFINITY for none */
+    int input_forget; /* f = 1 - i */
+} fg_cell;
+
 /* A packed gate and what it is called on. */
 typedef struct {
     const char *packed;
@@ -84,10 +106,12 @@ typedef struct {
     const fastgate_part *parts; /* their sizes add up to columns */
     void *y;
     ptrdiff_t y_stride;
+    fg_ending ending;
+    const fg_cell *cell; /* of FG_CELL */
 } fg_call;
 
 /*
- * y = sigma(W x + bias) of the rows in blocks [first_block, first_block + blocks) and of the rows
+ * y = the ending of W x + bias, of the rows in blocks [first_block, first_block + blocks) and of the rows
  * [first, first + count) of x.  The first walk past the blocks is from the last to the first if
  * `backwards`, every other one turns around; returns the direction for the next.
  */
@@ -111,6 +135,11 @@ void fg_unpack(const char *packed, fastgate_storage storage, size_t rows, size_t
 
 /* The kernels that fastgate_select_isa chose, or the best usable ones, for the storage. */
 const fg_kernels *fg_active_kernels(fastgate_storage storage);
+
+/* A gate's call with any ending; parts that do not add up, no batch or no outputs are answered as by
+ * fastgate_gate_run. */
+int fg_run(const fastgate_gate *gate, size_t batch, const fastgate_part *parts, size_t part_count,
+           void *y, ptrdiff_t y_stride, fg_ending ending, const fg_cell *cell);
 
 /* No more threads than this share a call. */
 #define FG_THREAD_LIMIT 256

@@ -1,4 +1,4 @@
-"""What a gate's output may be, from float64, or long double for a float64 storage."""
+"""What a gate's output, or an LSTM's, may be, from float64, or long double for a float64 storage."""
 
 import fastgate
 import numpy as np
@@ -52,3 +52,134 @@ def close(got, x, weight, bias=None, storage="float32"):
         f"{np.count_nonzero(wrong)} of {got.size} outputs are wrong, such as "
         f"{got[wrong][:3]} for {expected[wrong][:3]}, allowed {low[wrong][:3]} to {high[wrong][:3]}"
     )
+
+
+# ---- LSTM -------------------------------------------------------------------------------------
+
+
+def precision(storage):
+    """The dtype of values, that in which they are computed here, and below which c and m become 0."""
+    if storage == "float64":
+        return np.float64, np.longdouble, 2.0**-960
+    return np.float32, np.float64, 2.0**-100
+
+
+def held(p, storage):
+    """A layer's parameters -> [weight_ih | weight_hh], bias, peephole, projection, as they are held."""
+    dtype, precise, _ = precision(storage)
+    p = {key: np.asarray(value, dtype) for key, value in p.items() if value is not None}
+    weight = fastgate.reference.rounded(np.hstack([p["weight_ih"], p["weight_hh"]]), storage)
+    hidden = len(weight) // 4
+    bias = sum([p[key] for key in ("bias_ih", "bias_hh") if key in p], np.zeros(4 * hidden, dtype))
+    peephole = p.get("peephole", np.zeros((3, hidden)))
+    projection = p.get("projection")
+    if projection is not None:
+        projection = fastgate.reference.rounded(projection, storage).astype(precise)
+    return weight.astype(precise), bias.astype(precise), peephole.astype(precise), projection
+
+
+def product(weight, bias, x, e_x, storage, extra=0):
+    """weight @ x + bias and its error, by the bound of `close`; e_x is that of x, `extra` of the sum."""
+    dtype, precise, _ = precision(storage)
+    n = x.shape[-1] + 4  # and a bias, and what follows: a peephole's product and sum
+    roundoff = (np.finfo(dtype).eps + np.finfo(precise).eps) / 2
+    gamma = n * roundoff / (1 - n * roundoff)
+    size = np.abs(x) + e_x
+    e = gamma * (size @ np.abs(weight).T + np.abs(bias) + extra) + e_x @ np.abs(weight).T
+    e = e + n * np.finfo(dtype).smallest_subnormal.astype(precise)
+    if storage == "int8":
+        assert x.shape[-1] <= SPAN
+        e = e + 2.0**-15 * size.max(axis=-1, initial=0, keepdims=True) * np.abs(weight).sum(axis=1)
+    return x @ weight.T + bias, e
+
+
+def through(function, z, e, storage):
+    """function(z), a monotonous one, and its error: that of z, carried through, and 1 ULP, or 1.5."""
+    dtype, precise, _ = precision(storage)
+    y = function(z)
+    ulp = (1.5 if dtype == np.float64 else 1.0) * np.spacing(np.abs(y).astype(dtype)).astype(precise)
+    e = np.where(np.isfinite(z), e, 0)
+    return y, np.maximum(function(z + e) - y, y - function(z - e)) + ulp
+
+
+def step(x, h, c, p, *, clip=None, gate_clip=None, input_forget=False, storage="float32"):
+    """One step of an LSTM from its equations: h, c, and the error that each may have.
+
+    Errors are followed to first order and a little more: those of sums by `product`, those of
+    sigmoid and tanh by `through`, and one rounding for each product and sum of single numbers.
+    """
+    dtype, precise, least = precision(storage)
+    weight, bias, (p_i, p_f, p_o), projection = held(p, storage)
+    unit = np.finfo(dtype).eps
+    x, h, c = (np.asarray(array, precise) for array in (x, h, c))
+
+    def clipped(z, limit):
+        return z if limit is None else np.clip(z, -dtype(limit), dtype(limit))
+
+    def gates(z):
+        return np.split(z, 4, axis=-1)
+
+    with np.errstate(all="ignore"):
+        zero = np.zeros_like(c)
+        extra = np.concatenate([np.abs(p_i * c), np.abs(p_f * c), zero, zero], axis=-1)
+        xh = np.concatenate([x, h], axis=-1)
+        z, e = product(weight, bias, xh, np.zeros_like(xh), storage, extra)
+        (z_i, z_f, z_g, z_o), (e_zi, e_zf, e_zg, e_zo) = gates(z), gates(e)
+        i, e_i = through(sigmoid, clipped(z_i + p_i * c, gate_clip), e_zi, storage)
+        f, e_f = through(sigmoid, clipped(z_f + p_f * c, gate_clip), e_zf, storage)
+        g, e_g = through(np.tanh, clipped(z_g, gate_clip), e_zg, storage)
+        if input_forget:
+            f, e_f = 1 - i, e_i + unit
+        e_c = e_f * np.abs(c) + (i + e_i) * e_g + np.abs(g) * e_i
+        e_c = e_c + unit * (np.abs(f * c) + np.abs(i * g)) + least
+        c = clipped(f * c + i * g, clip)
+        c = np.where(np.abs(c) < least, 0, c)
+
+        e_c = np.where(np.isfinite(c), e_c, 0)
+        e_zo = e_zo + np.abs(p_o) * e_c + 2 * unit * np.abs(p_o * c)
+        o, e_o = through(sigmoid, clipped(z_o + p_o * c, gate_clip), e_zo, storage)
+        t, e_t = through(np.tanh, c, e_c, storage)
+        e_h = (o + e_o) * e_t + np.abs(t) * e_o + unit * np.abs(o * t) + least
+        h = o * t
+        h = np.where(np.abs(h) < least, 0, h)
+        if projection is not None:
+            h, e_h = product(projection, np.zeros(len(projection)), h, e_h, storage)
+    return h, c, e_h, e_c
+
+
+def within(got, expected, error, dtype):
+    assert isinstance(got, np.ndarray) and got.dtype == dtype and got.shape == expected.shape
+    finite = np.isfinite(expected) & np.isfinite(error)
+    with np.errstate(all="ignore"):
+        np.testing.assert_array_equal(got[~finite], expected[~finite].astype(dtype))
+        wrong = finite & ~(np.abs(got - expected) <= error)  # NaN is wrong too
+    assert not wrong.any(), (
+        f"{np.count_nonzero(wrong)} of {got.size} are wrong, such as {got[wrong][:3]} for "
+        f"{expected[wrong][:3]}, allowed is a distance of {error[wrong][:3]}"
+    )
+
+
+def close_step(got, x, h, c, p, **options):
+    """Assert that got = (h, c) is what a step from x, h, c gives, within `step`'s errors."""
+    h, c, e_h, e_c = step(x, h, c, p, **options)
+    dtype = precision(options.get("storage", "float32"))[0]
+    within(got[0], h, e_h, dtype)
+    within(got[1], c, e_c, dtype)
+
+
+def run(x, h_0, c_0, layers, *, reverse=False, **options):
+    """An LSTM over x (T, [B,] n): y (T, [B,] D * size), h_n (L * D, [B,] size), c_n, unrounded."""
+    _, precise, _ = precision(options.get("storage", "float32"))
+    h_n, c_n = h_0.astype(precise), c_0.astype(precise)
+    y, k = x, 0
+    for layer in layers:
+        sides = []
+        for backwards, p in zip((reverse, True), layer if isinstance(layer, tuple) else (layer,)):
+            side = np.empty((len(x), *h_n.shape[1:]), precise)
+            for t in range(len(x))[:: -1 if backwards else 1]:
+                h_n[k], c_n[k], _, _ = step(y[t], h_n[k], c_n[k], p, **options)
+                side[t] = h_n[k]
+            sides.append(side)
+            k += 1
+        y = np.concatenate(sides, axis=-1)
+    return y, h_n, c_n

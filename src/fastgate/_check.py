@@ -6,8 +6,12 @@ for its speed.
 
 from __future__ import annotations
 
+import math
 import operator
 import os
+import sys
+from collections.abc import Mapping
+from numbers import Real
 
 import numpy as np
 
@@ -91,7 +95,9 @@ def is_array(value: object) -> bool:
     return any(hasattr(value, name) for name in array_like) or is_buffer(value)
 
 
-def as_array(value: ArrayLike, name: str, dtype: np.dtype[Any], storage: str = "") -> _Array:
+def as_array(
+    value: ArrayLike, name: str, dtype: np.dtype[Any], storage: str = "", taker: str = "gate"
+) -> _Array:
     """An array of this dtype: any layout, shared with `value` where it is an array already.
 
     Plain sequences are converted, arrays and buffers of another dtype are a TypeError, but for the
@@ -108,9 +114,10 @@ def as_array(value: ArrayLike, name: str, dtype: np.dtype[Any], storage: str = "
     cast = f"{name}.astype(numpy.{dtype})"
     if not isinstance(value, np.ndarray):
         cast = f"numpy.asarray({name}, numpy.{dtype})"
-    if name == "weight" and given in STORAGES and given != "int8":
-        cast += f", or fastgate.Gate({name}, storage={given!r})"
-    raise TypeError(f"{name} is {array.dtype}, but the gate takes {dtype}: write {cast}")
+    if "weight" in name and given in STORAGES and given != "int8":
+        stored = f"storage={given!r}"
+        cast += f", or {stored if taker != 'gate' else f'fastgate.Gate({name}, {stored})'}"
+    raise TypeError(f"{name} is {array.dtype}, but the {taker} takes {dtype}: write {cast}")
 
 
 def aligned(array: _Array) -> _Array:
@@ -149,19 +156,19 @@ def augmented(weight: ArrayLike, storage: str) -> tuple[_Array, _Array]:
     return w[:, 1:], w[:, 0]
 
 
-def refusal(weight: _Array, storage: str) -> str:
+def refusal(weight: _Array, storage: str, name: str = "weight") -> str:
     """Why a 16-bit or int8 storage cannot hold weight, an array of float32; "" if it can."""
     finite = np.isfinite(weight)
     if storage == "int8":
         if finite.all():
             return ""
         example = weight[~finite].flat[0]
-        return f"weight has elements that are not finite ({example}): storage='int8' cannot hold them"
+        return f"{name} has elements that are not finite ({example}): storage='int8' cannot hold them"
     largest_held, limit = RANGES[storage]
     largest = np.abs(weight).max(initial=0, where=finite)
     if largest < limit:
         return ""
-    return f"weight has magnitudes up to {largest:g}, but storage={storage!r} ends at {largest_held:g}"
+    return f"{name} has magnitudes up to {largest:g}, but storage={storage!r} ends at {largest_held:g}"
 
 
 def inputs(
@@ -197,31 +204,36 @@ def refuse_layout(array: _Array, name: str) -> None:
         raise ValueError(f"{name} must be aligned: begin at a multiple of {array.itemsize} bytes")
 
 
-def output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> _Array:
+def output(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], name: str = "out") -> _Array:
     """The array that writes into `out`, an array or writable buffer of this very shape."""
     if not isinstance(out, np.ndarray) and not is_buffer(out):
-        raise TypeError(f"out must be an array or a writable buffer, not {type(out).__name__}")
+        raise TypeError(f"{name} must be an array or a writable buffer, not {type(out).__name__}")
     array: _Array = np.asarray(out)
     if array.dtype != dtype:
         raise TypeError(
-            f"out is {array.dtype}, but the result is {dtype}: "
+            f"{name} is {array.dtype}, but the result is {dtype}: "
             f"make it with numpy.empty({shape}, numpy.{dtype})"
         )
     if array.shape != shape:
-        raise ValueError(f"out is of shape {array.shape}, but the result is of shape {shape}")
+        raise ValueError(f"{name} is of shape {array.shape}, but the result is of shape {shape}")
     if not array.flags.writeable:
-        raise ValueError("out is read-only")
-    refuse_layout(array, "out")
+        raise ValueError(f"{name} is read-only")
+    refuse_layout(array, name)
     return array
+
+
+def refuse_values(parts: Sequence[Any]) -> None:
+    """TypeError unless all are arrays or buffers."""
+    for part in parts:
+        if not isinstance(part, np.ndarray) and not is_buffer(part):
+            raise TypeError(f"bind reads its inputs in place: not from a {type(part).__name__}")
 
 
 def bindable(
     parts: Sequence[Any], out: Any, weight_shape: tuple[int, int], dtype: np.dtype[Any]
 ) -> tuple[list[_Array], _Array]:
     """The arrays of a bound call: they must be usable as they lie, call after call."""
-    for part in parts:
-        if not isinstance(part, np.ndarray) and not is_buffer(part):
-            raise TypeError(f"bind reads its inputs in place: not from a {type(part).__name__}")
+    refuse_values(parts)
     arrays = inputs(parts, weight_shape, dtype)
     for part in parts:
         refuse_layout(np.asarray(part), "an input, which bind reads in place,")
@@ -239,3 +251,328 @@ def unpickle(weight: _Array, bias: _Array, storage: str = "float32", threads: in
     import fastgate
 
     return fastgate.Gate(weight, bias, storage=storage, threads=threads)
+
+
+# ---- LSTM: parameters -------------------------------------------------------------------------
+
+PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "peephole", "projection")
+
+
+def cell_parameters(parameters: Mapping[str, Any], storage: str, where: str = "") -> dict[str, Any]:
+    """A layer's parameters, one direction's: C-contiguous and aligned, of dtype_of(storage).
+
+    weight_ih (4 H, n), weight_hh (4 H, P or H), bias (4 H,), the sum of both or zeros, peephole
+    (3, H) or None, projection (P, H) or None. They may be the arrays given. `where` is what the
+    names in messages begin with.
+    """
+    dtype = dtype_of(storage)
+    arrays = {}
+    for key, value in parameters.items():
+        if key not in PARAMETERS:
+            raise TypeError(f"{where}{key} is not a parameter; there are {', '.join(PARAMETERS)}")
+        if value is not None:
+            arrays[key] = as_array(value, where + key, dtype, storage, "LSTM")
+    for key in PARAMETERS[:2]:
+        if key not in arrays:
+            raise TypeError(f"{where}{key} is missing")
+
+    given = arrays["weight_ih"].shape
+    if len(given) != 2 or given[0] % 4:
+        raise ValueError(
+            f"{where}weight_ih must be (4 * hidden_size, input_size), not of shape {given}"
+        )
+    rows, hidden = given[0], given[0] // 4
+    outputs, than = hidden, f"weight_ih of shape {given}"
+    shapes = {"bias_ih": (rows,), "bias_hh": (rows,), "peephole": (3, hidden)}
+    if "projection" in arrays:
+        projection = arrays["projection"].shape
+        if len(projection) != 2 or projection[1] != hidden:
+            raise ValueError(
+                f"{where}projection of shape {projection} does not fit {than}: "
+                f"it must be (output_size, {hidden})"
+            )
+        outputs, than = projection[0], f"{than} and projection of shape {projection}"
+    for key, shape in {"weight_hh": (rows, outputs), **shapes}.items():
+        if key in arrays and arrays[key].shape != shape:
+            raise ValueError(
+                f"{where}{key} of shape {arrays[key].shape} does not fit {than}: it must be {shape}"
+            )
+
+    held = {key: np.ascontiguousarray(aligned(array)) for key, array in arrays.items()}
+    if storage not in ("float32", "float64"):
+        for key in held.keys() & {"weight_ih", "weight_hh", "projection"}:
+            if why := refusal(held[key], storage, where + key):
+                raise ValueError(why)
+    biases = [held[key] for key in PARAMETERS[2:4] if key in held]
+    with np.errstate(all="ignore"):  # infinite ones
+        bias = biases[0] + biases[1] if len(biases) == 2 else np.zeros(rows, dtype)
+    return {
+        "weight_ih": held["weight_ih"],
+        "weight_hh": held["weight_hh"],
+        "bias": biases[0] if len(biases) == 1 else bias,
+        "peephole": held.get("peephole"),
+        "projection": held.get("projection"),
+    }
+
+
+def lstm_parameters(
+    layers: Any, storage: str, reverse: bool = False
+) -> tuple[list[dict[str, Any]], int]:
+    """cell_parameters of all layers and directions, at layer * directions + direction; directions."""
+    if isinstance(layers, (Mapping, str, bytes)) or not hasattr(layers, "__iter__"):
+        raise TypeError(f"layers must be a sequence of layers, not {type(layers).__name__}")
+    cells: list[dict[str, Any]] = []
+    directions = 0
+    for k, layer in enumerate(layers):
+        name = f"layers[{k}]"
+        one_way = isinstance(layer, Mapping)
+        sides = (layer,) if one_way else layer
+        if not isinstance(sides, (tuple, list)) or not all(isinstance(s, Mapping) for s in sides):
+            raise TypeError(f"{name} must be a mapping of its parameters, or a pair of mappings")
+        if not one_way and len(sides) != 2:
+            raise ValueError(f"{name} must be a pair (forward, backward), not {len(sides)} mappings")
+        directions = directions or len(sides)
+        if len(sides) != directions:
+            raise ValueError(
+                f"{name} has {len(sides)} direction(s), but layers[0] has {directions}"
+            )
+        for d, side in enumerate(sides):
+            where = f"{name}." if one_way else f"{name}[{d}]."
+            cells.append(cell_parameters(side, storage, where))
+            first, cell = cells[0], cells[-1]
+            inputs = first["weight_ih"].shape[1]
+            if k:
+                inputs = directions * first["weight_hh"].shape[1]
+            shapes = {"weight_ih": (len(first["weight_ih"]), inputs)}
+            shapes["weight_hh"] = first["weight_hh"].shape
+            for key, shape in shapes.items():
+                if cell[key].shape != shape:
+                    raise ValueError(
+                        f"{where}{key} of shape {cell[key].shape} does not fit the layers before, "
+                        f"which make it {shape}"
+                    )
+            if (first["projection"] is None) != (cell["projection"] is None):
+                raise ValueError(f"{where}projection: all layers have one, or none has")
+    if not cells:
+        raise ValueError("layers is empty: an LSTM has at least one layer")
+    if reverse and directions == 2:
+        raise ValueError("reverse is for one direction, but the layers are pairs")
+    return cells, directions
+
+
+def one_layer(layers: Sequence[Any]) -> Any:
+    """The parameters of an LSTMCell, of the layers of an LSTM."""
+    if len(layers) != 1 or not isinstance(layers[0], Mapping):
+        raise ValueError("an LSTMCell has one layer and one direction; this is for LSTM")
+    return layers[0]
+
+
+def limit(value: Any, name: str) -> float:
+    """clip or gate_clip: a positive number, infinity for None."""
+    if value is None:
+        return math.inf
+    if isinstance(value, bool) or not issubclass(type(value), Real):
+        raise TypeError(f"{name} must be a positive number or None, not {value!r}")
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, not {value!r}")
+    return float(value) if value <= sys.float_info.max else math.inf
+
+
+# ---- LSTM: calls ------------------------------------------------------------------------------
+# sizes are (input_size, output_size, hidden_size), output_size being that of one direction. The
+# arrays that come back are C-contiguous and aligned, and may be those given.
+
+
+def _pair(value: Any, name: str) -> tuple[Any, Any]:
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{name} must be a pair (h, c), not {type(value).__name__}")
+    if len(value) != 2:
+        raise TypeError(f"{name} must be a pair (h, c), not {len(value)} values")
+    return value[0], value[1]
+
+
+def _shaped(
+    value: ArrayLike, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], why: str = ""
+) -> _Array:
+    array = as_array(value, name, dtype, taker="LSTM")
+    if array.shape != shape:
+        raise ValueError(f"{name} of shape {array.shape} must be of shape {shape}{why}")
+    return np.ascontiguousarray(aligned(array))
+
+
+def cell_inputs(
+    x: ArrayLike,
+    h: ArrayLike | None,
+    c: ArrayLike | None,
+    sizes: tuple[int, int, int],
+    dtype: np.dtype[Any],
+) -> tuple[_Array, _Array, _Array]:
+    """x (..., n), h (..., output_size) and c (..., hidden_size), zeros if both are None."""
+    x = as_array(x, "x", dtype, taker="LSTM")
+    if x.ndim == 0 or x.shape[-1] != sizes[0]:
+        raise ValueError(f"x of shape {x.shape} must be of shape (..., {sizes[0]})")
+    if (h is None) != (c is None):
+        raise TypeError("h and c must be given together, or neither")
+    h_shape, c_shape = (x.shape[:-1] + (size,) for size in sizes[1:])
+    if h is None or c is None:
+        h, c = np.zeros(h_shape, dtype), np.zeros(c_shape, dtype)
+    why = f" for x of shape {x.shape}"
+    return (
+        np.ascontiguousarray(aligned(x)),
+        _shaped(h, "h", h_shape, dtype, why),
+        _shaped(c, "c", c_shape, dtype, why),
+    )
+
+
+def cell_outputs(
+    out: Any, h_shape: tuple[int, ...], c_shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> tuple[_Array, _Array]:
+    """The arrays that write into out = (h, c)."""
+    h, c = _pair(out, "out")
+    h, c = output(h, h_shape, dtype, "out[0]"), output(c, c_shape, dtype, "out[1]")
+    if np.may_share_memory(h, c):
+        raise ValueError("out[0] and out[1] overlap")
+    return h, c
+
+
+def cell_bindable(
+    x: Any, h: Any, c: Any, out: Any, sizes: tuple[int, int, int], dtype: np.dtype[Any]
+) -> tuple[_Array, _Array, _Array, _Array, _Array]:
+    """The arrays of a bound call, x, h, c and out: they must be usable as they lie, call after call.
+
+    Where out overlaps h or c, it is the same memory.
+    """
+    refuse_values((x, h, c))
+    arrays = cell_inputs(x, h, c, sizes, dtype)
+    for given in (x, h, c):
+        refuse_layout(np.asarray(given), "an input, which bind reads in place,")
+    targets = cell_outputs(out, arrays[1].shape, arrays[2].shape, dtype)
+    for i, target in enumerate(targets):
+        for j, array in enumerate(arrays):
+            in_place = j == i + 1 and address(array) == address(target)
+            if not in_place and np.may_share_memory(array, target):
+                raise ValueError(
+                    f"out[{i}] overlaps {'xhc'[j]}: bind calls the cell in place, again and again, "
+                    f"so h may be out[0] and c out[1], and nothing else"
+                )
+    return (*arrays, *targets)
+
+
+def address(array: _Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def states(
+    state: Any, h_shape: tuple[int, ...], c_shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> tuple[_Array, _Array]:
+    """The two arrays of a state (h, c), of exactly these shapes."""
+    h, c = _pair(state, "state")
+    return _shaped(h, "state[0]", h_shape, dtype), _shaped(c, "state[1]", c_shape, dtype)
+
+
+def sequence(
+    x: ArrayLike,
+    state: Any,
+    lengths: ArrayLike | None,
+    sizes: tuple[int, int, int],
+    layers: int,
+    batch_first: bool,
+    dtype: np.dtype[Any],
+) -> tuple[_Array, _Array, _Array, _Array | None]:
+    """x, as given, h_0 and c_0 (layers, [B,] size), zeros if state is None, lengths (B,) of int64.
+
+    layers is layers times directions.
+    """
+    x = as_array(x, "x", dtype, taker="LSTM")
+    if x.ndim not in (2, 3) or x.shape[-1] != sizes[0]:
+        batched = "B, T" if batch_first else "T, B"
+        raise ValueError(
+            f"x of shape {x.shape} must be (T, {sizes[0]}) or ({batched}, {sizes[0]})"
+        )
+    steps = x.shape[x.ndim - 2 if batch_first else 0]
+    batch = x.shape[1 - batch_first : 2 - batch_first] if x.ndim == 3 else ()
+    h_shape, c_shape = ((layers, *batch, size) for size in sizes[1:])
+    if state is None:
+        h, c = np.zeros(h_shape, dtype), np.zeros(c_shape, dtype)
+    else:
+        h, c = states(state, h_shape, c_shape, dtype)
+    x = np.ascontiguousarray(aligned(x))
+    if lengths is None:
+        return x, h, c, None
+    if not batch:
+        raise ValueError(f"lengths are for a batch, but x is of shape {x.shape}")
+    counts = integers(lengths, "lengths", "iu")
+    if counts.shape != batch:
+        raise ValueError(
+            f"lengths of shape {counts.shape} must be of shape {batch} for x of shape {x.shape}"
+        )
+    wrong = (counts < 0) | (counts > steps)
+    if wrong.any():
+        raise ValueError(f"lengths must be 0 to {steps}, but there is {counts[wrong][0]}")
+    return x, h, c, np.ascontiguousarray(counts, np.int64)
+
+
+def integers(value: ArrayLike, name: str, kinds: str) -> _Array:
+    """An array whose dtype is of one of these kinds; an empty sequence counts as integers."""
+    array: _Array = np.asarray(value)
+    if array.size == 0 and not is_array(value):
+        return array.astype(np.int64)
+    if array.dtype.kind not in kinds:
+        raise TypeError(f"{name} must be integers, not {array.dtype}")
+    return array
+
+
+# ---- LSTM: streams ----------------------------------------------------------------------------
+
+
+def streamable(bidirectional: bool, reverse: bool) -> None:
+    if bidirectional or reverse:
+        raise ValueError("an LSTM that begins at the last step, in any direction, has no stream")
+
+
+def stream_batch(batch: Any) -> int | None:
+    if batch is None:
+        return None
+    if isinstance(batch, (bool, np.bool_)) or not hasattr(batch, "__index__"):
+        raise TypeError(f"batch must be an integer from 0, or None, not {batch!r}")
+    if operator.index(batch) < 0:
+        raise ValueError(f"batch must be an integer from 0, or None, not {batch!r}")
+    return operator.index(batch)
+
+
+def stream_input(
+    x: ArrayLike, batch: int | None, input_size: int, dtype: np.dtype[Any]
+) -> _Array:
+    """x (n,), or (batch, n)."""
+    shape = (input_size,) if batch is None else (batch, input_size)
+    return _shaped(x, "x", shape, dtype)
+
+
+def stream_rows(rows: Any, batch: int | None) -> _Array:
+    """Which of a batch are meant by an integer, integers, a slice or a mask: bool (batch,)."""
+    if batch is None:
+        raise TypeError("this stream has no batch, so no rows to choose: leave rows out")
+    chosen = np.zeros(batch, np.bool_)
+    if not isinstance(rows, slice):
+        rows = integers(rows, "rows", "iub")
+        if rows.dtype == np.bool_ and rows.shape != chosen.shape:
+            raise IndexError(f"rows of shape {rows.shape} must be of shape {chosen.shape}, as a mask")
+    chosen[rows] = True
+    return chosen
+
+
+# ---- LSTM: pickles ----------------------------------------------------------------------------
+
+
+def make(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """The LSTM or LSTMCell of a pickle, whether or not the core is there where it is loaded."""
+    import fastgate
+
+    return getattr(fastgate, name)(*arguments, **options)
+
+
+def make_stream(source: Any, batch: int | None, h: _Array, c: _Array) -> Any:
+    """The stream of a pickle or a copy."""
+    stream = source.stream(batch)
+    stream.state = (h, c)
+    return stream

@@ -1,4 +1,5 @@
-"""The same API in NumPy: float64 throughout, rounded to float32 once at the end.
+"""The same API in NumPy: float64 throughout, rounded to float32 once at the end of a gate, or of a
+step of an LSTM.
 
 Weights are first rounded as the storage does it, and for float64 storage all is computed in
 long double, where that has more bits (x86-64, AArch64 Linux), and rounded to float64.
@@ -14,6 +15,7 @@ from fastgate import _check
 
 TYPE_CHECKING = False  # not from typing, for the sake of the import time
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from numpy.typing import ArrayLike, NDArray
@@ -190,3 +192,448 @@ def gate(
 ) -> Any:
     """sigmoid(weight @ x + bias) once; see fastgate.gate."""
     return Gate(weight, bias, storage=_check.one_shot_storage(weight))(x, out=out)
+
+
+# ---- LSTM -------------------------------------------------------------------------------------
+
+
+class _Cell:
+    """The arithmetic: one layer's parameters, in one direction."""
+
+    __slots__ = ("bias", "dtype", "limits", "peephole", "projection", "sizes", "weight")
+
+    def __init__(self, parameters: dict[str, Any], storage: str, options: dict[str, Any]) -> None:
+        self.dtype = _check.dtype_of(storage)
+        with np.errstate(all="ignore"):  # overflow: no limit
+            clip, gate_clip = (self.dtype.type(options[key]) for key in ("clip", "gate_clip"))
+        self.limits = clip, gate_clip, options["input_forget"]
+        joined = np.hstack([parameters["weight_ih"], parameters["weight_hh"]])
+        self.weight: _Array = rounded(joined, storage).astype(np.float64)
+        self.bias: _Array = parameters["bias"].astype(np.float64)
+        self.peephole: _Array | None = None
+        self.projection: _Array | None = None
+        if parameters["peephole"] is not None:
+            self.peephole = parameters["peephole"].astype(np.float64)
+        if parameters["projection"] is not None:
+            self.projection = rounded(parameters["projection"], storage).astype(np.float64)
+        outputs = int(parameters["weight_hh"].shape[1])
+        # input_size, output_size, hidden_size
+        self.sizes = int(self.weight.shape[1]) - outputs, outputs, len(self.bias) // 4
+
+    def parameters(self) -> dict[str, _Array]:
+        """As rounded by the storage."""
+        weight_ih, weight_hh = np.split(self.weight, [self.sizes[0]], axis=1)
+        arrays = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": self.bias}
+        if self.peephole is not None:
+            arrays["peephole"] = self.peephole
+        if self.projection is not None:
+            arrays["projection"] = self.projection
+        return {key: array.astype(self.dtype, order="C") for key, array in arrays.items()}
+
+    def step(self, x: _Array, h: _Array, c: _Array) -> tuple[_Array, _Array]:
+        """x (..., n), h (..., output_size), c (..., hidden_size) -> the next h and c."""
+        precise = np.longdouble if self.dtype == np.float64 else np.float64
+        clip, gate_clip, input_forget = self.limits
+        c = c.astype(precise)
+        with np.errstate(all="ignore"):  # NaN, infinity and underflow are results like others
+            z = affine(np.concatenate([x, h], axis=-1, dtype=precise), self.weight, self.bias)
+            z_i, z_f, z_g, z_o = np.split(z, 4, axis=-1)
+            if self.peephole is not None:
+                z_i += self.peephole[0] * c
+                z_f += self.peephole[1] * c
+            i, f = (sigmoid(np.clip(gate, -gate_clip, gate_clip)) for gate in (z_i, z_f))
+            if input_forget:
+                f = 1 - i
+            c = f * c + i * np.tanh(np.clip(z_g, -gate_clip, gate_clip))
+            c = self._flushed(np.clip(c, -clip, clip))
+            if self.peephole is not None:
+                z_o += self.peephole[2] * c
+            h = self._flushed(sigmoid(np.clip(z_o, -gate_clip, gate_clip)) * np.tanh(c))
+            if self.projection is not None:
+                h = affine(h, self.projection, np.zeros(self.sizes[1]))
+            return h.astype(self.dtype), c.astype(self.dtype)
+
+    def _flushed(self, value: _Array) -> _Array:
+        """A silent stream fades to 0, not to subnormal numbers, which some CPUs handle slowly."""
+        least = 2.0**-960 if self.dtype == np.float64 else 2.0**-100
+        return np.where(np.abs(value) < least, 0.0, value)
+
+
+class _Recurrent:
+    """What LSTMCell and LSTM have in common."""
+
+    __slots__ = ("_cells", "_options", "_storage", "_threads")
+    _cells: list[_Cell]  # at layer * directions + direction
+    _options: dict[str, Any]
+    _storage: str
+    _threads: int
+
+    def _parameters(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The weights as arguments and keywords, to be made again with."""
+        raise NotImplementedError
+
+    @property
+    def input_size(self) -> int:
+        """Elements of x."""
+        return self._cells[0].sizes[0]
+
+    @property
+    def hidden_size(self) -> int:
+        """Elements of c."""
+        return self._cells[0].sizes[2]
+
+    @property
+    def storage(self) -> str:
+        """What the weights are rounded to."""
+        return self._storage
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the parameters."""
+        return sum(a.nbytes for cell in self._cells for a in cell.parameters().values())
+
+    @property
+    def threads(self) -> int:
+        """Threads that a call of the compiled class would run on."""
+        return _check.threads_now(self._threads)
+
+    def __reduce__(self) -> tuple[Any, tuple[str, tuple[Any, ...], dict[str, Any]]]:
+        import fastgate
+
+        # as the fallback it becomes what fastgate's class is where the pickle is loaded
+        make = _check.make if fastgate._core is None else _make
+        arguments, keywords = self._parameters()
+        keywords.update(self._options, storage=self._storage, threads=self._threads)
+        return make, (type(self).__name__, arguments, keywords)
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self
+
+
+def _make(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    return {"LSTMCell": LSTMCell, "LSTM": LSTM}[name](*arguments, **options)
+
+
+def _options(clip: Any, gate_clip: Any, input_forget: Any) -> dict[str, Any]:
+    return {
+        "clip": _check.limit(clip, "clip"),
+        "gate_clip": _check.limit(gate_clip, "gate_clip"),
+        "input_forget": bool(input_forget),
+    }
+
+
+class LSTMCell(_Recurrent):
+    """One step of an LSTM, on one thread; see fastgate.LSTMCell."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        weight_ih: ArrayLike,
+        weight_hh: ArrayLike,
+        bias_ih: ArrayLike | None = None,
+        bias_hh: ArrayLike | None = None,
+        *,
+        peephole: ArrayLike | None = None,
+        projection: ArrayLike | None = None,
+        clip: float | None = None,
+        gate_clip: float | None = None,
+        input_forget: bool = False,
+        storage: str = "float32",
+        threads: int | str = 1,
+    ) -> None:
+        self._storage, self._threads = _check.options(storage, threads)
+        given = (weight_ih, weight_hh, bias_ih, bias_hh, peephole, projection)
+        parameters = _check.cell_parameters(dict(zip(_check.PARAMETERS, given)), self._storage)
+        self._options = _options(clip, gate_clip, input_forget)
+        self._cells = [_Cell(parameters, self._storage, self._options)]
+
+    @classmethod
+    def from_torch(
+        cls, source: Any, *, prefix: str = "", storage: str = "float32", threads: int | str = 1
+    ) -> LSTMCell:
+        """A cell with the weights of a torch.nn.LSTMCell, or its state_dict; see fastgate.weights."""
+        from fastgate import weights
+
+        layers, _ = weights.from_torch(source, prefix=prefix)
+        return cls(**_check.one_layer(layers), storage=storage, threads=threads)
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        h: ArrayLike | None = None,
+        c: ArrayLike | None = None,
+        *,
+        out: Any = None,
+    ) -> tuple[Any, Any]:
+        """x (..., n), h (..., output_size), c (..., hidden_size) -> the next h and c."""
+        [cell] = self._cells
+        arrays = _check.cell_inputs(x, h, c, cell.sizes, cell.dtype)
+        if out is None:
+            return cell.step(*arrays)
+        targets = _check.cell_outputs(out, arrays[1].shape, arrays[2].shape, cell.dtype)
+        for target, result in zip(targets, cell.step(*arrays)):
+            target[...] = result
+        return out[0], out[1]
+
+    def bind(self, x: Any, h: Any, c: Any, *, out: Any) -> BoundCell:
+        """A function of no arguments: self(x, h, c, out=out)."""
+        return BoundCell(self, x, h, c, out)
+
+    def stream(self, batch: int | None = None) -> Stream:
+        """A state that begins with zeros, and its steps; or those of a batch."""
+        return Stream(self, _check.stream_batch(batch))
+
+    @property
+    def output_size(self) -> int:
+        """Elements of h."""
+        return self._cells[0].sizes[1]
+
+    def __repr__(self) -> str:
+        return (
+            f"LSTMCell(input_size={self.input_size}, hidden_size={self.hidden_size}, "
+            f"output_size={self.output_size}, storage={self.storage!r}, threads={self.threads})"
+        )
+
+    def _parameters(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (), dict(self._cells[0].parameters())
+
+
+class BoundCell:
+    """A cell with its inputs and outputs: call it without arguments. Made by LSTMCell.bind."""
+
+    __slots__ = ("_arrays", "_cell", "_out", "_targets")
+
+    def __init__(self, cell: LSTMCell, x: Any, h: Any, c: Any, out: Any) -> None:
+        sizes = (cell.input_size, cell.output_size, cell.hidden_size)
+        arrays = _check.cell_bindable(x, h, c, out, sizes, _check.dtype_of(cell.storage))
+        self._arrays, self._targets = arrays[:3], arrays[3:]
+        self._cell = cell
+        self._out = out[0], out[1]
+
+    def __call__(self) -> tuple[Any, Any]:
+        """Read the inputs, write the outputs and return them."""
+        self._cell(*self._arrays, out=self._targets)
+        return self._out
+
+    def __repr__(self) -> str:
+        return f"<bound {self._cell!r}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a bound call belongs to its arrays: it is neither pickled nor copied")
+
+
+class LSTM(_Recurrent):
+    """Layers of an LSTM over sequences, on one thread; see fastgate.LSTM."""
+
+    __slots__ = ("_directions",)
+
+    def __init__(
+        self,
+        layers: Sequence[Any],
+        *,
+        batch_first: bool = False,
+        reverse: bool = False,
+        clip: float | None = None,
+        gate_clip: float | None = None,
+        input_forget: bool = False,
+        storage: str = "float32",
+        threads: int | str = 1,
+    ) -> None:
+        self._storage, self._threads = _check.options(storage, threads)
+        cells, directions = _check.lstm_parameters(layers, self._storage, bool(reverse))
+        options = _options(clip, gate_clip, input_forget)
+        self._cells = [_Cell(parameters, self._storage, options) for parameters in cells]
+        self._directions = directions
+        self._options = {"batch_first": bool(batch_first), "reverse": bool(reverse), **options}
+
+    @classmethod
+    def from_torch(
+        cls, source: Any, *, prefix: str = "", storage: str = "float32", threads: int | str = 1
+    ) -> LSTM:
+        """An LSTM with the weights of a torch.nn.LSTM, or of its state_dict; see fastgate.weights."""
+        from fastgate import weights
+
+        layers, options = weights.from_torch(source, prefix=prefix)
+        return cls(layers, storage=storage, threads=threads, **options)
+
+    @classmethod
+    def from_keras(
+        cls, source: Any, *, prefix: str = "", storage: str = "float32", threads: int | str = 1
+    ) -> LSTM:
+        """An LSTM with the weights of one of Keras; see fastgate.weights."""
+        from fastgate import weights
+
+        layers, options = weights.from_keras(source, prefix=prefix)
+        return cls(layers, storage=storage, threads=threads, **options)
+
+    @classmethod
+    def from_onnx(
+        cls,
+        source: Any,
+        node: Any = None,
+        *,
+        weights: Any = None,
+        storage: str = "float32",
+        threads: int | str = 1,
+    ) -> LSTM:
+        """An LSTM with the weights of a node of an ONNX model; see fastgate.weights."""
+        from fastgate.weights import from_onnx
+
+        layers, options = from_onnx(source, node, weights=weights)
+        return cls(layers, storage=storage, threads=threads, **options)
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        out: Any = None,
+    ) -> tuple[Any, tuple[_Array, _Array]]:
+        """x (T, [B,] n), state (h_0, c_0) -> y (T, [B,] output_size), (h_n, c_n)."""
+        sizes, dtype = self._cells[0].sizes, self._cells[0].dtype
+        x, h_n, c_n, counts = _check.sequence(
+            x, state, lengths, sizes, len(self._cells), self.batch_first, dtype
+        )
+        shape = (*x.shape[:-1], self.output_size)
+        target = np.empty(shape, dtype) if out is None else _check.output(out, shape, dtype)
+        h_n, c_n = h_n.copy(), c_n.copy()
+
+        y = x[:, np.newaxis] if x.ndim == 2 else x.swapaxes(0, 1) if self.batch_first else x
+        steps, batch = y.shape[:2]
+        if counts is None:
+            counts = np.full(batch, steps)
+        h, c = (a.reshape(len(self._cells), batch, a.shape[-1]) for a in (h_n, c_n))  # views
+        for layer in range(self.num_layers):
+            y, below = np.zeros((steps, batch, self.output_size), dtype), y
+            for direction in range(self._directions):
+                k = layer * self._directions + direction
+                outputs = slice(direction * sizes[1], (direction + 1) * sizes[1])
+                for step in range(counts.max(initial=0)):
+                    rows = np.flatnonzero(step < counts)
+                    at = counts[rows] - 1 - step if self.reverse or direction else step
+                    h[k, rows], c[k, rows] = self._cells[k].step(
+                        below[at, rows], h[k, rows], c[k, rows]
+                    )
+                    y[at, rows, outputs] = h[k, rows]
+        if x.ndim == 2:
+            y = y[:, 0]
+        elif self.batch_first:
+            y = y.swapaxes(0, 1)
+        target[...] = y
+        return target if out is None else out, (h_n, c_n)
+
+    def stream(self, batch: int | None = None) -> Stream:
+        """A state that begins with zeros, and its steps; or those of a batch."""
+        _check.streamable(self.bidirectional, self.reverse)
+        return Stream(self, _check.stream_batch(batch))
+
+    @property
+    def output_size(self) -> int:
+        """Elements of y in a step."""
+        return self._directions * self._cells[0].sizes[1]
+
+    @property
+    def num_layers(self) -> int:
+        """Layers, each of one or two directions."""
+        return len(self._cells) // self._directions
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether there are two directions."""
+        return self._directions == 2
+
+    @property
+    def batch_first(self) -> bool:
+        """Whether x is (B, T, n)."""
+        return bool(self._options["batch_first"])
+
+    @property
+    def reverse(self) -> bool:
+        """Whether the one direction is from the last step to the first."""
+        return bool(self._options["reverse"])
+
+    def __repr__(self) -> str:
+        return (
+            f"LSTM(input_size={self.input_size}, hidden_size={self.hidden_size}, "
+            f"output_size={self.output_size}, num_layers={self.num_layers}, "
+            f"bidirectional={self.bidirectional}, storage={self.storage!r}, threads={self.threads})"
+        )
+
+    def _parameters(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        layers: list[Any] = [cell.parameters() for cell in self._cells]
+        if self.bidirectional:
+            layers = list(zip(layers[::2], layers[1::2]))
+        return (layers,), {}
+
+
+class Stream:
+    """A sequence that comes step by step, or a batch of them. Made by stream() of LSTM or LSTMCell."""
+
+    __slots__ = ("_batch", "_c", "_h", "_source")
+
+    def __init__(self, source: LSTMCell | LSTM, batch: int | None) -> None:
+        self._source = source
+        self._batch = batch
+        lead = (len(source._cells),) if batch is None else (len(source._cells), batch)
+        _, outputs, hidden = source._cells[0].sizes
+        self._h: _Array = np.zeros((*lead, outputs), source._cells[0].dtype)
+        self._c: _Array = np.zeros((*lead, hidden), source._cells[0].dtype)
+
+    def step(self, x: ArrayLike, out: Any = None) -> Any:
+        """x (n,) -> y (output_size,), or with a batch (B, n) -> (B, output_size)."""
+        first = self._source._cells[0]
+        y = _check.stream_input(x, self._batch, first.sizes[0], first.dtype)
+        if out is not None:
+            target = _check.output(out, self._h.shape[1:], first.dtype)
+        for k, cell in enumerate(self._source._cells):
+            self._h[k], self._c[k] = cell.step(y, self._h[k], self._c[k])
+            y = self._h[k]
+        if out is None:
+            return y.copy()
+        target[...] = y
+        return out
+
+    @property
+    def state(self) -> tuple[_Array, _Array]:
+        """(h, c), copies: (L, [B,] size), of an LSTMCell ([B,] size)."""
+        h, c = self._own()
+        return h.copy(), c.copy()
+
+    @state.setter
+    def state(self, state: tuple[ArrayLike, ArrayLike]) -> None:
+        own = self._own()
+        given = _check.states(state, own[0].shape, own[1].shape, own[0].dtype)
+        for mine, array in zip(own, given):
+            mine[...] = array
+
+    def _own(self) -> tuple[_Array, _Array]:
+        if isinstance(self._source, LSTMCell):
+            return self._h[0], self._c[0]
+        return self._h, self._c
+
+    def reset(self, rows: Any = None) -> None:
+        """Zeros for all, or those rows of the batch: an integer, integers, a slice or a bool mask."""
+        chosen = ... if rows is None else _check.stream_rows(rows, self._batch)
+        self._h[:, chosen] = 0
+        self._c[:, chosen] = 0
+
+    @property
+    def batch(self) -> int | None:
+        """Sequences that run side by side; None: one, without an axis for them."""
+        return self._batch
+
+    @property
+    def source(self) -> LSTMCell | LSTM:
+        """The LSTM or LSTMCell."""
+        return self._source
+
+    def __repr__(self) -> str:
+        return f"<stream of {self._source!r}, batch={self._batch}>"
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return _check.make_stream, (self._source, self._batch, *self.state)

@@ -1,0 +1,678 @@
+"""Each row of bad input to an LSTM: the exception, what it says, and that nothing was written."""
+
+import os
+import pickle
+import sys
+
+import fastgate
+import numpy as np
+import pytest
+from conftest import STORAGES, compiled_only, draw, dtype_of, run_python
+from test_bad_input import DTYPES, bad_outputs
+from test_lstm import draw_layer, draw_layers, draw_state, draw_step
+
+storages = pytest.mark.parametrize("storage", STORAGES)
+INPUT, HIDDEN, OUTPUT, BATCH = 4, 5, 3, 2
+
+
+def zeros(*shape, storage="float32"):
+    return np.zeros(shape, dtype_of(storage))
+
+
+def layer(storage="float32"):
+    """With all that there may be."""
+    p = draw_layer(INPUT, HIDDEN, OUTPUT, peephole=True, dtype=dtype_of(storage))
+    assert set(p) == {"weight_ih", "weight_hh", "bias_ih", "bias_hh", "peephole", "projection"}
+    return p
+
+
+def makers(api, storage="float32"):
+    """The ways to hand over a layer's parameters, and what their names begin with."""
+    return [
+        (lambda p: api.LSTMCell(**p, storage=storage), ""),
+        (lambda p: api.LSTM([p], storage=storage), "layers[0]."),
+        (lambda p: api.LSTM([(layer(storage), p)], storage=storage), "layers[0][1]."),
+    ]
+
+
+def cell(api, storage="float32"):
+    return api.LSTMCell(**layer(storage), storage=storage)
+
+
+def args(*lead, storage="float32"):
+    """x, h, c of cell"""
+    return draw_step(*lead, n=INPUT, hidden=HIDDEN, outputs=OUTPUT, dtype=dtype_of(storage))
+
+
+def lstm(api, storage="float32", **options):
+    both = options.pop("both", False)
+    layers = draw_layers(INPUT, HIDDEN, OUTPUT, layers=2, both=both, dtype=dtype_of(storage))
+    return api.LSTM(layers, storage=storage, **options)
+
+
+def raises(error, call, *given, says=(), **keywords):
+    """Assert that call(*given, **keywords) raises just this, and says these words."""
+    with pytest.raises(error) as caught:
+        call(*given, **keywords)
+    assert caught.type is error
+    for word in [says] if isinstance(says, str) else says:
+        assert str(word) in str(caught.value)
+
+
+# ---- parameters -------------------------------------------------------------------------------
+
+GIVEN = {  # the shapes of layer(), and some that are not
+    "weight_ih": ((20, 4), [(), (20,), (19, 4), (1, 20, 4), (20, 4, 1), (2, 3)]),
+    "weight_hh": ((20, 3), [(), (20,), (3, 20), (20, 5), (20, 4), (16, 3), (1, 20, 3), (0, 0)]),
+    "bias_ih": ((20,), [(), (0,), (5,), (19,), (1, 20), (20, 1)]),
+    "bias_hh": ((20,), [(), (0,), (5,), (21,), (1, 20), (20, 1)]),
+    "peephole": ((3, 5), [(), (15,), (5, 3), (4, 5), (3, 4), (1, 3, 5), (2, 5), (1, 5)]),
+    "projection": ((3, 5), [(), (5,), (3, 4), (3, 1), (5, 3), (1, 3, 5), (0, 0)]),
+}
+
+
+@storages
+@pytest.mark.parametrize("name", GIVEN)
+def test_parameters_of_another_shape(api, name, storage):
+    good, bad = GIVEN[name]
+    assert layer()[name].shape == good
+    for make, where in makers(api, storage):
+        for shape in bad:
+            p = layer(storage)
+            p[name] = zeros(*shape, storage=storage)
+            reference = "4 * hidden_size" if name == "weight_ih" else "(20, 4)"
+            raises(ValueError, make, p, says=[where + name, shape, reference])
+
+
+def test_weight_ih_of_other_rows(api):
+    """It is what the others are measured by."""
+    for make, where in makers(api):
+        raises(ValueError, make, {**layer(), "weight_ih": zeros(24, 4)}, says=[where, "(24, 4)"])
+
+
+def test_a_projection_that_does_not_fit_weight_hh(api):
+    for make, where in makers(api):
+        p = {**layer(), "projection": zeros(2, 5)}
+        raises(ValueError, make, p, says=[f"{where}weight_hh", "(20, 3)", "(2, 5)", "(20, 2)"])
+        del p["projection"]
+        raises(ValueError, make, p, says=[f"{where}weight_hh", "(20, 3)", "(20, 4)", "(20, 5)"])
+
+
+@storages
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_parameters_of_another_dtype(api, dtype, storage):
+    given, own = np.dtype(dtype), np.dtype(dtype_of(storage))
+    if given == own or given.name == storage:
+        return
+    for make, where in makers(api, storage):
+        for name, (shape, _) in GIVEN.items():
+            says = [f"{where}{name} is {given}, but the LSTM takes {own}", f"astype(numpy.{own})"]
+            raises(TypeError, make, {**layer(storage), name: np.zeros(shape, given)}, says=says)
+
+
+def test_16_bit_parameters_of_another_type(api):
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    for given, storage in [(bfloat16, "float16"), (np.float16, "bfloat16"), (bfloat16, "float32")]:
+        for make, _ in makers(api, storage):
+            p = {**layer(storage), "weight_ih": zeros(20, 4).astype(given)}
+            raises(TypeError, make, p, says=[np.dtype(given).name, "takes float32", "or storage="])
+
+
+def test_parameters_that_are_no_numbers(api):
+    for make, _ in makers(api):
+        for name in GIVEN:
+            for value in ("abcd", [["a"]], {1: 2}, object(), [[1, 2], [3]], [[1j]]):
+                with pytest.raises((TypeError, ValueError)):
+                    make({**layer(), name: value})
+
+
+def test_missing_and_unknown_parameters(api):
+    for make, where in makers(api):
+        for name in ("weight_ih", "weight_hh"):
+            raises(TypeError, make, {**layer(), name: None}, says=f"{where}{name} is missing")
+    for make, where in makers(api)[1:]:
+        for name in ("weight_ih", "weight_hh"):
+            p = layer()
+            del p[name]
+            raises(TypeError, make, p, says=f"{where}{name} is missing")
+        for key in ("weight_hr", "bias", 3, None):
+            raises(TypeError, make, {**layer(), key: zeros(20)}, says=[f"{where}{key}", "weight_ih"])
+    for call in (api.LSTMCell, api.LSTM, lambda: api.LSTMCell(zeros(4, 1))):
+        with pytest.raises(TypeError):
+            call()
+    for keyword in ("batch_first", "reverse", "bias", "dtype"):
+        with pytest.raises(TypeError, match=keyword):
+            api.LSTMCell(**layer(), **{keyword: True})
+    for keyword in ("peephole", "projection", "bidirectional", "dtype"):
+        with pytest.raises(TypeError, match=keyword):
+            api.LSTM([layer()], **{keyword: None})
+    with pytest.raises(TypeError):
+        api.LSTMCell(*layer().values())  # peephole and projection are keywords
+
+
+@pytest.mark.parametrize("name", ["weight_ih", "weight_hh", "projection"])
+def test_weights_that_a_storage_cannot_hold(api, name):
+    for storage, value, says in [
+        ("float16", 65520.0, ["has magnitudes up to 65520", "65504", "float16"]),
+        ("float16", -1e38, ["has magnitudes up to 1e+38", "65504", "float16"]),
+        ("bfloat16", -3.4e38, ["has magnitudes up to 3.4e+38", "bfloat16"]),
+        ("int8", np.inf, ["elements that are not finite (inf)", "int8"]),
+        ("int8", np.nan, ["elements that are not finite (nan)", "int8"]),
+    ]:
+        for make, where in makers(api, storage):
+            p = layer(storage)
+            p[name][1, 2] = value
+            raises(ValueError, make, p, says=[where + name, *says])
+    for storage in ("float16", "bfloat16", "int8"):
+        for make, _ in makers(api, storage):  # these are kept as they are
+            p = layer(storage)
+            p["peephole"][...], p["bias_ih"][...] = 3e38, np.inf
+            make(p)
+
+
+@pytest.mark.parametrize("value", ["int3", "", None, 8, np.float32, ["int8"]])
+def test_storages_that_do_not_exist(api, value):
+    for make in (lambda: api.LSTMCell(**layer(), storage=value), lambda: api.LSTM([layer()], storage=value)):
+        raises(ValueError, make, says=["does not exist", repr(value), *map(repr, STORAGES)])
+
+
+def test_numbers_of_threads_that_cannot_be(api):
+    for value, error in [(0, ValueError), (-1, ValueError), ("2", ValueError), (True, TypeError)] + [
+        (value, TypeError) for value in (1.0, [1], None, b"auto")
+    ]:
+        for make in (
+            lambda: api.LSTMCell(**layer(), threads=value), lambda: api.LSTM([layer()], threads=value)
+        ):
+            raises(error, make, says=["threads must be an integer from 1", repr(value)])
+
+
+@pytest.mark.parametrize("name", ["clip", "gate_clip"])
+def test_limits_that_cannot_be(api, name):
+    values = [(v, ValueError) for v in (0, -1, 0.0, -0.5, np.nan, -np.inf, np.float32(0), -(10**400))]
+    values += [(v, TypeError) for v in ("1", True, np.True_, 1j, [1.0], np.ones(1), np.ones(()), b"1")]
+    for value, error in values:
+        for make in (lambda **o: api.LSTMCell(**layer(), **o), lambda **o: api.LSTM([layer()], **o)):
+            raises(error, make, **{name: value}, says=[f"{name} must be", repr(value)])
+
+
+# ---- layers -----------------------------------------------------------------------------------
+
+
+def test_layers_that_are_none(api):
+    for value in (None, 5, "layers", b"layers", layer(), object()):
+        raises(TypeError, api.LSTM, value, says=["layers must be", type(value).__name__])
+    for value in ([], (), iter(())):
+        raises(ValueError, api.LSTM, value, says="layers is empty")
+    for value in (None, 5, "layer", [1, 2], (layer(), None), zeros(4, 4), [[layer()], layer()]):
+        raises(TypeError, api.LSTM, [layer(), value], says=["layers[1]", "mapping"])
+    for value in [(), (layer(),), (layer(),) * 3]:
+        raises(ValueError, api.LSTM, [value], says=["layers[0]", str(len(value)), "forward, backward"])
+
+
+def test_layers_that_do_not_fit(api):
+    one, plain = draw_layer(3, 5, 4), draw_layer(4, 4)
+    for layers, says in [
+        ([one, (draw_layer(4, 5, 4),) * 2], ["layers[1]", "2", "1"]),
+        ([(one, one), draw_layer(8, 5, 4)], ["layers[1]", "1", "2"]),
+        ([one, one], ["layers[1].weight_ih", "(20, 3)", "(20, 4)"]),
+        ([one, draw_layer(5, 5, 4)], ["layers[1].weight_ih", "(20, 5)", "(20, 4)"]),
+        ([one, draw_layer(4, 5, 4), draw_layer(3, 5, 4)], ["layers[2].weight_ih", "(20, 3)", "(20, 4)"]),
+        ([(one, one), (draw_layer(4, 5, 4),) * 2], ["layers[1][0].weight_ih", "(20, 4)", "(20, 8)"]),
+        ([(one, draw_layer(2, 5, 4))], ["layers[0][1].weight_ih", "(20, 2)", "(20, 3)"]),
+        ([one, draw_layer(4, 6, 4)], ["layers[1].weight_ih", "(24, 4)", "(20, 4)"]),
+        ([(one, draw_layer(3, 6, 4))], ["layers[0][1].weight_ih", "(24, 3)", "(20, 3)"]),
+        ([one, draw_layer(4, 5, 3)], ["layers[1].weight_hh", "(20, 3)", "(20, 4)"]),
+        ([plain, draw_layer(4, 4, 4)], ["layers[1].projection", "all layers"]),
+        ([draw_layer(4, 4, 4), plain], ["layers[1].projection", "all layers"]),
+        ([(plain, draw_layer(4, 4, 4))], ["layers[0][1].projection", "all layers"]),
+    ]:
+        raises(ValueError, api.LSTM, layers, says=says)
+
+
+def test_what_is_for_one_direction(api):
+    pairs = draw_layers(3, 4, both=True)
+    raises(ValueError, api.LSTM, pairs, reverse=True, says="reverse")
+    for made in (api.LSTM(pairs), api.LSTM(draw_layers(3, 4), reverse=True)):
+        raises(ValueError, made.stream, says="no stream")
+        raises(ValueError, made.stream, 3, says="no stream")
+
+
+# ---- a step -----------------------------------------------------------------------------------
+
+
+@storages
+def test_inputs_of_another_shape(api, storage):
+    made = cell(api, storage)
+    x, h, c = args(BATCH, storage=storage)
+    out = np.full_like(h, 7), np.full_like(c, 7)
+    for call in (made, made.bind):
+        for name, shapes in {
+            "x": [(), (0,), (3,), (5,), (2, 3), (2, 4, 1), (1,)],
+            "h": [(), (3,), (2, 4), (1, 3), (3, 3), (2, 1, 3), (2, 5), (1, 2, 3)],
+            "c": [(), (5,), (2, 4), (1, 5), (3, 5), (2, 1, 5), (2, 3), (1, 2, 5)],
+        }.items():
+            for shape in shapes:
+                given = {"x": x, "h": h, "c": c, name: zeros(*shape, storage=storage)}
+                says = [f"{name} of shape {shape}", "4" if name == "x" else (2, 4)]
+                raises(ValueError, call, **given, out=out, says=says)
+                assert all((a == 7).all() for a in out)
+    for shape in [(), (5,), (2, 3)]:
+        raises(ValueError, made, zeros(*shape, storage=storage), says=f"x of shape {shape}")
+    raises(ValueError, made, x[0], h, c, says=["h of shape (2, 3)", "(4,)", "(3,)"])
+
+
+def test_h_without_c(api):
+    made = cell(api)
+    x, h, c = args()
+    for given in ({"h": h}, {"c": c}):
+        raises(TypeError, made, x, **given, says="h and c")
+        raises(TypeError, made, x, out=(h, c), **given, says="h and c")
+
+
+@storages
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_inputs_of_another_dtype(api, dtype, storage):
+    given, own = np.dtype(dtype), np.dtype(dtype_of(storage))
+    if given == own:
+        return
+    made, sequence = cell(api, storage), lstm(api, storage)
+    arguments = args(storage=storage)
+    out = [np.full_like(a, 7) for a in arguments[1:]]
+    y, states = np.full((6, OUTPUT), 7, own), draw_state(sequence)
+    stream = sequence.stream()
+    says = f"is {given}, but the LSTM takes {own}: write "
+
+    def bad(array):
+        return np.zeros(array.shape, given)
+
+    for k, name in enumerate("xhc"):
+        arrays = [bad(a) if k == j else a for j, a in enumerate(arguments)]
+        cast = f"{name}.astype(numpy.{own})"
+        raises(TypeError, made, *arrays, out=out, says=[f"{name} {says}{cast}"])
+        raises(TypeError, made.bind, *arrays, out=out, says=[f"{name} {says}{cast}"])
+    raises(TypeError, made, bad(arguments[0]), says=f"x {says}")
+    x = zeros(6, INPUT, storage=storage)
+    raises(TypeError, sequence, bad(x), out=y, says=f"x {says}x.astype(numpy.{own})")
+    raises(TypeError, sequence, x, (bad(states[0]), states[1]), out=y, says=f"state[0] {says}")
+    raises(TypeError, sequence, x, (states[0], bad(states[1])), out=y, says=f"state[1] {says}")
+    raises(TypeError, stream.step, bad(x[0]), out=y[0], says=f"x {says}")
+    raises(TypeError, setattr, stream, "state", (bad(states[0]), states[1]), says=f"state[0] {says}")
+    raises(TypeError, setattr, stream, "state", (states[0], bad(states[1])), says=f"state[1] {says}")
+    assert all((a == 7).all() for a in (*out, y)) and not stream.state[0].any()
+
+
+def test_things_that_are_no_numbers(api):
+    made, sequence = cell(api), lstm(api)
+    for x in ("abcd", ["a"] * 4, {1: 2}, object(), None, [1, 2, 3, {}], [1j] * 4, [[1, 2], [3]], b"abcd"):
+        for call in (made, sequence, sequence.stream().step):
+            with pytest.raises((TypeError, ValueError)):
+                call(x)
+
+
+# ---- out --------------------------------------------------------------------------------------
+
+
+@storages
+@pytest.mark.parametrize("which", range(15))
+def test_out_that_cannot_take_the_result(api, storage, which):
+    own = np.dtype(dtype_of(storage))
+    other = np.dtype("f4" if storage == "float64" else "f8")
+    out, error, match = bad_outputs(own, other)[which]
+    assert OUTPUT == 3  # as these outputs are made for
+    before = np.array(out, copy=True)
+    made = cell(api, storage)
+    stream = made.stream()
+    x, h, c = args(storage=storage)
+    good = np.full(HIDDEN, 7, own)
+    square = api.LSTMCell(**draw_layer(INPUT, 3, dtype=own.type), storage=storage)
+    small = draw_step(n=INPUT, hidden=3, dtype=own.type)
+    also = np.full(3, 7, own)
+    for call in (
+        lambda: made(x, h, c, out=(out, good)),
+        lambda: made(x.tolist(), h[::-1], c, out=(out, good)),
+        lambda: made.bind(x, h, c, out=(out, good)),
+        lambda: square(*small, out=(also, out)),
+        lambda: square.bind(*small, out=(also, out)),
+        lambda: stream.step(x, out=out),
+        lambda: stream.step(x.tolist(), out=out),
+    ):
+        with pytest.raises(error, match=match):
+            call()
+        np.testing.assert_array_equal(np.array(out), before)
+        assert (good == 7).all() and (also == 7).all()
+    assert not stream.state[1].any(), "the stream has not moved"
+
+
+def test_out_of_a_sequence_that_cannot_take_the_result(api):
+    x = zeros(6, BATCH, INPUT)
+    for made, size in ((lstm(api), OUTPUT), (lstm(api, both=True), 2 * OUTPUT)):
+        for out, error, says in [
+            (np.full((6, BATCH, size + 1), 7, np.float32), ValueError, (6, BATCH, size)),
+            (np.full((BATCH, 6, size), 7, np.float32), ValueError, (6, BATCH, size)),
+            (np.full((6, size), 7, np.float32), ValueError, (6, BATCH, size)),
+            (np.full((6, BATCH, size), 7.0), TypeError, "float64"),
+            (np.full((6, BATCH, size), 7, np.float32, order="F"), ValueError, "contiguous"),
+            (np.full((6, BATCH, 2 * size), 7, np.float32)[..., ::2], ValueError, "contiguous"),
+            (np.broadcast_to(np.float32(7), (6, BATCH, size)), ValueError, "read-only"),
+            ([[7.0]], TypeError, "list"),
+        ]:
+            raises(error, made, x, out=out, says=[says])
+            raises(error, made, x[::-1], out=out, says=[says])
+            assert np.all(np.asarray(out) == 7)
+
+
+def test_out_of_a_step_is_a_pair(api):
+    made = cell(api)
+    x, h, c = args()
+    for out in (h, [h], (h,), (h, c, c), {"h": h, "c": c}, 5, "hc", iter((h, c)), zeros(2, 3)):
+        for call in (made, made.bind):
+            raises(TypeError, call, x, h, c, out=out, says=["out must be a pair"])
+    raises(TypeError, made.bind, x, h, c, out=None, says="out must be a pair")
+    for out in ((None, c), (h, None)):
+        raises(TypeError, made, x, h, c, out=out, says=["NoneType"])
+    with pytest.raises(TypeError, match="out"):
+        made.bind(x, h, c)
+
+
+def test_outputs_that_overlap(api):
+    made = api.LSTMCell(**draw_layer(INPUT, HIDDEN))
+    x, h, c = draw_step(n=INPUT, hidden=HIDDEN)
+    memory = np.full(20, 7, np.float32)
+    for start in range(HIDDEN):
+        for pair in [(memory[:5], memory[start : start + 5]), (memory[start : start + 5], memory[:5])]:
+            for call in (made, made.bind):
+                raises(ValueError, call, x, h, c, out=pair, says="overlap")
+            assert (memory == 7).all()
+    made(x, h, c, out=(memory[:5], memory[5:10]))
+
+
+def test_out_is_untouched_if_the_input_is_bad(api):
+    made, sequence = cell(api), lstm(api)
+    x, h, c = args()
+    out = np.full_like(h, 7), np.full_like(c, 7)
+    y = np.full((3, OUTPUT), 7, np.float32)
+    for bad in (x[:3], x.astype("f8"), "x", zeros(2, 4)):
+        with pytest.raises((TypeError, ValueError)):
+            made(bad, h, c, out=out)
+    for bad in (zeros(3, 5), zeros(3), zeros(1, 3, 2, 4), np.zeros((3, 4)), "x"):
+        with pytest.raises((TypeError, ValueError)):
+            sequence(bad, out=y)
+    for state in (zeros(2, 3), (zeros(2, 3), zeros(2, 4))):
+        with pytest.raises((TypeError, ValueError)):
+            sequence(zeros(3, 4), state, out=y)
+    assert all((a == 7).all() for a in (*out, y))
+
+
+# ---- bind -------------------------------------------------------------------------------------
+
+
+def test_bind_needs_arrays_that_stay_where_they_are(api):
+    made = cell(api)
+    x, h, c = args()
+    out = np.empty_like(h), np.empty_like(c)
+    for k, good in enumerate((x, h, c)):
+        raw = np.zeros(4 * good.size + 1, np.uint8)
+        for bad, error, says in [
+            (good.repeat(2)[::2], ValueError, "contiguous"),
+            (good[::-1], ValueError, "contiguous"),
+            (raw[1:].view(np.float32), ValueError, "aligned"),
+            (good.tolist(), TypeError, "in place"),
+            (None, TypeError, "in place"),
+            (1.5, TypeError, "in place"),
+        ]:
+            given = [x, h, c]
+            given[k] = bad
+            raises(error, made.bind, *given, out=out, says=says)
+    with pytest.raises(TypeError):
+        made.bind(x, out=out)
+
+
+def test_bind_refuses_overlap(api):
+    """But for h in the place of h, and c in that of c."""
+    made = api.LSTMCell(**draw_layer(HIDDEN, HIDDEN))
+    memory = np.zeros(60, np.float32)
+    x, h, c = memory[10:15], memory[20:25], memory[30:35]
+    fresh = np.zeros(5, np.float32), np.zeros(5, np.float32)
+    for k, good in ((0, h), (1, c)):
+        for start in [6, 10, 14, 16, 19, 20, 21, 24, 26, 29, 30, 31, 34]:
+            out = list(fresh)
+            out[k] = memory[start : start + 5]
+            if np.shares_memory(out[k], good) and start in (20, 30):
+                continue
+            raises(ValueError, made.bind, x, h, c, out=out, says=[f"out[{k}] overlaps"])
+        for start in [0, 5, 15, 25, 35]:
+            out = list(fresh)
+            out[k] = memory[start : start + 5]
+            made.bind(x, h, c, out=out)()
+    raises(ValueError, made.bind, x, h, c, out=(c, h), says="overlaps")
+    raises(ValueError, made.bind, h, h, c, out=(h, c), says="overlaps")
+    raises(ValueError, made.bind, x, h, h, out=(h, fresh[0]), says="overlaps")
+    for out in [(h, c), (h, fresh[1]), (fresh[0], c)]:
+        made.bind(x, h, c, out=out)()
+    h.flags.writeable = False
+    raises(ValueError, made.bind, x, h, c, out=(h, c), says="read-only")
+
+
+# ---- sequences --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_sequences_of_another_shape(api, batch_first):
+    made = lstm(api, batch_first=batch_first)
+    for shape in [(), (4,), (3, 5), (0, 3), (2, 3, 3), (2, 3, 4, 1), (1, 2, 3, 4)]:
+        says = [f"x of shape {shape}", "(T, 4)", "(B, T, 4)" if batch_first else "(T, B, 4)"]
+        raises(ValueError, made, zeros(*shape), says=says)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_states_of_another_shape(api, both):
+    made = lstm(api, both=both)
+    for batch in [(), (BATCH,)]:
+        x, good = zeros(3, *batch, INPUT), draw_state(made, *batch)
+        stream = None if both else made.stream(*batch)
+        for k in range(2):
+            shape = good[k].shape
+            for other in [
+                shape[1:], (1, *shape), shape[::-1], (shape[0] + 1, *shape[1:]), (*shape[:-1], 1), (),
+                (*shape[:-1], shape[-1] + 1), (shape[0], 1, *shape[-1:]) if batch else (shape[0], 1, 3),
+            ]:
+                state = list(good)
+                state[k] = zeros(*other)
+                says = [f"state[{k}] of shape {other}", shape]
+                raises(ValueError, made, x, state, says=says)
+                if stream:
+                    raises(ValueError, setattr, stream, "state", state, says=says)
+                    assert not any(a.any() for a in stream.state)
+    raises(ValueError, made, zeros(3, BATCH, INPUT), draw_state(made), says=["state[0]", BATCH])
+
+
+def test_states_that_are_no_pair(api):
+    made = lstm(api)
+    h, c = draw_state(made)
+    stream = made.stream()
+    for state in (h, [h], (h, c, c), {"h": h, "c": c}, 5, "hc", iter((h, c)), np.stack([h, h])):
+        raises(TypeError, made, zeros(3, INPUT), state, says=["state must be a pair"])
+        raises(TypeError, setattr, stream, "state", state, says=["state must be a pair"])
+    raises(TypeError, setattr, stream, "state", None, says=["state must be a pair"])
+    with pytest.raises(AttributeError):
+        del stream.state
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_lengths_that_cannot_be(api, batch_first):
+    made = lstm(api, batch_first=batch_first)
+    x = zeros(*((3, 7) if batch_first else (7, 3)), INPUT)
+    out = np.full((*x.shape[:2], OUTPUT), 7, np.float32)
+    for lengths, error, says in [
+        ([1, 2], ValueError, ["(2,)", "(3,)"]),
+        ([1, 2, 3, 4], ValueError, ["(4,)", "(3,)"]),
+        ([[1, 2, 3]], ValueError, ["(1, 3)", "(3,)"]),
+        (3, ValueError, ["()", "(3,)"]),
+        ([], ValueError, ["(0,)", "(3,)"]),
+        ([1, 2, 8], ValueError, ["0 to 7", "8"]),
+        ([1, -1, 2], ValueError, ["0 to 7", "-1"]),
+        (np.array([2**64 - 1, 0, 0], np.uint64), ValueError, ["0 to 7", str(2**64 - 1)]),
+        ([1, 2, -(2**63)], ValueError, ["0 to 7", str(-(2**63))]),
+        ([1, 2, 2**100], TypeError, ["integers"]),
+        ([1.0, 2.0, 3.0], TypeError, ["integers", "float64"]),
+        (np.float32([1, 2, 3]), TypeError, ["integers", "float32"]),
+        ([True, False, True], TypeError, ["integers", "bool"]),
+        (np.ones(3, bool), TypeError, ["integers", "bool"]),
+        (["1", "2", "3"], TypeError, ["integers"]),
+        ("123", TypeError, ["integers"]),
+        (np.array([1, 2, 3], object), TypeError, ["integers", "object"]),
+        (np.array([1, 2, 3], "m8[s]"), TypeError, ["integers"]),
+        ({1, 2, 3}, TypeError, ["integers"]),
+    ]:
+        raises(error, made, x, lengths=lengths, out=out, says=["lengths", *says])
+        assert (out == 7).all()
+    for lengths in ([3], 3, []):
+        raises(ValueError, made, zeros(7, INPUT), lengths=lengths, says=["lengths", "batch", "(7, 4)"])
+
+
+def test_calls_that_cannot_be(api):
+    made, sequence = cell(api), lstm(api)
+    x, h, c = args()
+    for call in (made, sequence, sequence.stream().step, made.bind):
+        with pytest.raises(TypeError):
+            call()
+    for call in (made, sequence, sequence.stream().step, sequence.stream, sequence.stream().reset):
+        with pytest.raises(TypeError, match="dtype"):
+            call(x, dtype="float32")
+    for call in (lambda: made(x, h, c, (h, c)), lambda: made.bind(x, h, c, (h, c)),
+                 lambda: sequence(x[np.newaxis], None, [1])):
+        with pytest.raises(TypeError):
+            call()
+
+
+# ---- streams ----------------------------------------------------------------------------------
+
+
+def test_batches_of_streams_that_cannot_be(api):
+    for made in (cell(api), lstm(api)):
+        for batch, error in [(-1, ValueError), (-(10**30), ValueError)] + [
+            (batch, TypeError) for batch in (True, np.True_, 1.0, "2", [2], (2,), 2j)
+        ]:
+            raises(error, made.stream, batch, says=["batch must be", repr(batch)])
+        with pytest.raises((MemoryError, ValueError, OverflowError)):
+            made.stream(1 << 62)
+        with pytest.raises((MemoryError, ValueError, OverflowError)):
+            made.stream(1 << 100)
+
+
+def test_steps_of_another_shape(api):
+    for made in (cell(api), lstm(api)):
+        for stream, good in [(made.stream(), (4,)), (made.stream(BATCH), (2, 4)), (made.stream(0), (0, 4))]:
+            out = np.full((*good[:-1], OUTPUT), 7, np.float32)
+            for shape in {(), (4,), (0,), (3,), (5,), (1, 4), (2, 4), (3, 4), (2, 3), (1, 2, 4)} - {good}:
+                raises(ValueError, stream.step, zeros(*shape), out=out, says=[f"x of shape {shape}", good])
+            assert (out == 7).all() and not any(a.any() for a in stream.state)
+            for shape in {(), (3,), (4,), (2, 4), (1, 3), (2, 3), (3, 2)} - {out.shape}:
+                bad = np.full(shape, 7, np.float32)
+                raises(ValueError, stream.step, zeros(*good), out=bad, says=[shape, out.shape])
+                assert (bad == 7).all()
+
+
+def test_rows_that_cannot_be_reset(api):
+    for made in (cell(api), lstm(api)):
+        stream = made.stream(3)
+        stream.step(draw(3, INPUT))
+        before = pickle.dumps(stream.state)
+        for rows, error in [(rows, IndexError) for rows in (
+            3, -4, [0, 3], [0, -4], np.uint8(200), 2**40, [True], [True] * 4, np.ones((3, 1), bool), True,
+        )] + [(rows, TypeError) for rows in (
+            1.0, [0.5], "1", ["a"], {0}, object(), b"a", np.zeros(1, object), 2**100, slice("a"), slice(0.5),
+        )]:
+            with pytest.raises(error):
+                stream.reset(rows)
+            assert pickle.dumps(stream.state) == before, "none is reset, not even those that are there"
+        single = made.stream()
+        single.step(draw(INPUT))
+        for rows in (0, [0], slice(None), [], [True]):
+            raises(TypeError, single.reset, rows, says="batch")
+        assert single.state[1].any()
+
+
+def test_a_stream_is_made_by_its_source(api):
+    for made in (cell(api), lstm(api)):
+        with pytest.raises(TypeError):
+            type(made.stream())()
+
+
+# ---- memory -----------------------------------------------------------------------------------
+
+
+@storages
+def test_sizes_beyond_memory(api, storage):
+    one = dtype_of(storage)(1)
+    for rows, n in [(1 << 24, 1 << 24), (1 << 30, 1 << 29), (4, 1 << 57)]:
+        shapes = {"weight_ih": (rows, n), "weight_hh": (rows, rows // 4)}
+        p = {name: np.broadcast_to(one, shape) for name, shape in shapes.items()}
+        for make in (lambda: api.LSTMCell(**p, storage=storage), lambda: api.LSTM([p], storage=storage)):
+            with pytest.raises((MemoryError, ValueError)):
+                make()
+
+
+def test_results_beyond_memory(api):
+    p = {"weight_ih": zeros(1 << 14, 1), "weight_hh": zeros(1 << 14, 1), "projection": zeros(1, 1 << 12)}
+    x = np.broadcast_to(np.float32(1), (1, 1 << 46, 1))
+    for call in (api.LSTMCell(**p), api.LSTM([p])):
+        with pytest.raises((MemoryError, ValueError)):
+            call(x)
+
+
+def test_an_empty_output_of_many_rows_takes_no_time(api):
+    nothing = api.LSTMCell(zeros(0, 0), zeros(0, 0))
+    assert nothing(np.empty((2**40, 0), np.float32))[0].shape == (2**40, 0)
+    y, _ = lstm(api)(np.empty((2**40, 0, INPUT), np.float32))
+    assert y.shape == (2**40, 0, OUTPUT)
+
+
+OUT_OF_MEMORY = """
+    import resource
+    import numpy as np
+    import fastgate
+
+    def megabytes(field):  # of /proc/self/status
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) // 1024 for line in status if line.startswith(field))
+
+    p = {"weight_ih": np.ones((8192, 2048), np.float32), "weight_hh": np.ones((8192, 2048), np.float32)}
+    small = {"weight_ih": np.ones((32, 8), np.float32), "weight_hh": np.ones((32, 8), np.float32)}
+    cell, lstm = fastgate.LSTMCell(**small), fastgate.LSTM([small])
+    x = np.broadcast_to(np.float32(1), (1 << 21, 8))  # results of 64 MB
+    before = megabytes("VmSize")
+    limit = (before + 40) << 20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    for _ in range(50):
+        for call in (
+            lambda: fastgate.LSTMCell(**p), lambda: fastgate.LSTM([p]), lambda: cell(x), lambda: lstm(x),
+            lambda: lstm(x[:, None]), lambda: lstm.stream(1 << 21),
+        ):
+            try:
+                call()
+            except MemoryError as error:
+                assert str(error), "a MemoryError says what there was no memory for"
+            else:
+                raise AssertionError("there was memory after all")
+    assert megabytes("VmSize") <= before + 2, "leaked"
+    fastgate.LSTM([small])(x[:5])
+    print("ok")
+"""
+
+
+@compiled_only
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS")
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="reserves terabytes")
+def test_no_memory():
+    run = run_python(OUT_OF_MEMORY, OPENBLAS_NUM_THREADS="1")
+    assert run.stdout == "ok\n", run.stderr
+
+
+@compiled_only
+def test_methods_refuse_a_foreign_self():
+    kinds = [fastgate.LSTMCell, fastgate.LSTM, type(fastgate.LSTM([draw_layer(1, 1)]).stream())]
+    for kind in kinds:
+        for foreign in ["x", None, 5]:
+            with pytest.raises(TypeError):
+                kind.__reduce__(foreign)
