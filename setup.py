@@ -62,7 +62,7 @@ class BuildCore(build_ext):
 core = Extension(
     "fastgate._core",
     ["src/fastgate/_core.pyx", *sorted(glob("csrc/*.c"))],
-    depends=[*sorted(glob("csrc/*.h")), *sorted(glob("csrc/*.inc"))],
+    depends=[*sorted(glob("csrc/*.h")), *sorted(glob("csrc/*.inc")), *glob("src/fastgate/*.px[di]")],
     include_dirs=["csrc"],
     libraries=["m", "pthread"],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],

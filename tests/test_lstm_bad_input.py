@@ -494,7 +494,7 @@ def test_states_that_are_no_pair(api):
         raises(TypeError, made, zeros(3, INPUT), state, says=["state must be a pair"])
         raises(TypeError, setattr, stream, "state", state, says=["state must be a pair"])
     raises(TypeError, setattr, stream, "state", None, says=["state must be a pair"])
-    with pytest.raises(AttributeError):
+    with pytest.raises((AttributeError, NotImplementedError)):  # the latter is Cython's
         del stream.state
 
 

@@ -4,6 +4,14 @@
     y = g(x)                                # (n,) -> (m,);  (..., n) -> (..., m)
     g(x, h, out=y)                          # parts read in place; no allocation
     y = fastgate.gate(x, weight, bias)      # one shot, nothing packed
+
+and the LSTM on it.
+
+    lstm = fastgate.LSTM.from_torch(module) # or from_keras, from_onnx, or arrays
+    y, (h, c) = lstm(x)                     # (T, n) -> (T, H); (T, B, n) -> (T, B, H)
+    stream = lstm.stream()                  # the state stays inside
+    y = stream.step(x)                      # (n,) -> (H,)
+    h, c = fastgate.LSTMCell(weight_ih, weight_hh, bias)(x, h, c)
 """
 
 import os
@@ -11,10 +19,19 @@ import os
 from . import _check, reference
 
 __version__ = "0.1.0"
-__all__ = ["Gate", "__version__", "gate", "reference", "set_threads", "show_config"]
+__all__ = [
+    "LSTM",
+    "Gate",
+    "LSTMCell",
+    "__version__",
+    "gate",
+    "reference",
+    "set_threads",
+    "show_config",
+]
 
 try:
-    from ._core import Gate, gate
+    from ._core import LSTM, Gate, LSTMCell, gate
 
     from . import _core
 except ImportError as _error:
@@ -30,7 +47,7 @@ except ImportError as _error:
         stacklevel=2,
     )
     _core = None  # type: ignore[assignment]
-    from .reference import Gate, gate  # type: ignore[assignment,no-redef]
+    from .reference import LSTM, Gate, LSTMCell, gate  # type: ignore[assignment,no-redef]
 else:
     _core.select_instruction_set(os.environ.get("FASTGATE_ISA", ""))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import operator
 import os
-import sys
 from collections.abc import Mapping
 from numbers import Real
 
@@ -286,10 +285,10 @@ def cell_parameters(parameters: Mapping[str, Any], storage: str, where: str = ""
     shapes = {"bias_ih": (rows,), "bias_hh": (rows,), "peephole": (3, hidden)}
     if "projection" in arrays:
         projection = arrays["projection"].shape
-        if len(projection) != 2 or projection[1] != hidden:
+        if len(projection) != 2 or projection[1] != hidden or not projection[0]:
             raise ValueError(
                 f"{where}projection of shape {projection} does not fit {than}: "
-                f"it must be (output_size, {hidden})"
+                f"it must be (output_size, {hidden}), output_size from 1"
             )
         outputs, than = projection[0], f"{than} and projection of shape {projection}"
     for key, shape in {"weight_hh": (rows, outputs), **shapes}.items():
@@ -375,7 +374,10 @@ def limit(value: Any, name: str) -> float:
         raise TypeError(f"{name} must be a positive number or None, not {value!r}")
     if not value > 0:
         raise ValueError(f"{name} must be positive, not {value!r}")
-    return float(value) if value <= sys.float_info.max else math.inf
+    try:
+        return float(value)
+    except OverflowError:  # an integer or fraction
+        return math.inf
 
 
 # ---- LSTM: calls ------------------------------------------------------------------------------

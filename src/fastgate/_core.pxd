@@ -6,6 +6,7 @@ cdef extern from "fastgate.h":
     const char *FASTGATE_VERSION
     enum:
         FASTGATE_OK
+        FASTGATE_ERROR_SHAPE
         FASTGATE_ERROR_VALUE
 
     ctypedef struct fastgate_gate:
@@ -44,6 +45,56 @@ cdef extern from "fastgate.h":
                            const void *bias, size_t batch, const void *x, ptrdiff_t x_stride,
                            void *y, ptrdiff_t y_stride) nogil
 
+    ctypedef struct fastgate_lstm:
+        pass
+
+    ctypedef struct fastgate_lstm_options:
+        fastgate_storage storage
+        size_t input_size
+        size_t hidden_size
+        size_t projection_size
+        size_t layers
+        unsigned directions
+        bint backwards
+        bint input_forget
+        double clip
+        double gate_clip
+        unsigned threads
+
+    ctypedef struct fastgate_lstm_weights:
+        const void *weight_ih
+        const void *weight_hh
+        const void *bias
+        const void *peephole
+        const void *projection
+
+    int fastgate_lstm_create(fastgate_lstm **lstm, const fastgate_lstm_options *options,
+                             const fastgate_lstm_weights *weights)
+    void fastgate_lstm_free(fastgate_lstm *lstm)
+    const fastgate_lstm_options *fastgate_lstm_get_options(const fastgate_lstm *lstm)
+    size_t fastgate_lstm_output_size(const fastgate_lstm *lstm)
+    size_t fastgate_lstm_nbytes(const fastgate_lstm *lstm)
+    bint fastgate_lstm_has_peephole(const fastgate_lstm *lstm, size_t index)
+    int fastgate_lstm_unpack(const fastgate_lstm *lstm, size_t index, void *weight_ih,
+                             void *weight_hh, void *bias, void *peephole, void *projection)
+    int fastgate_lstm_step(const fastgate_lstm *lstm, size_t batch, const void *x,
+                           ptrdiff_t x_stride, const void *h, const void *c, void *h_out,
+                           void *c_out, void *scratch) nogil
+    int fastgate_lstm_run(const fastgate_lstm *lstm, size_t steps, size_t batch, const void *x,
+                          ptrdiff_t x_step, ptrdiff_t x_row, const size_t *lengths, void *h,
+                          void *c, void *y, ptrdiff_t y_step, ptrdiff_t y_row) nogil
+
+    ctypedef struct fastgate_stream:
+        pass
+
+    int fastgate_stream_create(fastgate_stream **stream, const fastgate_lstm *lstm, size_t batch)
+    void fastgate_stream_free(fastgate_stream *stream)
+    void fastgate_stream_step(fastgate_stream *stream, const void *x, ptrdiff_t x_stride, void *y,
+                              ptrdiff_t y_stride) nogil
+    void fastgate_stream_reset(fastgate_stream *stream, size_t b)
+    void fastgate_stream_get_state(const fastgate_stream *stream, void *h, void *c)
+    void fastgate_stream_set_state(fastgate_stream *stream, const void *h, const void *c)
+
 
 # object (*)(self, args, nargsf, kwnames), as in PEP 590
 ctypedef object (*vectorcall)(object, PyObject **, size_t, PyObject *)
@@ -68,3 +119,58 @@ cdef class BoundGate:
     cdef void *y
     cdef object out
     cdef list views
+
+
+cdef class _Recurrent:
+    cdef fastgate_lstm *lstm
+    cdef int type_number
+    cdef size_t side_size  # elements of h, of one direction
+    cdef readonly str storage
+    cdef readonly size_t input_size
+    cdef readonly size_t hidden_size
+    cdef readonly size_t nbytes
+    cdef int pack(self, list cells, size_t directions, dict options, str storage,
+                  unsigned threads) except -1
+    cdef tuple sizes(self)
+    cdef object dtype(self)
+    cdef const fastgate_lstm_options *options(self) noexcept
+    cdef dict unpacked(self, size_t index)
+    cdef dict keywords(self)
+
+
+cdef class LSTMCell(_Recurrent):
+    cdef vectorcall vectorcall
+
+
+cdef class BoundCell:
+    cdef vectorcall vectorcall
+    cdef LSTMCell owner
+    cdef fastgate_part x
+    cdef const void *h
+    cdef const void *c
+    cdef void *h_out
+    cdef void *c_out
+    cdef void *scratch
+    cdef size_t batch
+    cdef bint in_place
+    cdef tuple out
+    cdef list views
+
+
+cdef class LSTM(_Recurrent):
+    cdef size_t directions
+    cdef readonly size_t num_layers
+    cdef readonly size_t output_size
+    cdef readonly bint batch_first
+
+
+cdef class Stream:
+    cdef fastgate_stream *stream
+    cdef readonly _Recurrent source
+    cdef readonly object batch  # None or the number of rows
+    cdef size_t rows
+    cdef tuple in_shape
+    cdef tuple out_shape
+    cdef tuple h_shape
+    cdef tuple c_shape
+    cdef bint fits(self, PyObject *x) noexcept

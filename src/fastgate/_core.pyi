@@ -1,9 +1,11 @@
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, final, overload
 
 from numpy.typing import ArrayLike, NDArray
+from typing_extensions import disjoint_base
 
 _Out = TypeVar("_Out")
+_OtherOut = TypeVar("_OtherOut")
 
 @final
 class Gate:
@@ -44,6 +46,156 @@ class Gate:
 class BoundGate:
     def __new__(cls, gate: Gate, parts: tuple[Any, ...], out: Any) -> BoundGate: ...
     def __call__(self) -> Any: ...
+
+@disjoint_base
+class _Recurrent:
+    @property
+    def input_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def storage(self) -> str: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def threads(self) -> int: ...
+    def __copy__(self) -> Any: ...
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any: ...
+
+@final
+class LSTMCell(_Recurrent):
+    def __new__(
+        cls,
+        weight_ih: ArrayLike,
+        weight_hh: ArrayLike,
+        bias_ih: ArrayLike | None = None,
+        bias_hh: ArrayLike | None = None,
+        *,
+        peephole: ArrayLike | None = None,
+        projection: ArrayLike | None = None,
+        clip: float | None = None,
+        gate_clip: float | None = None,
+        input_forget: bool = False,
+        storage: str = "float32",
+        threads: int | str = 1,
+    ) -> LSTMCell: ...
+    @classmethod
+    def from_torch(
+        cls, source: Any, *, prefix: str = "", storage: str = "float32", threads: int | str = 1
+    ) -> LSTMCell: ...
+    @overload
+    def __call__(
+        self,
+        x: ArrayLike,
+        h: ArrayLike | None = None,
+        c: ArrayLike | None = None,
+        *,
+        out: None = None,
+    ) -> tuple[NDArray[Any], NDArray[Any]]: ...
+    @overload
+    def __call__(
+        self,
+        x: ArrayLike,
+        h: ArrayLike | None = None,
+        c: ArrayLike | None = None,
+        *,
+        out: tuple[_Out, _OtherOut],
+    ) -> tuple[_Out, _OtherOut]: ...
+    def bind(self, x: Any, h: Any, c: Any, *, out: tuple[Any, Any]) -> BoundCell: ...
+    def stream(self, batch: int | None = None) -> Stream: ...
+    @property
+    def output_size(self) -> int: ...
+    def __reduce__(
+        self,
+    ) -> tuple[Callable[..., Any], tuple[str, tuple[Any, ...], dict[str, Any]]]: ...
+
+@final
+class BoundCell:
+    def __new__(cls, cell: LSTMCell, x: Any, h: Any, c: Any, out: Any) -> BoundCell: ...
+    def __call__(self) -> tuple[Any, Any]: ...
+
+@final
+class LSTM(_Recurrent):
+    def __new__(
+        cls,
+        layers: Sequence[Mapping[str, Any] | Sequence[Mapping[str, Any]]],
+        *,
+        batch_first: bool = False,
+        reverse: bool = False,
+        clip: float | None = None,
+        gate_clip: float | None = None,
+        input_forget: bool = False,
+        storage: str = "float32",
+        threads: int | str = 1,
+    ) -> LSTM: ...
+    @classmethod
+    def from_torch(
+        cls, source: Any, *, prefix: str = "", storage: str = "float32", threads: int | str = 1
+    ) -> LSTM: ...
+    @classmethod
+    def from_keras(
+        cls, source: Any, *, prefix: str = "", storage: str = "float32", threads: int | str = 1
+    ) -> LSTM: ...
+    @classmethod
+    def from_onnx(
+        cls,
+        source: Any,
+        node: str | None = None,
+        *,
+        weights: Mapping[str, Any] | None = None,
+        storage: str = "float32",
+        threads: int | str = 1,
+    ) -> LSTM: ...
+    @overload
+    def __call__(
+        self,
+        x: ArrayLike,
+        state: tuple[ArrayLike, ArrayLike] | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        out: None = None,
+    ) -> tuple[NDArray[Any], tuple[NDArray[Any], NDArray[Any]]]: ...
+    @overload
+    def __call__(
+        self,
+        x: ArrayLike,
+        state: tuple[ArrayLike, ArrayLike] | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        out: _Out,
+    ) -> tuple[_Out, tuple[NDArray[Any], NDArray[Any]]]: ...
+    def stream(self, batch: int | None = None) -> Stream: ...
+    @property
+    def output_size(self) -> int: ...
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def bidirectional(self) -> bool: ...
+    @property
+    def batch_first(self) -> bool: ...
+    @property
+    def reverse(self) -> bool: ...
+    def __reduce__(
+        self,
+    ) -> tuple[Callable[..., Any], tuple[str, tuple[Any, ...], dict[str, Any]]]: ...
+
+@final
+class Stream:
+    def __new__(cls, source: _Recurrent, batch: int | None = None) -> Stream: ...
+    @overload
+    def step(self, x: ArrayLike, out: None = None) -> NDArray[Any]: ...
+    @overload
+    def step(self, x: ArrayLike, out: _Out) -> _Out: ...
+    @property
+    def state(self) -> tuple[NDArray[Any], NDArray[Any]]: ...
+    @state.setter
+    def state(self, state: tuple[ArrayLike, ArrayLike]) -> None: ...
+    def reset(self, rows: ArrayLike | slice | None = None) -> None: ...
+    @property
+    def batch(self) -> int | None: ...
+    @property
+    def source(self) -> Any: ...
+    def __reduce__(self) -> tuple[Callable[..., Stream], tuple[Any, ...]]: ...
 
 @overload
 def gate(

@@ -11,7 +11,7 @@ cimport cython
 from cpython.exc cimport PyErr_NoMemory
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject, PyTypeObject
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy, memset
 
 import numpy as np
 
@@ -21,6 +21,7 @@ cdef extern from "Python.h":
     PyObject **PySequence_Fast_ITEMS(object)
     PyObject *PyTuple_GET_ITEM(PyObject *, Py_ssize_t)
     Py_ssize_t PyTuple_GET_SIZE(PyObject *)
+    bint PyTuple_CheckExact(PyObject *)
     Py_ssize_t PyVectorcall_NARGS(size_t)
 
 # Not numpy.pxd: these read borrowed pointers, without the reference counting of typed objects.
@@ -31,6 +32,7 @@ cdef extern from "numpy/arrayobject.h":
     enum:
         NPY_FLOAT32
         NPY_FLOAT64
+        NPY_INT64
     int _import_array() except -1
     bint PyArray_Check(PyObject *)
     int PyArray_TYPE(PyArrayObject *)
@@ -148,12 +150,17 @@ cdef inline bint same_rows(PyObject *a, PyObject *b) noexcept:
                        (ndim - 1) * sizeof(npy_intp)))
 
 
-cdef inline bint is_output(PyObject *out, int type, PyObject *x, size_t size) noexcept:
-    """A writable, C-contiguous array of the leading axes of x and then `size`."""
-    if not is_plain(out, type) or not same_rows(x, out):
+cdef inline bint is_contiguous(PyObject *array, int type, PyObject *x, size_t size) noexcept:
+    """A C-contiguous array of the leading axes of x and then `size`."""
+    if not is_plain(array, type) or not same_rows(x, array):
         return False
-    cdef PyArrayObject *y = <PyArrayObject *>out
-    return PyArray_ISCARRAY(y) and <size_t>PyArray_DIMS(y)[PyArray_NDIM(y) - 1] == size
+    cdef PyArrayObject *a = <PyArrayObject *>array
+    return PyArray_IS_C_CONTIGUOUS(a) and <size_t>PyArray_DIMS(a)[PyArray_NDIM(a) - 1] == size
+
+
+cdef inline bint is_output(PyObject *out, int type, PyObject *x, size_t size) noexcept:
+    """The same, writable."""
+    return is_contiguous(out, type, x, size) and PyArray_ISCARRAY(<PyArrayObject *>out)
 
 
 cdef inline object new_output(int type, PyObject *x, size_t size):
@@ -184,6 +191,21 @@ cdef inline bint overlap(PyObject *array, int type, const void *y, size_t size) 
 
 cdef inline void *data(PyObject *array) noexcept nogil:
     return PyArray_DATA(<PyArrayObject *>array)
+
+
+cdef list views_of(arrays, int type):
+    """Typed memoryviews, which keep arrays from being resized or freed."""
+    cdef const float[::1] floats
+    cdef const double[::1] doubles
+    views = []
+    for array in arrays:
+        if type == NPY_FLOAT64:
+            doubles = array.reshape(-1)
+            views.append(doubles)
+        else:
+            floats = array.reshape(-1)
+            views.append(floats)
+    return views
 
 
 cdef inline PyObject *keyword_out(PyObject **args, Py_ssize_t count,
@@ -386,16 +408,7 @@ cdef class BoundGate:
         for i in range(self.part_count):
             as_part(<PyObject *>arrays[i], gate.type_number, &self.parts[i])
         self.y = data(<PyObject *>target)
-        self.views = []
-        cdef const float[::1] floats
-        cdef const double[::1] doubles
-        for array in [*arrays, target]:
-            if gate.type_number == NPY_FLOAT64:
-                doubles = array.reshape(-1)
-                self.views.append(doubles)
-            else:
-                floats = array.reshape(-1)
-                self.views.append(floats)
+        self.views = views_of([*arrays, target], gate.type_number)
         self.batch = rows_of(<PyObject *>target)
         self.vectorcall = bound_vectorcall  # last: until then, __call__ refuses
 
@@ -421,16 +434,6 @@ cdef object bound_vectorcall(object self, PyObject **args, size_t nargsf, PyObje
 cdef inline object bound_call(BoundGate self):
     run(self.owner, self.batch, self.parts, self.part_count, self.y)
     return self.out
-
-
-cdef enable_vectorcall():
-    cdef Gate gate = Gate(np.empty((0, 1), np.float32))
-    cdef BoundGate bound = gate.bind(np.empty(1, np.float32), out=np.empty(0, np.float32))
-    fastgate_use_vectorcall(<PyTypeObject *>Gate, <char *>&gate.vectorcall - <char *><PyObject *>gate)
-    fastgate_use_vectorcall(<PyTypeObject *>BoundGate, <char *>&bound.vectorcall - <char *><PyObject *>bound)
-
-
-enable_vectorcall()
 
 
 # ---- one shot ---------------------------------------------------------------------------------
@@ -508,6 +511,25 @@ cdef object once_fast(object x, object weight, object bias, object out):
             fastgate_gate_once(storage, m, n, weights, row_stride, column_stride, bias_part.data,
                                batch, part.data, part.stride, y, m)
     return out
+
+
+include "_lstm.pxi"
+
+
+cdef enable_vectorcall():
+    none = np.empty(0, np.float32)
+    cdef Gate gate = Gate(np.empty((0, 0), np.float32))
+    cdef BoundGate bound = gate.bind(none, out=none.copy())
+    cdef LSTMCell cell = LSTMCell(np.empty((0, 0), np.float32), np.empty((0, 0), np.float32))
+    cdef BoundCell bound_cell = cell.bind(none, none, none, out=(none.copy(), none.copy()))
+    fastgate_use_vectorcall(<PyTypeObject *>Gate, <char *>&gate.vectorcall - <char *><PyObject *>gate)
+    fastgate_use_vectorcall(<PyTypeObject *>BoundGate, <char *>&bound.vectorcall - <char *><PyObject *>bound)
+    fastgate_use_vectorcall(<PyTypeObject *>LSTMCell, <char *>&cell.vectorcall - <char *><PyObject *>cell)
+    fastgate_use_vectorcall(<PyTypeObject *>BoundCell,
+                            <char *>&bound_cell.vectorcall - <char *><PyObject *>bound_cell)
+
+
+enable_vectorcall()
 
 
 # ---- build and CPU ----------------------------------------------------------------------------

@@ -1,0 +1,670 @@
+# The LSTM classes; included by _core.pyx, whose helpers they use.
+
+cdef enum:
+    SCRATCH_BYTES = 8192  # of a step, on the stack; more is allocated
+
+
+cdef class _Recurrent:
+    """What LSTMCell and LSTM have in common: the packed LSTM, and what it was made with."""
+
+    def __cinit__(self, *args, **options):
+        if type(self) is _Recurrent:
+            raise TypeError("make an LSTM or an LSTMCell")
+
+    def __dealloc__(self):
+        fastgate_lstm_free(self.lstm)
+
+    cdef int pack(self, list cells, size_t directions, dict options, str storage,
+                  unsigned threads) except -1:
+        """Pack the parameters of _check.lstm_parameters; clip, gate_clip, input_forget, reverse."""
+        cdef fastgate_lstm_options made
+        cdef Py_ssize_t i
+        first = cells[0]
+        self.storage = storage
+        self.type_number = PyArray_TYPE(<PyArrayObject *>first["bias"])
+        made.storage = STORAGES[storage]
+        made.input_size = first["weight_ih"].shape[1]
+        made.hidden_size = len(first["bias"]) // 4
+        made.projection_size = 0 if first["projection"] is None else len(first["projection"])
+        made.layers = len(cells) // directions
+        made.directions = directions
+        made.backwards = options["reverse"]
+        made.input_forget = options["input_forget"]
+        made.clip = options["clip"]
+        made.gate_clip = options["gate_clip"]
+        made.threads = threads
+        cdef fastgate_lstm_weights *weights = <fastgate_lstm_weights *>PyMem_Malloc(
+            len(cells) * sizeof(fastgate_lstm_weights))
+        if weights == NULL:
+            PyErr_NoMemory()
+        for i, cell in enumerate(cells):
+            weights[i].weight_ih = data_or_null(cell["weight_ih"])
+            weights[i].weight_hh = data_or_null(cell["weight_hh"])
+            weights[i].bias = data_or_null(cell["bias"])
+            weights[i].peephole = data_or_null(cell["peephole"])
+            weights[i].projection = data_or_null(cell["projection"])
+        cdef int code = fastgate_lstm_create(&self.lstm, &made, weights)
+        PyMem_Free(weights)
+        if code != FASTGATE_OK:
+            raise MemoryError(f"no memory to pack an LSTM of hidden_size {made.hidden_size}")
+        self.input_size = made.input_size
+        self.hidden_size = made.hidden_size
+        self.side_size = fastgate_lstm_output_size(self.lstm)
+        self.nbytes = fastgate_lstm_nbytes(self.lstm)
+        return 0
+
+    cdef tuple sizes(self):
+        return self.input_size, self.side_size, self.hidden_size
+
+    cdef object dtype(self):
+        return _check.dtype_of(self.storage)
+
+    cdef const fastgate_lstm_options *options(self) noexcept:
+        return fastgate_lstm_get_options(self.lstm)
+
+    cdef dict unpacked(self, size_t index):
+        """The parameters at layer * directions + direction, as the storage rounds them."""
+        cdef const fastgate_lstm_options *made = self.options()
+        dtype = self.dtype()
+        inputs = self.input_size
+        if index >= made.directions:
+            inputs = made.directions * self.side_size
+        parameters = {
+            "weight_ih": np.empty((4 * self.hidden_size, inputs), dtype),
+            "weight_hh": np.empty((4 * self.hidden_size, self.side_size), dtype),
+            "bias_ih": np.empty(4 * self.hidden_size, dtype),
+        }
+        if fastgate_lstm_has_peephole(self.lstm, index):
+            parameters["peephole"] = np.empty((3, self.hidden_size), dtype)
+        if made.projection_size:
+            parameters["projection"] = np.empty((self.side_size, self.hidden_size), dtype)
+        if fastgate_lstm_unpack(
+            self.lstm, index,
+            data_or_null(parameters["weight_ih"]), data_or_null(parameters["weight_hh"]),
+            data_or_null(parameters["bias_ih"]), data_or_null(parameters.get("peephole")),
+            data_or_null(parameters.get("projection")),
+        ) != FASTGATE_OK:
+            raise MemoryError("no memory to unpack an LSTM")
+        return parameters
+
+    cdef dict keywords(self):
+        """The options that made this, but for those of LSTM alone."""
+        cdef const fastgate_lstm_options *made = self.options()
+        return {
+            "clip": made.clip,
+            "gate_clip": made.gate_clip,
+            "input_forget": bool(made.input_forget),
+            "storage": self.storage,
+            "threads": made.threads,
+        }
+
+    @property
+    def threads(self):
+        """Threads that a large call runs on now: what set_threads says, or as made."""
+        return _check.threads_now(self.options().threads)
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+cdef inline void *data_or_null(object array) noexcept:
+    return NULL if array is None else data(<PyObject *>array)
+
+
+cdef dict limits(clip, gate_clip, input_forget, reverse=False):
+    return {
+        "clip": _check.limit(clip, "clip"),
+        "gate_clip": _check.limit(gate_clip, "gate_clip"),
+        "input_forget": bool(input_forget),
+        "reverse": bool(reverse),
+    }
+
+
+# ---- LSTMCell ---------------------------------------------------------------------------------
+
+@cython.final
+cdef class LSTMCell(_Recurrent):
+    """LSTMCell(weight_ih, weight_hh, bias_ih=None, bias_hh=None, *, peephole=None, projection=None, clip=None, gate_clip=None, input_forget=False, storage='float32', threads=1)\n--\n
+    One step of an LSTM: h, c = cell(x, h, c).
+
+    weight_ih is (4 * hidden_size, input_size), weight_hh (4 * hidden_size, output_size), the biases,
+    which are added up, (4 * hidden_size,) or None: PyTorch's layout, the gates in the order i, f, g, o.
+
+        z = weight_ih @ x + weight_hh @ h + bias_ih + bias_hh
+        i, f, g = sigmoid(z_i + p_i c), sigmoid(z_f + p_f c), tanh(z_g)
+        c = f c + i g
+        o = sigmoid(z_o + p_o c)
+        h = o tanh(c), or projection @ (o tanh(c))
+
+    peephole     (3, hidden_size), the rows p_i, p_f and p_o, as ONNX and TensorFlow have them
+    projection   (output_size, hidden_size), torch's proj_size; without it output_size is hidden_size
+    clip         keeps c in [-clip, clip], from right after c = f c + i g: TensorFlow's cell_clip
+    gate_clip    the same for what the sigmoids and the tanh of z_g take: ONNX Runtime's clip
+    input_forget f = 1 - i
+
+    Arrays are as Gate takes them, storage and threads as Gate has them. i has the bits of the
+    Gate of its rows of [weight_ih | weight_hh]. A value of c or o tanh(c) smaller than 2^-100, in
+    float64 2^-960, becomes 0, so that silence is not slowed down by subnormal numbers. A cell cannot be
+    changed: threads may share it. It can be pickled and copied.
+
+    Raises ValueError for shapes that do not fit together, or what Gate raises it for; TypeError for
+    arrays of another dtype; MemoryError.
+    """
+
+    def __cinit__(self, weight_ih, weight_hh, bias_ih=None, bias_hh=None, *, peephole=None,
+                  projection=None, clip=None, gate_clip=None, input_forget=False,
+                  storage="float32", threads=1):
+        storage, threads = _check.options(storage, threads)
+        given = (weight_ih, weight_hh, bias_ih, bias_hh, peephole, projection)
+        cell = _check.cell_parameters(dict(zip(_check.PARAMETERS, given)), storage)
+        self.pack([cell], 1, limits(clip, gate_clip, input_forget), storage, threads)
+        self.vectorcall = cell_vectorcall
+
+    @classmethod
+    def from_torch(cls, source, *, prefix="", storage="float32", threads=1):
+        """A cell with the weights of a torch.nn.LSTMCell, or its state_dict; see fastgate.weights."""
+        from fastgate import weights
+
+        layers, _ = weights.from_torch(source, prefix=prefix)
+        return cls(**_check.one_layer(layers), storage=storage, threads=threads)
+
+    def __call__(self, x, h=None, c=None, *, out=None):
+        """x (..., n), h (..., output_size), c (..., hidden_size) -> the next h and c.
+
+        Without h and c they are zeros. The next ones are written to out = (h, c), which is
+        returned, or to new arrays. They may overlap what is read: the state can advance in place.
+
+        Raises ValueError for shapes that do not fit, or an `out` that is read-only or not
+        C-contiguous; TypeError for another dtype. `out` is then as it was.
+        """
+        return cell_call(self, <PyObject *>x, <PyObject *>h, <PyObject *>c, <PyObject *>out)
+
+    def bind(self, x, h, c, *, out):
+        """A function of no arguments: self(x, h, c, out=out), at the least cost.
+
+        It reads and writes these very arrays or buffers in every call, so they must be C-contiguous
+        and of the dtype of __call__. out = (h, c) lets the state advance in place; out must not
+        overlap the inputs otherwise. Else ValueError or TypeError. One thread at a time.
+        """
+        return BoundCell(self, x, h, c, out)
+
+    def stream(self, batch=None):
+        """A state that begins with zeros, and its steps; or those of a batch."""
+        return Stream(self, batch)
+
+    @property
+    def output_size(self):
+        """Elements of h."""
+        return self.side_size
+
+    def __repr__(self):
+        return (f"LSTMCell(input_size={self.input_size}, hidden_size={self.hidden_size}, "
+                f"output_size={self.side_size}, storage={self.storage!r}, threads={self.threads})")
+
+    def __reduce__(self):
+        if type(self) is not LSTMCell:  # LSTMCell.__reduce__(anything), which Cython does not check
+            raise TypeError(f"LSTMCell.__reduce__() needs an LSTMCell, not {type(self).__name__}")
+        return _check.make, ("LSTMCell", (), {**self.unpacked(0), **self.keywords()})
+
+
+cdef object cell_vectorcall(object self, PyObject **args, size_t nargsf, PyObject *names):
+    cdef Py_ssize_t count = PyVectorcall_NARGS(nargsf)
+    cdef PyObject *none = <PyObject *>None
+    cdef PyObject *given[4]
+    cdef Py_ssize_t i, place
+    given[0] = NULL
+    given[1] = given[2] = given[3] = none
+    if count > 3:
+        raise TypeError(f"LSTMCell.__call__() takes x, h and c, but {count} were given")
+    for i in range(count):
+        given[i] = args[i]
+    for i in range(PyTuple_GET_SIZE(names) if names != NULL else 0):
+        name = <object>PyTuple_GET_ITEM(names, i)
+        place = 3 if name == "out" else 1 if name == "h" else 2 if name == "c" else 0
+        if place == 0 and name != "x":
+            raise TypeError(f"LSTMCell.__call__() got an unexpected keyword argument {name!r}")
+        if place < count:
+            raise TypeError(f"LSTMCell.__call__() got multiple values for argument {name!r}")
+        given[place] = args[count + i]
+    if given[0] == NULL:
+        raise TypeError("LSTMCell.__call__() needs an x")
+    return cell_call(<LSTMCell>self, given[0], given[1], given[2], given[3])
+
+
+cdef inline object cell_call(LSTMCell self, PyObject *x, PyObject *h, PyObject *c, PyObject *out):
+    result = cell_fast(self, x, h, c, NULL if out == <PyObject *>None else out)
+    if result is None:
+        return cell_slow(self, <object>x, <object>h, <object>c, <object>out)
+    return result
+
+
+cdef object cell_slow(LSTMCell self, object x, object h, object c, object out):
+    """Whatever cell_fast refused: converted and then run on the fast road, or an exception."""
+    dtype = self.dtype()
+    x, h, c = _check.cell_inputs(x, h, c, self.sizes(), dtype)
+    targets = None
+    if out is not None:
+        targets = _check.cell_outputs(out, h.shape, c.shape, dtype)
+    result = cell_fast(self, <PyObject *>x, <PyObject *>h, <PyObject *>c, NULL)
+    assert result is not None  # _check.cell_inputs left nothing to refuse
+    if targets is None:
+        return result
+    for target, array in zip(targets, result):
+        target[...] = array  # computed apart: out may overlap an input
+    return out[0], out[1]
+
+
+cdef object cell_fast(LSTMCell self, PyObject *x, PyObject *h, PyObject *c, PyObject *out):
+    """The next h and c from arrays that can be used as they lie; None for all others."""
+    cdef int type = self.type_number
+    cdef fastgate_part part
+    cdef PyObject *h_out
+    cdef PyObject *c_out
+    cdef void *state
+    cdef bint in_place = False
+    cdef size_t batch, h_size, c_size
+    if not as_part(x, type, &part) or part.size != self.input_size:
+        return None
+    if not is_contiguous(h, type, x, self.side_size) or not is_contiguous(c, type, x, self.hidden_size):
+        return None
+    batch = rows_of(x)
+    h_size = batch * self.side_size
+    c_size = batch * self.hidden_size
+    if out == NULL:
+        result = (new_output(type, x, self.side_size), new_output(type, x, self.hidden_size))
+        out = <PyObject *>result
+    elif PyTuple_CheckExact(out) and PyTuple_GET_SIZE(out) == 2:
+        result = <object>out
+    else:
+        return None
+    h_out, c_out = PyTuple_GET_ITEM(out, 0), PyTuple_GET_ITEM(out, 1)
+    if not is_output(h_out, type, x, self.side_size) or not is_output(c_out, type, x, self.hidden_size):
+        return None
+    state = data(c_out)
+    if (overlap(x, type, state, c_size) or overlap(h, type, state, c_size)
+            or overlap(h_out, type, state, c_size)
+            or data(c) != state and overlap(c, type, state, c_size)):
+        return None
+    in_place = (overlap(h, type, data(h_out), h_size) or overlap(x, type, data(h_out), h_size)
+                or overlap(c, type, data(h_out), h_size))
+    cdef char room[SCRATCH_BYTES]
+    cdef size_t needed = scratch_bytes(self, batch, in_place)
+    cdef void *scratch = room
+    if needed > SCRATCH_BYTES:
+        scratch = PyMem_Malloc(needed)
+        if scratch == NULL:
+            PyErr_NoMemory()
+    step_cell(self, batch, &part, data(h), data(c), data(h_out), state, scratch, in_place)
+    if needed > SCRATCH_BYTES:
+        PyMem_Free(scratch)
+    return result
+
+
+cdef inline size_t scratch_bytes(LSTMCell self, size_t batch, bint in_place) noexcept:
+    """Of a step: h, where it must not be written before all is read, and what is projected."""
+    cdef size_t columns = self.side_size if in_place else 0
+    if self.options().projection_size:
+        columns += self.hidden_size
+    return batch * columns * item_size(self.type_number)
+
+
+cdef inline void step_cell(LSTMCell self, size_t batch, const fastgate_part *x, const void *h, const void *c,
+                           void *h_out, void *c_out, void *scratch, bint in_place) noexcept:
+    cdef size_t h_bytes = batch * self.side_size * item_size(self.type_number)
+    cdef void *y = scratch if in_place else h_out
+    cdef void *projected = <char *>scratch + h_bytes if in_place else scratch
+    if batch * self.nbytes < NOGIL_BYTES:
+        fastgate_lstm_step(self.lstm, batch, x.data, x.stride, h, c, y, c_out, projected)
+    else:
+        with nogil:
+            fastgate_lstm_step(self.lstm, batch, x.data, x.stride, h, c, y, c_out, projected)
+    if in_place:
+        memcpy(h_out, y, h_bytes)
+
+
+@cython.final
+cdef class BoundCell:
+    """A cell with its inputs and outputs: call it without arguments. Made by LSTMCell.bind."""
+
+    def __cinit__(self, LSTMCell cell not None, x, h, c, out):
+        arrays = _check.cell_bindable(x, h, c, out, cell.sizes(), cell.dtype())
+        self.owner = cell
+        self.out = (out[0], out[1])
+        as_part(<PyObject *>arrays[0], cell.type_number, &self.x)
+        self.h, self.c, self.h_out, self.c_out = (
+            data(<PyObject *>arrays[1]), data(<PyObject *>arrays[2]),
+            data(<PyObject *>arrays[3]), data(<PyObject *>arrays[4]))
+        self.batch = rows_of(<PyObject *>arrays[0])
+        self.in_place = self.h == self.h_out
+        self.views = views_of(arrays, cell.type_number)
+        self.scratch = PyMem_Malloc(scratch_bytes(cell, self.batch, self.in_place))
+        if self.scratch == NULL:
+            PyErr_NoMemory()
+        self.vectorcall = bound_cell_vectorcall  # last: until then, __call__ refuses
+
+    def __dealloc__(self):
+        PyMem_Free(self.scratch)
+
+    def __call__(self):
+        """Read the inputs, write the outputs and return them."""
+        if self.scratch == NULL:
+            raise RuntimeError("not bound yet")
+        return bound_cell_call(self)
+
+    def __repr__(self):
+        return f"<bound {self.owner!r}>"
+
+
+cdef object bound_cell_vectorcall(object self, PyObject **args, size_t nargsf, PyObject *names):
+    if PyVectorcall_NARGS(nargsf) or names != NULL and PyTuple_GET_SIZE(names):
+        raise TypeError("BoundCell.__call__() takes no arguments")
+    return bound_cell_call(<BoundCell>self)
+
+
+cdef inline object bound_cell_call(BoundCell self):
+    step_cell(self.owner, self.batch, &self.x, self.h, self.c, self.h_out, self.c_out, self.scratch,
+              self.in_place)
+    return self.out
+
+
+# ---- LSTM -------------------------------------------------------------------------------------
+
+@cython.final
+cdef class LSTM(_Recurrent):
+    """LSTM(layers, *, batch_first=False, reverse=False, clip=None, gate_clip=None, input_forget=False, storage='float32', threads=1)\n--\n
+    Layers of an LSTM over sequences: y, (h_n, c_n) = lstm(x, (h_0, c_0)).
+
+    layers is a sequence with, for each layer, a mapping of LSTMCell's parameters (weight_ih,
+    weight_hh, and bias_ih, bias_hh, peephole, projection where there are), or a pair of mappings, for
+    the directions forward and backward, whose outputs stand side by side. Easier: from_torch,
+    from_keras, from_onnx. All layers have the same sizes, but for the inputs of the first.
+
+    batch_first  x is (B, T, input_size) instead of (T, B, input_size), y accordingly
+    reverse      the one direction goes from the last step to the first; y stays in the order of time
+
+    All else is as in LSTMCell, and so are the bits: those of one step after the other.
+
+    Raises ValueError for shapes that do not fit together, TypeError for arrays of another dtype or
+    parameters that do not exist, MemoryError.
+    """
+
+    def __cinit__(self, layers, *, batch_first=False, reverse=False, clip=None, gate_clip=None,
+                  input_forget=False, storage="float32", threads=1):
+        storage, threads = _check.options(storage, threads)
+        cells, directions = _check.lstm_parameters(layers, storage, bool(reverse))
+        self.pack(cells, directions, limits(clip, gate_clip, input_forget, reverse), storage, threads)
+        self.directions = directions
+        self.num_layers = len(cells) // directions
+        self.output_size = directions * self.side_size
+        self.batch_first = bool(batch_first)
+
+    @classmethod
+    def from_torch(cls, source, *, prefix="", storage="float32", threads=1):
+        """An LSTM with the weights of a torch.nn.LSTM, or of its state_dict; see fastgate.weights."""
+        from fastgate import weights
+
+        layers, options = weights.from_torch(source, prefix=prefix)
+        return cls(layers, storage=storage, threads=threads, **options)
+
+    @classmethod
+    def from_keras(cls, source, *, prefix="", storage="float32", threads=1):
+        """An LSTM with the weights of one of Keras; see fastgate.weights."""
+        from fastgate import weights
+
+        layers, options = weights.from_keras(source, prefix=prefix)
+        return cls(layers, storage=storage, threads=threads, **options)
+
+    @classmethod
+    def from_onnx(cls, source, node=None, *, weights=None, storage="float32", threads=1):
+        """An LSTM with the weights of a node of an ONNX model; see fastgate.weights."""
+        from fastgate.weights import from_onnx
+
+        layers, options = from_onnx(source, node, weights=weights)
+        return cls(layers, storage=storage, threads=threads, **options)
+
+    def __call__(self, x, state=None, *, lengths=None, out=None):
+        """x (T, [B,] n), state (h_0, c_0) -> y (T, [B,] output_size), (h_n, c_n).
+
+        h_0 is (num_layers * directions, [B,] P or hidden_size), c_0 (.., hidden_size), of layer k and
+        direction d at k * directions + d; None for zeros. lengths, integers (B,), says how many steps
+        each row has: all is as if it ran alone, and y is 0 beyond. y is written to `out`, which is
+        returned, or to a new array; `out` may overlap x.
+
+        Raises ValueError for shapes that do not fit, lengths below 0 or above T, or an `out` that is
+        read-only or not C-contiguous; TypeError for another dtype. `out` is then as it was.
+        """
+        result = sequence_fast(self, <PyObject *>x, state, lengths, out)
+        if result is not None:
+            return result
+        dtype = self.dtype()
+        x, h, c, lengths = _check.sequence(x, state, lengths, self.sizes(),
+                                           self.num_layers * self.directions, self.batch_first, dtype)
+        target = None
+        if out is not None:
+            target = _check.output(out, x.shape[:-1] + (self.output_size,), dtype)
+        result = sequence_fast(self, <PyObject *>x, (h, c), lengths, None)
+        assert result is not None  # _check.sequence left nothing to refuse
+        if target is None:
+            return result
+        y, state = result
+        target[...] = y  # computed apart: out may overlap x
+        return out, state
+
+    def stream(self, batch=None):
+        """A state that begins with zeros, and its steps; or those of a batch.
+
+        Raises ValueError if the LSTM is bidirectional or in reverse: it would have to know the end.
+        """
+        _check.streamable(self.bidirectional, self.reverse)
+        return Stream(self, batch)
+
+    @property
+    def bidirectional(self):
+        """Whether there are two directions."""
+        return self.directions == 2
+
+    @property
+    def reverse(self):
+        """Whether the one direction is from the last step to the first."""
+        return bool(self.options().backwards)
+
+    def __repr__(self):
+        return (f"LSTM(input_size={self.input_size}, hidden_size={self.hidden_size}, "
+                f"output_size={self.output_size}, num_layers={self.num_layers}, "
+                f"bidirectional={self.bidirectional}, storage={self.storage!r}, "
+                f"threads={self.threads})")
+
+    def __reduce__(self):
+        if type(self) is not LSTM:
+            raise TypeError(f"LSTM.__reduce__() needs an LSTM, not {type(self).__name__}")
+        layers = [self.unpacked(i) for i in range(self.num_layers * self.directions)]
+        if self.directions == 2:
+            layers = list(zip(layers[::2], layers[1::2]))
+        options = {"batch_first": self.batch_first, "reverse": self.reverse, **self.keywords()}
+        return _check.make, ("LSTM", (layers,), options)
+
+
+cdef bint is_state(PyObject *array, int type, int ndim, size_t layers, size_t batch, size_t size) noexcept:
+    """A C-contiguous array (layers, [batch,] size)."""
+    if not is_plain(array, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>array):
+        return False
+    cdef npy_intp *dims = PyArray_DIMS(<PyArrayObject *>array)
+    if PyArray_NDIM(<PyArrayObject *>array) != ndim or <size_t>dims[0] != layers:
+        return False
+    return <size_t>dims[ndim - 1] == size and (ndim == 2 or <size_t>dims[1] == batch)
+
+
+cdef object new_state(LSTM self, int ndim, size_t batch, size_t size, object initial):
+    """A copy of an initial state, or zeros."""
+    cdef npy_intp dims[3]
+    cdef size_t layers = self.num_layers * self.directions
+    dims[0], dims[1], dims[ndim - 1] = layers, batch, size
+    state = PyArray_EMPTY(ndim, dims, self.type_number, 0)
+    cdef size_t nbytes = layers * batch * size * item_size(self.type_number)
+    if initial is None:
+        memset(data(<PyObject *>state), 0, nbytes)
+    else:
+        memcpy(data(<PyObject *>state), data(<PyObject *>initial), nbytes)
+    return state
+
+
+cdef object sequence_fast(LSTM self, PyObject *x, object state, object lengths, object out):
+    """y, (h_n, c_n) from arrays that can be used as they lie, lengths of int64; None for all others."""
+    cdef int type = self.type_number
+    if not is_plain(x, type):
+        return None
+    cdef PyArrayObject *a = <PyArrayObject *>x
+    cdef int ndim = PyArray_NDIM(a)
+    cdef npy_intp *dims = PyArray_DIMS(a)
+    cdef npy_intp *strides = PyArray_STRIDES(a)
+    if ndim < 2 or ndim > 3 or <size_t>dims[ndim - 1] != self.input_size:
+        return None
+    cdef bint swapped = self.batch_first and ndim == 3
+    cdef size_t steps = dims[1 if swapped else 0]
+    cdef size_t batch = 1 if ndim == 2 else dims[0 if swapped else 1]
+    if steps and batch and dims[ndim - 1] > 1 and strides[ndim - 1] != item_size(type):
+        return None  # strides of an empty array mean nothing
+    cdef ptrdiff_t x_step = elements(strides[1 if swapped else 0], type)
+    cdef ptrdiff_t x_row = 0 if ndim == 2 else elements(strides[0 if swapped else 1], type)
+    cdef size_t layers = self.num_layers * self.directions
+    h = c = None
+    if state is not None:
+        if not PyTuple_CheckExact(<PyObject *>state) or PyTuple_GET_SIZE(<PyObject *>state) != 2:
+            return None
+        h, c = <tuple>state
+        if not is_state(<PyObject *>h, type, ndim, layers, batch, self.side_size):
+            return None
+        if not is_state(<PyObject *>c, type, ndim, layers, batch, self.hidden_size):
+            return None
+    cdef const size_t *counts = NULL
+    if lengths is not None:
+        if not is_plain(<PyObject *>lengths, NPY_INT64) or ndim == 2 or sizeof(size_t) != 8:
+            return None
+        if PyArray_NDIM(<PyArrayObject *>lengths) != 1 or not PyArray_IS_C_CONTIGUOUS(
+                <PyArrayObject *>lengths):
+            return None
+        if <size_t>PyArray_DIMS(<PyArrayObject *>lengths)[0] != batch:
+            return None
+        counts = <const size_t *>data(<PyObject *>lengths)  # a negative one is larger than T
+    if out is None:
+        y = new_output(type, x, self.output_size)
+    elif is_output(<PyObject *>out, type, x, self.output_size) and not overlap(
+            x, type, data(<PyObject *>out), steps * batch * self.output_size):
+        y = out
+    else:
+        return None
+    h_n = new_state(self, ndim, batch, self.side_size, h)
+    c_n = new_state(self, ndim, batch, self.hidden_size, c)
+    cdef ptrdiff_t y_row = self.output_size * (steps if swapped else 1)
+    cdef ptrdiff_t y_step = self.output_size * (1 if swapped else batch)
+    cdef int code
+    cdef void *to = data(<PyObject *>y)
+    cdef void *h_data = data(<PyObject *>h_n)
+    cdef void *c_data = data(<PyObject *>c_n)
+    with nogil:
+        code = fastgate_lstm_run(self.lstm, steps, batch, PyArray_DATA(a), x_step, x_row, counts, h_data,
+                                 c_data, to, y_step, y_row)
+    if code == FASTGATE_ERROR_SHAPE:
+        return None  # a length that _check.sequence refuses
+    if code != FASTGATE_OK:
+        raise MemoryError(f"no memory for a sequence of {steps} steps of {batch} rows")
+    return y, (h_n, c_n)
+
+
+# ---- Stream -----------------------------------------------------------------------------------
+
+@cython.final
+cdef class Stream:
+    """A sequence that comes step by step, or a batch of them. Made by stream() of LSTM or LSTMCell.
+
+    The state stays inside, in buffers that a step reads and writes: it allocates nothing but an
+    output, where none is given. One thread at a time may use a stream; streams of one LSTM may run
+    on as many threads as there are. A copy goes on independently; so does a pickle.
+    """
+
+    def __cinit__(self, _Recurrent source not None, batch=None):
+        batch = _check.stream_batch(batch)
+        self.source = source
+        self.batch = batch
+        self.rows = 1 if batch is None else batch
+        cdef int code = fastgate_stream_create(&self.stream, source.lstm, self.rows)
+        if code == FASTGATE_ERROR_SHAPE:
+            raise ValueError("this LSTM has no stream")
+        if code != FASTGATE_OK:
+            raise MemoryError(f"no memory for {self.rows} streams")
+        lead = () if batch is None else (batch,)
+        self.in_shape, self.out_shape = (*lead, source.input_size), (*lead, source.side_size)
+        if isinstance(source, LSTM):
+            lead = (source.options().layers, *lead)
+        self.h_shape, self.c_shape = (*lead, source.side_size), (*lead, source.hidden_size)
+
+    def __dealloc__(self):
+        fastgate_stream_free(self.stream)
+
+    def step(self, x, out=None):
+        """x (n,) -> y (output_size,), or with a batch (B, n) -> (B, output_size): the next output.
+
+        y is written to `out`, which is returned, or to a new array; `out` may overlap x.
+
+        Raises ValueError for another shape, or an `out` that is read-only or not C-contiguous;
+        TypeError for another dtype. The stream and `out` are then as they were.
+        """
+        cdef int type = self.source.type_number
+        cdef fastgate_part part = [NULL, 0, 0]
+        if (not as_part(<PyObject *>x, type, &part) or part.size != self.source.input_size
+                or not self.fits(<PyObject *>x)):
+            x = _check.stream_input(x, self.batch, self.source.input_size, self.source.dtype())
+            as_part(<PyObject *>x, type, &part)
+        if out is None:
+            y = new_output(type, <PyObject *>x, self.source.side_size)
+        elif is_output(<PyObject *>out, type, <PyObject *>x, self.source.side_size):
+            y = out
+        else:
+            y = _check.output(out, self.out_shape, self.source.dtype())
+        cdef void *to = data(<PyObject *>y)
+        if self.rows * self.source.nbytes < NOGIL_BYTES:
+            fastgate_stream_step(self.stream, part.data, part.stride, to, self.source.side_size)
+        else:
+            with nogil:
+                fastgate_stream_step(self.stream, part.data, part.stride, to, self.source.side_size)
+        return y if out is None else out
+
+    cdef inline bint fits(self, PyObject *x) noexcept:
+        """Whether an array has the axes of an input; the last one's length is known."""
+        if self.batch is None:
+            return PyArray_NDIM(<PyArrayObject *>x) == 1
+        return (PyArray_NDIM(<PyArrayObject *>x) == 2
+                and <size_t>PyArray_DIMS(<PyArrayObject *>x)[0] == self.rows)
+
+    @property
+    def state(self):
+        """(h, c), copies: (num_layers, [B,] size), of an LSTMCell ([B,] size). Can be set."""
+        h, c = np.empty(self.h_shape, self.source.dtype()), np.empty(self.c_shape, self.source.dtype())
+        fastgate_stream_get_state(self.stream, data(<PyObject *>h), data(<PyObject *>c))
+        return h, c
+
+    @state.setter
+    def state(self, state):
+        h, c = _check.states(state, self.h_shape, self.c_shape, self.source.dtype())
+        fastgate_stream_set_state(self.stream, data(<PyObject *>h), data(<PyObject *>c))
+
+    def reset(self, rows=None):
+        """Zeros for all, or those rows of the batch: an integer, integers, a slice or a bool mask."""
+        cdef const unsigned char[::1] chosen = None
+        cdef size_t b
+        if rows is not None:
+            chosen = _check.stream_rows(rows, self.batch).view(np.uint8)
+        for b in range(self.rows):
+            if chosen is None or chosen[b]:
+                fastgate_stream_reset(self.stream, b)
+
+    def __repr__(self):
+        return f"<stream of {self.source!r}, batch={self.batch}>"
+
+    def __reduce__(self):
+        if type(self) is not Stream:
+            raise TypeError(f"Stream.__reduce__() needs a Stream, not {type(self).__name__}")
+        return _check.make_stream, (self.source, self.batch, *self.state)
