@@ -392,7 +392,7 @@ static run_space lay_out(workspace *w, const fastgate_lstm *lstm, size_t steps, 
         space.rows.h[1] = part_of(w, batch, output, width);
         space.rows.c = part_of(w, batch, o->hidden_size, width);
         space.rows.order = part_of(w, batch, 1, sizeof(size_t));
-        space.longer = part_of(w, steps + 1, 1, sizeof(size_t));
+        space.longer = part_of(w, steps < SIZE_MAX ? steps + 1 : steps, 1, sizeof(size_t));
     }
     return space;
 }
