@@ -1,4 +1,4 @@
-"""``python -m fastgate demo``: a trained LSTM reads handwritten digits through Gate.
+"""``python -m fastgate demo``: a trained LSTM reads handwritten digits.
 
 digits.npz holds the weights of the LSTM and of its linear head, in torch's layout, and 450
 digits that the training never saw; tools/train_demo.py in the repository made it. The digits:
@@ -20,20 +20,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgate import Gate, reference
+from fastgate import LSTM, Gate, LSTMCell, reference
 from fastgate._check import STORAGES, dtype_of
 
 Array = NDArray[Any]  # float32, or float64 for gates that are stored so
 Data = dict[str, NDArray[Any]]
 
-INPUT, FORGET, CANDIDATE, OUTPUT = range(4)  # torch's order of the gates
 PLOT_FILE = Path("fastgate-demo.png")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m fastgate demo",
-        description="A trained LSTM reads handwritten digits; its sigmoid gates are fastgate's.",
+        description="A trained LSTM reads handwritten digits.",
     )
     plot = parser.add_mutually_exclusive_group()
     plot.add_argument("--plot", type=Path, metavar="FILE", help=f"picture (default: {PLOT_FILE})")
@@ -46,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = load()
     images, labels = data["images"], data["labels"]
     rows = to_rows(images)
-    h, gates = run(data, rows, Gate, args.storage)
-    h_oracle, gates_oracle = run(data, rows, reference.Gate, "float64")
+    h, outputs, gate = run(data, rows, LSTM, Gate, args.storage)
+    h_oracle, outputs_oracle, _ = run(data, rows, reference.LSTM, reference.Gate, "float64")
     read = classify(data, h)
 
     print(f"An LSTM with {h.shape[1]} units reads handwritten digits, a row of 8 pixels a step.\n")
@@ -56,17 +55,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     right, total = np.count_nonzero(read == labels), len(labels)
     print(f"accuracy  {right} of {total} held-out digits ({100 * right / total:.1f} %)")
-    difference = np.abs(gates - gates_oracle).max()
+    difference = np.abs(outputs - outputs_oracle).max()
     changed = np.count_nonzero(read != classify(data, h_oracle))
     print(
-        f"oracle    largest difference {difference:.1e} over {gates.size} gate values; "
+        f"oracle    largest difference {difference:.1e} over {outputs.size} outputs; "
         f"{changed or 'no'} {'digit' if changed == 1 else 'digits'} read differently"
     )
-    print_storages(data, rows, labels, gates_oracle)
-    print_times(data, rows[-1, 0], h[0], args.storage)
+    if args.storage == "float32":
+        print_stream(data, rows[:, 0], outputs[:, 0])
+    print_storages(data, rows, labels, outputs_oracle)
+    print_times(data, rows[-1, 0], args.storage)
     if args.no_plot:
         return 0
-    return plot_input_gate(args.plot, images, read, labels, gates[:, 0])
+    return plot_input_gate(args.plot, images, read, labels, gate)
 
 
 def load() -> Data:
@@ -79,30 +80,24 @@ def to_rows(images: NDArray[np.uint8]) -> Array:
     return np.ascontiguousarray(images.swapaxes(0, 1), np.float32) / np.float32(16)
 
 
-def gate_parameters(data: Data) -> tuple[Array, Array]:
-    """The weights of [x, h] and the biases, gate by gate: (4, H, 8 + H) and (4, H)."""
-    weight = np.hstack([data["weight_ih"], data["weight_hh"]])
-    bias = data["bias_ih"] + data["bias_hh"]
-    return weight.reshape(4, -1, weight.shape[1]), bias.reshape(4, -1)
+def parameters(data: Data, storage: str) -> dict[str, Any]:
+    """Those of the LSTM, in the dtype that this storage takes."""
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    return {name: data[name].astype(dtype_of(storage)) for name in names}
 
 
 def run(
-    data: Data, rows: Array, gate_type: Callable[..., Callable[..., Array]], storage: str
-) -> tuple[Array, Array]:
-    """Read all images side by side -> the last h (N, H), the gates i, f, o (T, 3, N, H)."""
-    weight, bias = (parameter.astype(dtype_of(storage)) for parameter in gate_parameters(data))
-    sigmoid_gates = [
-        gate_type(weight[k], bias[k], storage=storage) for k in (INPUT, FORGET, OUTPUT)
-    ]
-    h = c = np.zeros((rows.shape[1], bias.shape[1]), weight.dtype)
-    gates = []
-    for x in rows.astype(weight.dtype):
-        i, f, o = (gate(x, h) for gate in sigmoid_gates)
-        candidate = np.tanh(np.hstack([x, h]) @ weight[CANDIDATE].T + bias[CANDIDATE])
-        c = f * c + i * candidate
-        h = o * np.tanh(c)
-        gates.append((i, f, o))
-    return h, np.array(gates)
+    data: Data, rows: Array, lstm_type: Callable[..., Any], gate_type: Callable[..., Any], storage: str
+) -> tuple[Array, Array, Array]:
+    """Read all images side by side -> the last h (N, H), all h and the input gate (T, N, H)."""
+    layer = parameters(data, storage)
+    x = rows.astype(dtype_of(storage))
+    y, (h, _) = lstm_type([layer], storage=storage)(x)
+    weight = np.hstack([layer["weight_ih"], layer["weight_hh"]])
+    bias = layer["bias_ih"] + layer["bias_hh"]
+    units = slice(0, h.shape[-1])  # the input gate is the first of four
+    before = np.concatenate([np.zeros_like(y[:1]), y[:-1]])
+    return h[0], y, gate_type(weight[units], bias[units], storage=storage)(x, before)
 
 
 def classify(data: Data, h: Array) -> NDArray[np.intp]:
@@ -124,52 +119,67 @@ def print_digits(
 
 
 def print_storages(
-    data: Data, rows: Array, labels: NDArray[np.uint8], gates_oracle: Array
+    data: Data, rows: Array, labels: NDArray[np.uint8], outputs_oracle: Array
 ) -> None:
-    """What rounding the weights of the gates saves, and what it costs."""
-    weight, bias = (parameter[INPUT] for parameter in gate_parameters(data))
-    print("storage   accuracy   largest difference   bytes a gate")
+    """What rounding the weights saves, and what it costs."""
+    print("storage   accuracy   largest difference   bytes of the LSTM")
     for storage in STORAGES:
-        h, gates = run(data, rows, Gate, storage)
+        h, outputs, _ = run(data, rows, LSTM, Gate, storage)
         accuracy = np.mean(classify(data, h) == labels)
-        difference = np.abs(gates - gates_oracle).max()
-        dtype = dtype_of(storage)
-        nbytes = Gate(weight.astype(dtype), bias.astype(dtype), storage=storage).nbytes
-        print(f"  {storage:<8}{100 * accuracy:8.1f} %{difference:17.1e}{nbytes:17}")
+        difference = np.abs(outputs - outputs_oracle).max()
+        nbytes = LSTM([parameters(data, storage)], storage=storage).nbytes
+        print(f"  {storage:<8}{100 * accuracy:8.1f} %{difference:17.1e}{nbytes:20}")
 
 
-def print_times(
-    data: Data, x: Array, h: Array, storage: str, rounds: int = 41, calls: int = 1000
-) -> None:
-    """Time one gate for one digit, each way in turn, next to NumPy at its best."""
-    dtype = dtype_of(storage)
-    weight, bias = (parameter[INPUT].astype(dtype) for parameter in gate_parameters(data))
-    x = x.astype(dtype)
-    gate, y = Gate(weight, bias, storage=storage), np.empty_like(h)
-    # NumPy's work is cut down to four calls: [x, h, 1] stands ready in one buffer, the bias is
-    # a column of w, and w is halved, since sigmoid(z) = tanh(z / 2) / 2 + 1 / 2, which no z
+def print_times(data: Data, x: Array, storage: str, rounds: int = 41, calls: int = 1000) -> None:
+    """Time one step of one digit, each way in turn, next to NumPy at its best."""
+    layer = parameters(data, storage)
+    x = x.astype(dtype_of(storage))
+    cell = LSTMCell(**layer, storage=storage)
+    hidden = cell.hidden_size
+    h, c, y = (np.zeros(hidden, x.dtype) for _ in range(3))
+    # NumPy's work is cut down: [x, h, 1] stands ready in one buffer, the bias is a column of w,
+    # and the rows of i, f, o are halved, since sigmoid(z) = tanh(z / 2) / 2 + 1 / 2, which no z
     # overflows. Column-major, because OpenBLAS is faster so at this size.
-    w = np.asfortranarray(np.hstack([weight, bias[:, np.newaxis]]) / 2)
-    xh1 = np.concatenate([x, h, np.ones(1, dtype)])
-    half = np.array(0.5, dtype)
-    names = dict(np=np, g=gate, call=gate.bind(x, h, out=y), x=x, h=h, y=y, w=w, xh1=xh1, half=half)
+    bias = layer["bias_ih"] + layer["bias_hh"]
+    w = np.hstack([layer["weight_ih"], layer["weight_hh"], bias[:, np.newaxis]])
+    w = w.reshape(4, hidden, -1)[[0, 1, 3, 2]].reshape(4 * hidden, -1)  # i, f, o, g
+    w[: 3 * hidden] /= 2
+    xh1 = np.concatenate([x, h, np.ones(1, x.dtype)])
+    z = np.empty(4 * hidden, x.dtype)
+    names = dict(
+        np=np, w=np.asfortranarray(w), xh1=xh1, h=xh1[len(x) : -1], z=z, ifo=z[: 3 * hidden],
+        i=z[:hidden], f=z[hidden : 2 * hidden], o=z[2 * hidden : 3 * hidden], g=z[3 * hidden :],
+        c=np.zeros(hidden, x.dtype), t=np.empty(hidden, x.dtype), half=np.array(0.5, x.dtype),
+        cell=cell, call=cell.bind(x, h, c, out=(h, c)), stream=cell.stream(), x=x, y=y,
+    )  # fmt: skip
     ways = {
         "NumPy: dot, tanh, multiply, add, all in place": (
-            "np.dot(w, xh1, y); np.tanh(y, y); np.multiply(y, half, y); np.add(y, half, y)"
+            "np.dot(w, xh1, z); np.tanh(z, z); np.multiply(ifo, half, ifo); np.add(ifo, half, ifo); "
+            "np.multiply(f, c, c); np.multiply(i, g, g); np.add(c, g, c); np.tanh(c, t); "
+            "np.multiply(o, t, h)"
         ),
-        "g(x, h, out=y)": "g(x, h, out=y)",
-        "call = g.bind(x, h, out=y); call()": "call()",
+        "stream.step(x, out=y)": "stream.step(x, out=y)",
+        "call = cell.bind(x, h, c, out=(h, c)); call()": "call()",
     }
     timers = [timeit.Timer(statement, globals=names) for statement in ways.values()]
     times = np.array([[timer.timeit(calls) for timer in timers] for _ in range(rounds)])
     times *= 1e9 / calls
 
-    print(f"time      one gate {weight.shape} for one digit, ns a call, median [quartiles]")
+    print(f"time      one step, input {len(x)}, hidden {hidden}, ns a call, median [quartiles]")
     for name, column in zip(ways, times.T):
         low, median, high = np.percentile(column, [25, 50, 75])
         speed = np.median(times[:, 0] / column)  # within a round, so the machine's drift cancels
         spread = f"[{low:.0f}, {high:.0f}]"
         print(f"  {name:<46}{median:6.0f}  {spread:<16}{speed:.1f} x as fast")
+
+
+def print_stream(data: Data, rows: Array, y: Array) -> None:
+    """Read one digit row by row, as a service would, and compare with the sequence."""
+    stream = LSTM([parameters(data, "float32")]).stream()
+    steps = np.array([stream.step(row) for row in rows])
+    assert steps.tobytes() == y.tobytes()
+    print(f"stream    the same bits, {len(rows)} rows one by one, as from the whole sequence")
 
 
 def plot_input_gate(
