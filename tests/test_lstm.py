@@ -1047,7 +1047,7 @@ def test_signatures(api):
         api.LSTM: ["layers", "batch_first", "reverse", *step],
         api.LSTM.stream: ["self", "batch"],
         api.LSTMCell.from_torch: ["source", "prefix", "storage", "threads"],
-        api.LSTM.from_torch: ["source", "prefix", "storage", "threads"],
+        api.LSTM.from_torch: ["source", "prefix", "batch_first", "storage", "threads"],
         api.LSTM.from_keras: ["source", "prefix", "storage", "threads"],
         api.LSTM.from_onnx: ["source", "node", "weights", "storage", "threads"],
     }.items():

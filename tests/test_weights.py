@@ -139,6 +139,17 @@ def keras_lists(n=3, seed=0):
     return [draw(n, 20, seed=seed), draw(5, 20, seed=seed + 1), draw(20, seed=seed + 2)]
 
 
+def test_a_state_dict_does_not_tell_batch_first(api):
+    source = {"weight_ih_l0": draw(8, 3), "weight_hh_l0": draw(8, 2)}
+    assert not api.LSTM.from_torch(source).batch_first
+    lstm = api.LSTM.from_torch(source, batch_first=True)
+    x = draw(4, 6, 3)
+    y, (h, c) = lstm(x)
+    want, state = api.LSTM.from_torch(source)(x.swapaxes(0, 1))
+    same_arrays = zip((y.swapaxes(0, 1), h, c), (want, *state), strict=True)
+    assert all(np.array_equal(a, b) for a, b in same_arrays)
+
+
 def keras_equations(x, kernel, recurrent_kernel, bias=0):
     """Keras's documentation in float64: x (T, n) -> y (T, H), h and c at the end."""
     h = c = np.zeros(len(recurrent_kernel))
@@ -416,7 +427,7 @@ def test_keras_layers(api, keras, name):
             layer.set_weights(drawn)
             lstm = api.LSTM.from_keras(layer)
         layer.set_weights(drawn)
-        y, *states = (np.asarray(array) for array in layer(x.astype(dtype)))
+        y, *states = (weights._array(array) for array in layer(x.astype(dtype)))
         y = y[:, ::-1] if name == "backwards" else y
         runs.append([y, np.stack(states[::2]), np.stack(states[1::2])])
     assert lstm.batch_first and lstm.reverse == (name == "backwards")
@@ -425,15 +436,13 @@ def test_keras_layers(api, keras, name):
         same(lstm, api.LSTM.from_keras(drawn), n=7)
 
 
-
-
 def test_keras_cell(api, keras):
     tensor = keras.ops.convert_to_tensor if hasattr(keras, "ops") else keras.backend.constant
     layer = keras.layers.LSTMCell(10)
     x, h, c = draw(3, 7), draw(3, 10), draw(3, 10, seed=1)
     _, theirs = layer(tensor(x), [tensor(h), tensor(c)])
     _, ours = api.LSTM.from_keras(layer)(x[:, np.newaxis], (h[np.newaxis], c[np.newaxis]))
-    assert distance([array[0] for array in ours], [np.asarray(array) for array in theirs]) < 1e-6
+    assert distance([array[0] for array in ours], [weights._array(array) for array in theirs]) < 1e-6
 
 
 @pytest.mark.parametrize(

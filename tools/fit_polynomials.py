@@ -1,4 +1,4 @@
-"""Fit the polynomials of csrc/sigmoid.inc, for float32 and float64.
+"""Fit the polynomials of csrc/activations.inc, for float32 and float64.
 
 Of exp: q of the given degree for which the largest relative distance of 1 + r + r**2 q(r) from exp(r)
 over |r| <= ln(2)/2 is smallest.  Of tanh: p, for which that of x + x**3 p(x**2) from tanh(x) over

@@ -130,7 +130,13 @@ class LSTM(_Recurrent):
     ) -> LSTM: ...
     @classmethod
     def from_torch(
-        cls, source: Any, *, prefix: str = "", storage: str = "float32", threads: int | str = 1
+        cls,
+        source: Any,
+        *,
+        prefix: str = "",
+        batch_first: bool | None = None,
+        storage: str = "float32",
+        threads: int | str = 1,
     ) -> LSTM: ...
     @classmethod
     def from_keras(

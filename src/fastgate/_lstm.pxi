@@ -402,11 +402,16 @@ cdef class LSTM(_Recurrent):
         self.batch_first = bool(batch_first)
 
     @classmethod
-    def from_torch(cls, source, *, prefix="", storage="float32", threads=1):
-        """An LSTM with the weights of a torch.nn.LSTM, or of its state_dict; see fastgate.weights."""
+    def from_torch(cls, source, *, prefix="", batch_first=None, storage="float32", threads=1):
+        """An LSTM with the weights of a torch.nn.LSTM, or of its state_dict; see fastgate.weights.
+
+        batch_first is that of the module, where it is not given; a state_dict does not tell.
+        """
         from fastgate import weights
 
         layers, options = weights.from_torch(source, prefix=prefix)
+        if batch_first is not None:
+            options["batch_first"] = batch_first
         return cls(layers, storage=storage, threads=threads, **options)
 
     @classmethod

@@ -452,12 +452,20 @@ class LSTM(_Recurrent):
 
     @classmethod
     def from_torch(
-        cls, source: Any, *, prefix: str = "", storage: str = "float32", threads: int | str = 1
+        cls,
+        source: Any,
+        *,
+        prefix: str = "",
+        batch_first: bool | None = None,
+        storage: str = "float32",
+        threads: int | str = 1,
     ) -> LSTM:
         """An LSTM with the weights of a torch.nn.LSTM, or of its state_dict; see fastgate.weights."""
         from fastgate import weights
 
         layers, options = weights.from_torch(source, prefix=prefix)
+        if batch_first is not None:
+            options["batch_first"] = batch_first
         return cls(layers, storage=storage, threads=threads, **options)
 
     @classmethod

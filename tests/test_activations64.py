@@ -1,6 +1,7 @@
-"""The float64 sigmoid against mpmath: within 1 ULP.
+"""The sigmoid and tanh of float64 against mpmath: within 1 ULP.
 
-FASTGATE_SIGMOID_POINTS sets how many points are tried, on all CPUs; .ci/run tries ten million.
+FASTGATE_ACTIVATION_POINTS sets how many points are tried of each, on all CPUs; .ci/run tries ten
+million.
 """
 
 import os
@@ -13,17 +14,26 @@ from conftest import compiled_only
 
 libmp = pytest.importorskip("mpmath.libmp")
 
-POINTS = int(os.environ.get("FASTGATE_SIGMOID_POINTS", 50_000))
+POINTS = int(os.environ.get("FASTGATE_ACTIVATION_POINTS", 50_000))
 CHUNK = 100_000
 PRECISION = 100  # bits: errors of the truth are some 2^-45 ULP
 
-# From here on the result is 1; from here down, subnormal, and 0; clamped; nearly 1/2.
+# From here on sigmoid is 1; from here down, subnormal, and 0; clamped; nearly 1/2. tanh is 1; its
+# polynomial ends.
 LIMITS = [37.4299477502370, 36.7368005696771, -708.396418532264, -745.133219101941, -746.0, 0.0]
+LIMITS += [19.0615474653985, 0.256]
 
 
 def sigmoid(bias):
     """sigmoid of the float64 array `bias`, as a gate without inputs computes it."""
     return fastgate.gate(np.empty(0), np.empty((len(bias), 0)), bias)
+
+
+def tanh(x):
+    """tanh of the float64 array x, as the c of an LSTMCell: i = 1, f = 0, c = i tanh(x)."""
+    weight, bias = np.array([[0.0], [0], [1], [0]]), np.array([np.inf, -np.inf, 0, 0])
+    cell = fastgate.LSTMCell(weight, np.zeros((4, 1)), bias, storage="float64")
+    return cell(x[:, np.newaxis])[1][:, 0]
 
 
 def neighbours(z, reach):
@@ -52,14 +62,22 @@ def points(count):
     return z[np.isfinite(z)]
 
 
-def worst(z, y):
+def true_sigmoid(z):
+    # exp(800) in place of a larger exp(-z): 1 / exp(800) is far below half the smallest float64
+    power = libmp.mpf_exp(libmp.from_float(min(-z, 800.0)), PRECISION)
+    return libmp.mpf_div(libmp.fone, libmp.mpf_add(libmp.fone, power, PRECISION), PRECISION)
+
+
+def true_tanh(x):
+    return libmp.mpf_tanh(libmp.from_float(x), PRECISION)
+
+
+def worst(truth, z, y):
     """The largest error in ULP, the spacing of float64 at the true value, and where."""
     largest, at = 0.0, 0.0
     for zi, yi in zip(z.tolist(), y.tolist()):
-        # exp(800) in place of a larger exp(-z): 1 / exp(800) is far below half the smallest float64
-        power = libmp.mpf_exp(libmp.from_float(min(-zi, 800.0)), PRECISION)
-        true = libmp.mpf_div(libmp.fone, libmp.mpf_add(libmp.fone, power, PRECISION), PRECISION)
-        _, _, exponent, bits = true  # true is in [2^(exponent + bits - 1), 2^(exponent + bits))
+        true = truth(zi)
+        _, _, exponent, bits = true  # |true| is in [2^(exponent + bits - 1), 2^(exponent + bits))
         place = min(max(exponent + bits, -1021), 0) - 53  # below 1 even where it is rounded to 1
         error = libmp.mpf_sub(libmp.from_float(yi), true, PRECISION)
         ulps = abs(libmp.to_float(libmp.mpf_shift(error, -place)))
@@ -68,21 +86,36 @@ def worst(z, y):
     return largest, at
 
 
-@compiled_only
-def test_is_within_1_ulp():
-    z = points(POINTS)
-    y = sigmoid(z)
+def check(truth, z, y):
+    """Assert that y is within 1 ULP of the truth at z."""
     assert y.dtype == np.float64
-    assert y.min() >= 0 and y.max() <= 1 and not np.signbit(y).any()
     chunks = range(0, len(z), CHUNK)
-    parts = [z[i : i + CHUNK] for i in chunks], [y[i : i + CHUNK] for i in chunks]
+    parts = [truth] * len(chunks), [z[i : i + CHUNK] for i in chunks], [y[i : i + CHUNK] for i in chunks]
     if len(chunks) == 1:
-        largest, at = worst(z, y)
+        largest, at = worst(truth, z, y)
     else:
         with ProcessPoolExecutor() as pool:
             largest, at = max(pool.map(worst, *parts))
     print(f"\nworst of {len(z)}: {largest:.4f} ULP, at {at.hex()}")
     assert largest <= 1
+
+
+@compiled_only
+def test_sigmoid_is_within_1_ulp():
+    z = points(POINTS)
+    y = sigmoid(z)
+    assert y.min() >= 0 and y.max() <= 1 and not np.signbit(y).any()
+    check(true_sigmoid, z, y)
+
+
+@compiled_only
+def test_tanh_is_within_1_ulp():
+    x = points(POINTS)
+    y = tanh(x)
+    assert y.min() >= -1 and y.max() <= 1
+    tiny = np.abs(x) < 2.0**-960  # a state so small becomes 0
+    assert not y[tiny].any() and not np.signbit(y[tiny]).any()
+    check(true_tanh, x[~tiny], y[~tiny])
 
 
 def test_special_values():
