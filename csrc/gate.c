@@ -35,7 +35,7 @@ const char *fastgate_strerror(int code)
     case FASTGATE_ERROR_ISA:
         return "instruction set unknown, not built or not usable on this CPU";
     case FASTGATE_ERROR_VALUE:
-        return "a weight does not fit the storage, or the storage is unknown";
+        return "a weight does not fit the storage, or an option is not there";
     default:
         return "unknown fastgate error";
     }

@@ -381,7 +381,7 @@ static run_space lay_out(workspace *w, const fastgate_lstm *lstm, size_t steps, 
 {
     const fastgate_lstm_options *o = &lstm->options;
     const size_t output = lstm->output_size, wide = o->directions * output, width = lstm->width;
-    run_space space = {{NULL}, NULL, {NULL}, NULL};
+    run_space space = {.m = NULL};
     for (size_t i = 0; i < 2 && i + 1 < o->layers; i++)
         space.inner[i] = part_of(w, product(steps, batch), wide, width);
     if (o->projection_size)
@@ -422,7 +422,7 @@ int fastgate_lstm_run(const fastgate_lstm *lstm, size_t steps, size_t batch, con
     for (size_t b = 0; lengths && b < batch; b++)
         if (lengths[b] > steps)
             return FASTGATE_ERROR_SHAPE;
-    if (!batch || !steps)
+    if (!batch || !steps || !output)
         return FASTGATE_OK;
     workspace w = {NULL, 0};
     lay_out(&w, lstm, steps, batch, lengths != NULL);

@@ -8,6 +8,7 @@
 #define FASTGATE_VEC_H
 
 #include <float.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 

@@ -415,7 +415,7 @@ static void try_batches(size_t m, size_t n, const size_t *sizes_of_batch, size_t
     dispose(&l);
 }
 
-/* sigma of many values of every size: sigmoid.c, which tries them all, is slow when emulated */
+/* sigma of many values of every size: activations.c, which tries them all, is slow when emulated */
 static uint64_t try_sigmoid(void)
 {
     enum { COUNT = 1 << 20 };

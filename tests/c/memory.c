@@ -1,6 +1,6 @@
 /*
- * Memory: allocations that fail, sizes that overflow, parts that do not fit, and arrays that end or
- * begin at a page which may not be touched.  Link with -Wl,--wrap=malloc,--wrap=calloc,
+ * Memory, of gates and of LSTMs: allocations that fail, sizes that overflow or do not fit, and arrays that end
+ * or begin at a page which may not be touched.  Link with -Wl,--wrap=malloc,--wrap=calloc,
  * --wrap=realloc,--wrap=aligned_alloc,--wrap=posix_memalign,--wrap=free.
  */
 #define _GNU_SOURCE
@@ -82,23 +82,28 @@ static void start_threads(void)
     usleep(100000);
 }
 
+/* The call, each of its allocations failing in turn, until none does. */
+#define FAIL_EACH(call, unchanged)                                                                 \
+    for (int tries = 0;; tries++) {                                                                \
+        const long held = live;                                                                    \
+        until_failure = tries;                                                                     \
+        const int rc = call, unused = until_failure >= 0;                                          \
+        until_failure = -1;                                                                        \
+        if (unused) {                                                                              \
+            CHECK(!rc && tries, "%d allocations, %s", tries, fastgate_strerror(rc));               \
+            break;                                                                                 \
+        }                                                                                          \
+        CHECK(rc == FASTGATE_ERROR_MEMORY && (unchanged), "allocation %d", tries);                 \
+        CHECK(live == held, "allocation %d fails: %ld blocks leaked", tries, live - held);         \
+    }
+
 static void try_failing_allocations(size_t m, size_t n, unsigned threads)
 {
     const void *const zeros = numbers_of_0;
     const ptrdiff_t stride = (ptrdiff_t)m;
     fastgate_gate *const untouched = (fastgate_gate *)&live, *gate = untouched;
     const long before = live;
-    int tries = 0;
-    for (;; tries++) {
-        until_failure = tries;
-        const int rc = fastgate_gate_create(&gate, storage, m, n, zeros, 0, 1, NULL, threads);
-        until_failure = -1;
-        if (!rc)
-            break;
-        CHECK(rc == FASTGATE_ERROR_MEMORY && gate == untouched, "allocation %d", tries);
-        CHECK(live == before, "allocation %d fails: %ld blocks leaked", tries, live - before);
-    }
-    CHECK(tries > 0 && live > before, "no allocation was made to fail");
+    FAIL_EACH(fastgate_gate_create(&gate, storage, m, n, zeros, 0, 1, NULL, threads), gate == untouched)
 
     const fastgate_part x = {zeros, n, 0};
     void *y = numbers(3 * m);
@@ -193,6 +198,204 @@ static void try_names(void)
         CHECK(fastgate_strerror(code) && *fastgate_strerror(code), "%d", code);
 }
 
+/* ---- LSTMs ---------------------------------------------------------------------------------- */
+
+static fastgate_lstm *const no_lstm = (fastgate_lstm *)&live; /* what must stay where none is made */
+
+static int all_are(const void *a, size_t count, double value)
+{
+    for (size_t i = 0; i < count; i++)
+        if (get(a, (ptrdiff_t)i) != value)
+            return 0;
+    return 1;
+}
+
+static void *set_all(void *a, size_t count, double value)
+{
+    for (size_t i = 0; i < count; i++)
+        put(a, (ptrdiff_t)i, value);
+    return a;
+}
+
+static void *all_of(double value, size_t count)
+{
+    return set_all(numbers(count), count, value);
+}
+
+static const fastgate_lstm_weights zero_weights = {numbers_of_0, numbers_of_0, numbers_of_0, numbers_of_0,
+                                                   numbers_of_0};
+
+static void try_failing_allocations_of_lstm(void)
+{
+    enum { N = 10, H = 17, P = 5, LAYERS = 2, DIRECTIONS = 2, CELLS = 4, STEPS = 3, BATCH = 2 };
+    fastgate_lstm_options o = {storage, N, H, P, LAYERS, DIRECTIONS, .threads = 1};
+    const fastgate_lstm_weights w[CELLS] = {zero_weights, zero_weights, zero_weights, zero_weights};
+    const size_t lengths[BATCH] = {1, STEPS}, hs = CELLS * BATCH * P, cs = CELLS * BATCH * H;
+    const void *const x = numbers_of_0;
+    const long before = live;
+    fastgate_lstm *lstm = no_lstm;
+    FAIL_EACH(fastgate_lstm_create(&lstm, &o, w), lstm == no_lstm)
+
+    const size_t ys = STEPS * BATCH * DIRECTIONS * P;
+    void *h = all_of(7, hs), *c = all_of(7, cs), *y = all_of(7, ys);
+    const ptrdiff_t row = DIRECTIONS * P;
+#define RUN(lengths) fastgate_lstm_run(lstm, STEPS, BATCH, x, BATCH *N, N, lengths, h, c, y, BATCH *row, row)
+#define UNCHANGED (all_are(h, hs, 7) && all_are(c, cs, 7) && all_are(y, ys, 7))
+    FAIL_EACH(RUN(lengths), UNCHANGED)
+    set_all(h, hs, 7), set_all(c, cs, 7), set_all(y, ys, 7);
+    FAIL_EACH(RUN(NULL), UNCHANGED)
+#undef RUN
+#undef UNCHANGED
+    void *ih = all_of(7, 4 * H * N), *hh = all_of(7, 4 * H * P), *bias = all_of(7, 4 * H);
+    void *peephole = all_of(7, 3 * H), *projection = all_of(7, P * H);
+    FAIL_EACH(fastgate_lstm_unpack(lstm, CELLS - 1, ih, hh, bias, peephole, projection),
+              all_are(ih, 4 * H * N, 7) && all_are(hh, 4 * H * P, 7) && all_are(bias, 4 * H, 7) &&
+                  all_are(peephole, 3 * H, 7) && all_are(projection, P * H, 7))
+    CHECK(all_are(ih, 4 * H * N, 0) && all_are(hh, 4 * H * P, 0) && all_are(bias, 4 * H, 0) &&
+              all_are(peephole, 3 * H, 0) && all_are(projection, P * H, 0), "unpacked");
+    fastgate_lstm_free(lstm);
+
+    o.directions = 1;
+    CHECK(!fastgate_lstm_create(&lstm, &o, w), "create");
+    fastgate_stream *const no_stream = (fastgate_stream *)&live, *stream = no_stream;
+    FAIL_EACH(fastgate_stream_create(&stream, lstm, BATCH), stream == no_stream)
+    void *h_out = numbers(hs), *c_out = numbers(cs), *scratch = numbers(BATCH * H);
+    until_failure = 0; /* steps allocate nothing */
+    for (int turn = 0; turn < 3; turn++) {
+        CHECK(!fastgate_lstm_step(lstm, BATCH, x, N, h, c, h_out, c_out, scratch), "step");
+        fastgate_stream_step(stream, x, N, y, P);
+        fastgate_stream_reset(stream, BATCH - 1);
+        fastgate_stream_get_state(stream, h, c), fastgate_stream_set_state(stream, h, c);
+    }
+    CHECK(until_failure == 0, "a step allocated");
+    until_failure = -1;
+    fastgate_stream_free(stream), fastgate_stream_free(NULL);
+    fastgate_lstm_free(lstm), fastgate_lstm_free(NULL);
+
+    o.projection_size = 0, o.layers = 1; /* then a sequence needs nothing either */
+    CHECK(!fastgate_lstm_create(&lstm, &o, w), "create");
+    void *const wide = numbers(STEPS * BATCH * H);
+    until_failure = 0;
+    CHECK(!fastgate_lstm_run(lstm, STEPS, BATCH, x, BATCH * N, N, NULL, c, c_out, wide, BATCH * H, H) &&
+              until_failure == 0, "a run allocated");
+    until_failure = -1;
+    fastgate_lstm_free(lstm);
+    void *const arrays[] = {h, c, y, ih, hh, bias, peephole, projection, h_out, c_out, scratch, wide};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+        free(arrays[i]);
+    CHECK(live == before, "%ld blocks leaked", live - before);
+}
+
+/* A small LSTM of zeros. */
+static fastgate_lstm *small_lstm(size_t layers, size_t projection, unsigned directions, int backwards)
+{
+    const fastgate_lstm_options o = {storage, 3, 4, projection, layers, directions, backwards, .threads = 1};
+    const fastgate_lstm_weights w[4] = {zero_weights, zero_weights, zero_weights, zero_weights};
+    fastgate_lstm *lstm;
+    CHECK(!fastgate_lstm_create(&lstm, &o, w), "create");
+    return lstm;
+}
+
+static void try_sizes_of_lstm_that_overflow(void)
+{
+    static const struct {
+        size_t input, hidden, projection, layers;
+    } sizes[] = {{1, SIZE_MAX, 0, 1},  {1, PTRDIFF_MAX / 64, 0, 1}, {1, PTRDIFF_MAX / 64 + 1, 0, 1},
+                 {0, PTRDIFF_MAX, 0, 1}, {1, (size_t)1 << 30, 0, 1},  {1, SIZE_MAX - 15, 0, 1},
+                 {SIZE_MAX, 1, 0, 1},  {SIZE_MAX, 0, 0, 1},         {SIZE_MAX - 1, 1, 1, 1},
+                 {PTRDIFF_MAX, 1, 0, 1}, {PTRDIFF_MAX / 64, 1, 0, 1}, {PTRDIFF_MAX / 256, 16, 0, 1},
+                 {1, 1, SIZE_MAX, 1},  {1, 1, PTRDIFF_MAX / 64, 1}, {1, 0, PTRDIFF_MAX / 64 + 1, 1},
+                 {1, (size_t)1 << 32, (size_t)1 << 32, 1},          {1, 1, 0, SIZE_MAX},
+                 {1, 1, 0, PTRDIFF_MAX / 64},                       {1, 1, 0, PTRDIFF_MAX / 4096},
+                 {1, (size_t)1 << 22, 0, 1}}; /* the last fit, but there is no such memory */
+    static const fastgate_lstm_weights nothing = {NULL, NULL, NULL, NULL, NULL};
+    const long before = live;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (unsigned directions = 1; directions <= 2; directions++) {
+            const fastgate_lstm_options o = {storage, sizes[i].input, sizes[i].hidden, sizes[i].projection,
+                                             sizes[i].layers, directions, .threads = 1};
+            fastgate_lstm *lstm = no_lstm;
+            const int rc = fastgate_lstm_create(&lstm, &o, &nothing);
+            CHECK(rc == FASTGATE_ERROR_MEMORY && lstm == no_lstm && live == before, "%zu: %d", i, rc);
+        }
+    double state[64] = {0};
+    fastgate_lstm *lstm = small_lstm(2, 2, 1, 0);
+    static const size_t runs[][2] = {{SIZE_MAX, 1}, {1, SIZE_MAX}, {SIZE_MAX, SIZE_MAX}, {(size_t)1 << 32, (size_t)1 << 32},
+                                     {SIZE_MAX / 16, 1}, {2, PTRDIFF_MAX / 16}, {(size_t)1 << 40, 1 << 10}};
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+        CHECK(fastgate_lstm_run(lstm, runs[i][0], runs[i][1], state, 0, 0, NULL, state, state, state, 0, 0) ==
+                  FASTGATE_ERROR_MEMORY, "run %zu", i);
+        fastgate_stream *const no_stream = (fastgate_stream *)&live, *stream = no_stream;
+        if (runs[i][1] > 1 << 10)
+            CHECK(fastgate_stream_create(&stream, lstm, runs[i][1]) == FASTGATE_ERROR_MEMORY &&
+                      stream == no_stream, "stream %zu", i);
+    }
+    fastgate_lstm_free(lstm);
+    lstm = small_lstm(1, 0, 1, 0);
+    for (size_t less = 0; less < 3; less++)
+        CHECK(fastgate_lstm_run(lstm, SIZE_MAX - less, 1, state, 0, 0, (size_t[]){0}, state, state, state, 0, 0) ==
+                  FASTGATE_ERROR_MEMORY, "steps that overflow");
+    fastgate_lstm_free(lstm);
+    CHECK(all_are(state, 64, 0) && live == before, "%ld blocks leaked", live - before);
+}
+
+static void try_options_that_are_not_there(void)
+{
+    const fastgate_lstm_options good = {storage, 3, 4, 2, 1, 1, .threads = 1};
+    struct {
+        fastgate_lstm_options o;
+        int rc;
+    } cases[16];
+    size_t count = 0;
+#define BAD(member, value, code) (cases[count].o = good, cases[count].rc = code, cases[count++].o.member = value)
+    BAD(storage, (fastgate_storage)-1, FASTGATE_ERROR_VALUE), BAD(storage, (fastgate_storage)5, FASTGATE_ERROR_VALUE);
+    BAD(clip, -1, FASTGATE_ERROR_VALUE), BAD(clip, NAN, FASTGATE_ERROR_VALUE);
+    BAD(clip, -INFINITY, FASTGATE_ERROR_VALUE), BAD(gate_clip, -1e-300, FASTGATE_ERROR_VALUE);
+    BAD(gate_clip, NAN, FASTGATE_ERROR_VALUE), BAD(layers, 0, FASTGATE_ERROR_SHAPE);
+    BAD(directions, 0, FASTGATE_ERROR_SHAPE), BAD(directions, 3, FASTGATE_ERROR_SHAPE);
+    BAD(directions, 2, FASTGATE_ERROR_SHAPE), cases[count - 1].o.backwards = 1;
+    BAD(clip, INFINITY, FASTGATE_OK), BAD(gate_clip, INFINITY, FASTGATE_OK), BAD(threads, 0, FASTGATE_OK);
+    BAD(backwards, 1, FASTGATE_OK);
+#undef BAD
+    const long before = live;
+    const fastgate_lstm_weights w[2] = {zero_weights, zero_weights};
+    for (size_t i = 0; i < count; i++) {
+        fastgate_lstm *lstm = no_lstm;
+        CHECK(fastgate_lstm_create(&lstm, &cases[i].o, w) == cases[i].rc && (lstm == no_lstm) == (cases[i].rc != 0),
+              "case %zu", i);
+        if (!cases[i].rc)
+            fastgate_lstm_free(lstm);
+    }
+    /* a weight that the storage cannot hold, in any matrix */
+    for (int matrix = 0; matrix < 3 && !is_double() && storage != FASTGATE_FLOAT32; matrix++) {
+        void *weight = all_of(0, 48);
+        put(weight, 5, storage == FASTGATE_INT8 ? INFINITY : FLT_MAX);
+        fastgate_lstm_weights bad = zero_weights;
+        *(matrix == 0 ? &bad.weight_ih : matrix == 1 ? &bad.weight_hh : &bad.projection) = weight;
+        fastgate_lstm *lstm = no_lstm;
+        CHECK(fastgate_lstm_create(&lstm, &good, &bad) == FASTGATE_ERROR_VALUE && lstm == no_lstm, "matrix %d",
+              matrix);
+        free(weight);
+    }
+    /* no steps for what goes backwards, and no more steps than there are */
+    void *const sevens = all_of(7, 64);
+    for (int backwards = 0; backwards < 2; backwards++) {
+        fastgate_lstm *lstm = small_lstm(1, 2, 2 - (unsigned)backwards, backwards);
+        fastgate_stream *const no_stream = (fastgate_stream *)&live, *stream = no_stream;
+        CHECK(fastgate_lstm_step(lstm, 2, sevens, 3, sevens, sevens, sevens, sevens, sevens) == FASTGATE_ERROR_SHAPE,
+              "a step");
+        CHECK(fastgate_stream_create(&stream, lstm, 2) == FASTGATE_ERROR_SHAPE && stream == no_stream, "a stream");
+        CHECK(fastgate_lstm_run(lstm, 2, 2, sevens, 3, 6, (size_t[]){2, 3}, sevens, sevens, sevens, 8, 4) ==
+                  FASTGATE_ERROR_SHAPE, "a length");
+        CHECK(!fastgate_lstm_run(lstm, 0, 2, sevens, 3, 6, (size_t[]){0, 0}, sevens, sevens, sevens, 8, 4) &&
+                  !fastgate_lstm_run(lstm, 2, 0, sevens, 3, 6, NULL, sevens, sevens, sevens, 8, 4), "nothing to do");
+        CHECK(all_are(sevens, 64, 7), "written");
+        fastgate_lstm_free(lstm);
+    }
+    free(sevens);
+    CHECK(live == before, "%ld blocks leaked", live - before);
+}
+
 /* ---- arrays at the edge of a page ----------------------------------------------------------- */
 
 enum { PATTERN = 0x5a };
@@ -235,17 +438,20 @@ static int is_clean(const char *from, const char *to)
     return from == to || (*from == PATTERN && !memcmp(from, from + 1, (size_t)(to - from) - 1));
 }
 
-static void written(const fenced *f, const void *y, size_t count, size_t m, size_t n)
-{
-    CHECK(is_clean(f->pages, y) && is_clean(at(y, (ptrdiff_t)count), f->pages + f->size),
-          "%s, %s: %zu x %zu: written beside y", fastgate_isa(), storage_names[storage], m, n);
-    for (size_t i = 0; i < count; i++)
-        CHECK(get(y, (ptrdiff_t)i) >= 0 && get(y, (ptrdiff_t)i) <= 1, "%s, %s: %zu x %zu: y[%zu] not written",
-              fastgate_isa(), storage_names[storage], m, n, i);
-}
-
 static size_t case_m, case_n;
 static const char *case_road = "";
+
+/* y (count,) with numbers of that range, and nothing beside it */
+static void written(const fenced *f, const void *y, size_t count, double least, double most)
+{
+    CHECK(is_clean(f->pages, y) && is_clean(at(y, (ptrdiff_t)count), f->pages + f->size),
+          "%s, %s: %s, %zu x %zu: written beside y", fastgate_isa(), storage_names[storage], case_road, case_m,
+          case_n);
+    for (size_t i = 0; i < count; i++)
+        CHECK(get(y, (ptrdiff_t)i) >= least && get(y, (ptrdiff_t)i) <= most,
+              "%s, %s: %s, %zu x %zu: y[%zu] not written", fastgate_isa(), storage_names[storage], case_road, case_m,
+              case_n, i);
+}
 
 static void on_fault(int signal)
 {
@@ -296,7 +502,7 @@ static void try_edges(const size_t *rows, size_t row_count, const size_t *column
                         y = clean(&ys, few * m, at_end);
                         CHECK(!fastgate_gate_once(storage, m, n, weight, row, column, bias, few, of_few,
                                                   (ptrdiff_t)n, y, (ptrdiff_t)m), "once");
-                        written(&ys, y, few * m, m, n);
+                        written(&ys, y, few * m, 0, 1);
                     }
                     fastgate_gate *gate;
                     CHECK(!fastgate_gate_create(&gate, storage, m, n, weight, row, column, bias, 1), "create");
@@ -311,7 +517,7 @@ static void try_edges(const size_t *rows, size_t row_count, const size_t *column
                         y = clean(&ys, batch * m, at_end);
                         CHECK(!fastgate_gate_run(gate, batch, turn < 2 ? &whole : parts, turn < 2 ? 1 : 3, y,
                                                  (ptrdiff_t)m), "run");
-                        written(&ys, y, batch * m, m, n);
+                        written(&ys, y, batch * m, 0, 1);
                     }
                     void *out = clean(&ys, m, at_end);
                     fastgate_gate_unpack(gate, at_edge(&weights, m * n, at_end), out);
@@ -320,6 +526,71 @@ static void try_edges(const size_t *rows, size_t row_count, const size_t *column
                 }
             }
     remove_fence(&weights), remove_fence(&biases), remove_fence(&xs), remove_fence(&ys);
+}
+
+static void try_edges_of_lstm(const size_t *sizes, size_t count)
+{
+    enum { BATCH = 5, STEPS = 3, MOST = 70, IH = 0, HH, BIAS, PEEPHOLE, PROJECTION, XS, H, C, H_OUT, C_OUT, M, Y, ARRAYS };
+    fenced f[ARRAYS];
+    for (int i = 0; i < ARRAYS; i++)
+        f[i] = fence(i < BIAS ? 4 * MOST * MOST : i == PROJECTION ? MOST * MOST : STEPS * BATCH * MOST);
+    uint64_t seed = 1;
+    size_t turn = 0;
+    for (size_t i = 0; i < count * count * 2; i++) {
+        const int at_end = i % 2;
+        const size_t n = case_n = sizes[i / 2 % count], hidden = case_m = sizes[i / 2 / count];
+        const size_t projected = i / 2 % 3 ? 0 : sizes[(i / 2 + i / count) % count];
+        const size_t output = projected ? projected : hidden, batch = 1 + turn++ % BATCH;
+        const fastgate_lstm_options o = {storage, n, hidden, projected, 1, 1, .clip = turn % 4 ? 0 : 2, .threads = 1};
+        void *a[ARRAYS];
+        const size_t size[ARRAYS] = {4 * hidden * n, 4 * hidden * output, 4 * hidden, 3 * hidden, projected * hidden,
+                                     STEPS * batch * n, batch * output, batch * hidden, batch * output, batch * hidden,
+                                     projected ? batch * hidden : 0, STEPS * batch * output};
+        for (int k = 0; k < ARRAYS; k++) {
+            a[k] = clean(&f[k], size[k], at_end);
+            if (k < H_OUT)
+                fill(a[k], size[k], ORDINARY, &seed);
+        }
+        const fastgate_lstm_weights w = {a[IH], a[HH], a[BIAS], turn % 2 ? a[PEEPHOLE] : NULL, a[PROJECTION]};
+#define WRITTEN(k) written(&f[k], a[k], size[k], -1000, 1000)
+        fastgate_lstm *lstm;
+        fastgate_stream *stream;
+        case_road = "create";
+        CHECK(!fastgate_lstm_create(&lstm, &o, &w), "create");
+        case_road = "step";
+        CHECK(!fastgate_lstm_step(lstm, batch, a[XS], (ptrdiff_t)n, a[H], a[C], a[H_OUT], a[C_OUT], a[M]), "step");
+        WRITTEN(H_OUT), WRITTEN(C_OUT), WRITTEN(M), WRITTEN(H), WRITTEN(C);
+        case_road = "stream";
+        CHECK(!fastgate_stream_create(&stream, lstm, batch), "stream");
+        fastgate_stream_set_state(stream, a[H], a[C]);
+        a[H_OUT] = clean(&f[H_OUT], size[H_OUT], at_end);
+        fastgate_stream_step(stream, a[XS], (ptrdiff_t)n, a[H_OUT], (ptrdiff_t)output);
+        WRITTEN(H_OUT);
+        clean(&f[H_OUT], size[H_OUT], at_end), clean(&f[C_OUT], size[C_OUT], at_end);
+        fastgate_stream_get_state(stream, a[H_OUT], a[C_OUT]);
+        WRITTEN(H_OUT), WRITTEN(C_OUT);
+        fastgate_stream_free(stream);
+        static const size_t lengths[BATCH] = {2, 0, STEPS, 1, STEPS};
+        for (int ragged = 0; ragged < 2; ragged++) {
+            case_road = ragged ? "lengths" : "run";
+            clean(&f[Y], size[Y], at_end);
+            CHECK(!fastgate_lstm_run(lstm, STEPS, batch, a[XS], (ptrdiff_t)(batch * n), (ptrdiff_t)n,
+                                     ragged ? lengths : NULL, a[H], a[C], a[Y], (ptrdiff_t)(batch * output),
+                                     (ptrdiff_t)output), "run");
+            WRITTEN(Y), WRITTEN(H), WRITTEN(C);
+        }
+        case_road = "unpack";
+        for (int k = 0; k < XS; k++)
+            if (k != PEEPHOLE || w.peephole)
+                clean(&f[k], size[k], at_end);
+        CHECK(!fastgate_lstm_unpack(lstm, 0, a[IH], a[HH], a[BIAS], a[PEEPHOLE], a[PROJECTION]), "unpack");
+        for (int k = 0; k < XS; k++)
+            WRITTEN(k);
+#undef WRITTEN
+        fastgate_lstm_free(lstm);
+    }
+    for (int i = 0; i < ARRAYS; i++)
+        remove_fence(&f[i]);
 }
 
 int main(int argc, char **argv)
@@ -334,6 +605,9 @@ int main(int argc, char **argv)
         try_failing_allocations(2200, 1000, 2);
         try_sizes_that_overflow();
         try_parts_that_do_not_fit();
+        try_failing_allocations_of_lstm();
+        try_sizes_of_lstm_that_overflow();
+        try_options_that_are_not_there();
     }
     try_names();
     for (size_t isa = 0; fastgate_isa_name(isa); isa++) {
@@ -343,6 +617,7 @@ int main(int argc, char **argv)
                                        32, 33, 40, 47, 48, 49, 52, 56, 63, 64, 65, 70};
         static const size_t some[] = {1, 16, 17, 70}, rows[] = {113, 127, 128, 129, 255, 300};
         static const size_t columns[] = {127, 128, 129, 255, 257, 511, 513, 1023, 1024, 1025, 1031};
+        static const size_t odd[] = {0, 1, 3, 15, 17, 5, 8, 33, 70};
         enum { SMALL = sizeof small / sizeof *small, SOME = sizeof some / sizeof *some };
         const long before = live;
         for (size_t s = 0; s < STORAGES; s++) {
@@ -350,6 +625,7 @@ int main(int argc, char **argv)
             try_edges(small, argc > 1 ? SMALL / 4 : SMALL, small, SMALL);
             try_edges(rows, sizeof rows / sizeof *rows, some, SOME);
             try_edges(some, SOME, columns, sizeof columns / sizeof *columns);
+            try_edges_of_lstm(odd, sizeof odd / sizeof *odd - (argc > 1 ? 4 : 0));
         }
         CHECK(live == before, "%ld blocks leaked", live - before);
         printf("%s ", fastgate_isa());

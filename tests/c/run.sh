@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds csrc and its C tests with every compiler found, and runs them.
 #
-#     tests/c/run.sh [fast|full]      full also tries all 2^32 inputs of the sigmoid
+#     tests/c/run.sh [fast|full]      full also tries all 2^32 inputs of the sigmoid and of tanh
 #
 # One line a step; the last line is a summary, the exit status 0 if nothing failed.  What a step
 # printed is shown where it failed.
@@ -44,7 +44,7 @@ build()
     shift 3
     make -s -j"$(getconf _NPROCESSORS_ONLN)" -C "$csrc" BUILD="$folder" CC="$compiler" CFLAGS="$flags -Werror" "$@" \
         "$folder/libfastgate.a" || return
-    for test in bits memory threads pool sigmoid; do
+    for test in bits lstm memory threads pool; do
         case $test in
         memory) extra=$wrap ;;
         pool) extra=-Wl,--wrap=pthread_create ;;
@@ -56,6 +56,26 @@ build()
     done
 }
 
+# asked EXPRESSION: what csrc/Makefile says
+asked()
+{
+    make -s -C "$csrc" CC=$cc --eval="asked:;@echo $1" asked
+}
+
+# activations.c, with tanh of every ISA, beside the library in FOLDER
+build_activations()
+{
+    folder=$1 isas= objects=
+    for isa in $(asked '$(ISAS)'); do
+        sed -n '/#define FG_ISA /s/FG_ISA /&tanh_/; /#define/p' "$csrc/isa/$isa.c" >"$folder/$isa.h" &&
+            $cc -O1 $strict $(asked "\$(FLAGS_$isa)") -include "$folder/$isa.h" -c "$here/activations_isa.c" \
+                -o "$folder/tanh_$isa.o" || return
+        isas="$isas X($isa)" objects="$objects $folder/tanh_$isa.o"
+    done
+    $cc -O3 $strict "-DISAS=$isas" "$here/activations.c" $objects "$folder/libfastgate.a" -o "$folder/activations" \
+        -lm -lpthread
+}
+
 header()
 {
     printf '#include "%s"\nint main(void) { return fastgate_isa() == 0; }\n' "$csrc/fastgate.h" >"$out/h.c" &&
@@ -63,13 +83,16 @@ header()
     ! command -v g++ || g++ -x c++ -std=c++11 -pedantic -Wall -Wextra -Werror -fsyntax-only "$out/h.c"
 }
 
-# Every digest, of any build, ISA and machine, must be that of the first line of the first build.
+# digests COMMAND...: every digest of a test, of any build, ISA and machine, must be that of the first line of
+# its first build.
 digests()
 {
+    for program; do :; done
+    expected=$out/expected-${program##*/}
     "$@" >"$out/digests" || { cat "$out/digests"; return 1; }
     cat "$out/digests"
-    [ -s "$out/expected" ] || awk 'NR == 1 { print $2 }' "$out/digests" >"$out/expected"
-    awk -v expected="$(cat "$out/expected")" '
+    [ -s "$expected" ] || awk 'NR == 1 { print $2 }' "$out/digests" >"$expected"
+    awk -v expected="$(cat "$expected")" '
         $2 != expected { print $1 ": digest " $2 ", not " expected; wrong = 1 }
         { names = names " " $1 }
         END { print wrong ? "bits differ" : expected names; exit wrong || !NR }' "$out/digests"
@@ -89,6 +112,7 @@ for compiler in gcc clang; do
     have $compiler || { say skip $compiler "$skipped"; continue; }
     step "$compiler: build" build "$out/$compiler" $compiler -O3 || continue
     step "$compiler: bits" digests "$out/$compiler/bits"
+    step "$compiler: lstm" digests "$out/$compiler/lstm"
     step "$compiler: memory" "$out/$compiler/memory"
     step "$compiler: threads" "$out/$compiler/threads"
     step "$compiler: pool" "$out/$compiler/pool"
@@ -98,7 +122,8 @@ have gcc || cc=clang
 
 if [ "$(uname -m)" = x86_64 ]; then
     step "16 lanes on AVX2: build" build "$out/wide" $cc "-O1 -Wno-psabi" "AVX2_SOURCE=$here/avx2_16_lanes.c" &&
-        step "16 lanes on AVX2: bits" digests "$out/wide/bits"
+        step "16 lanes on AVX2: bits" digests "$out/wide/bits" &&
+        step "16 lanes on AVX2: lstm" digests "$out/wide/lstm"
 fi
 
 export ASAN_OPTIONS=allocator_may_return_null=1:allow_user_segv_handler=1
@@ -110,7 +135,9 @@ for sanitizer in "-O1 -fsanitize=address" "-O0 -fsanitize=undefined"; do
     kind=${sanitizer#*=}
     step "$kind: build" build "$out/$kind" $sanitizer_compiler \
         "$sanitizer -g -fno-omit-frame-pointer -fno-sanitize-recover=all" FLAGS_base= || continue
-    [ "$mode $kind" != "full address" ] || step "$kind: bits" digests "$out/$kind/bits"
+    for test in bits lstm; do
+        [ "$mode" != full ] || [ "$test $kind" = "bits undefined" ] || step "$kind: $test" digests "$out/$kind/$test"
+    done
     step "$kind: memory" "$out/$kind/memory" few
     step "$kind: threads" "$out/$kind/threads"
     step "$kind: pool" "$out/$kind/pool"
@@ -131,6 +158,7 @@ fi
 if have aarch64-linux-gnu-gcc qemu-aarch64-static; then
     step "AArch64: build" build "$out/aarch64" aarch64-linux-gnu-gcc "-O3 -static" &&
         step "AArch64, emulated: bits" digests qemu-aarch64-static -cpu max "$out/aarch64/bits" &&
+        step "AArch64, emulated: lstm" digests qemu-aarch64-static -cpu max "$out/aarch64/lstm" &&
         step "AArch64, emulated: memory" qemu-aarch64-static -cpu max "$out/aarch64/memory" few &&
         step "AArch64, emulated: threads" qemu-aarch64-static -cpu max "$out/aarch64/threads"
 else
@@ -138,7 +166,8 @@ else
 fi
 
 if [ "$mode" = full ]; then
-    step "sigmoid of all 2^32 float32" "$out/$cc/sigmoid"
+    step "activations: build" build_activations "$out/$cc" &&
+        step "sigmoid, tanh of all 2^32 float32" "$out/$cc/activations"
     sed 's/^/       | /' "$out/log"
 fi
 

@@ -1,4 +1,4 @@
-/* What bits.c, memory.c and threads.c share: a check, and random numbers for every storage. */
+/* What bits.c, lstm.c, memory.c and threads.c share: a check, and random numbers for every storage. */
 #ifndef TEST_H
 #define TEST_H
 

@@ -1,6 +1,6 @@
 /*
- * Eight threads run gates that share their calls among two or four, and create gates of their own; meant
- * for -fsanitize=thread.
+ * Eight threads run gates that share their calls among two or four, and create gates of their own; and they
+ * run one LSTM, whole sequences and each a stream of its own.  Meant for -fsanitize=thread.
  */
 #include "test.h"
 
@@ -42,6 +42,91 @@ static void *call(void *arg)
     return NULL;
 }
 
+/* ---- an LSTM ----------------------------------------------------------------------------------- */
+
+/* its calls are just large enough to be shared */
+enum { INPUTS = 60, HIDDEN = 150, PROJECTED = 70, LAYERS = 2, STEPS = 3, BATCH = 3 };
+static const size_t lengths[BATCH] = {2, STEPS, 0};
+
+static struct {
+    fastgate_lstm *shared; /* among two threads */
+    void *x, *want, *want_ragged;
+} lstms[STORAGES];
+
+/* from h and c of zeros */
+static void whole_sequence(const fastgate_lstm *lstm, const void *x, const size_t *of_rows, void *y)
+{
+    void *h = calloc(LAYERS * BATCH * PROJECTED, sizeof(double)), *c = calloc(LAYERS * BATCH * HIDDEN, sizeof(double));
+    CHECK(h && c && !fastgate_lstm_run(lstm, STEPS, BATCH, x, BATCH * INPUTS, INPUTS, of_rows, h, c, y,
+                                       BATCH * PROJECTED, PROJECTED), "run");
+    free(h), free(c);
+}
+
+static size_t lstm_width(size_t s) /* as width() of the storage, which is one for all threads */
+{
+    return storages[s] == FASTGATE_FLOAT64 ? sizeof(double) : sizeof(float);
+}
+
+static void *call_lstm(void *arg)
+{
+    uint64_t seed = (uint64_t)(uintptr_t)arg;
+    for (int turn = 0; turn < TURNS * STORAGES; turn++) {
+        const size_t s = below(&seed, STORAGES), size = lstm_width(s);
+        char *y = malloc(STEPS * BATCH * PROJECTED * size);
+        CHECK(y, "memory");
+        if (turn % 3 == 0) {
+            fastgate_stream *stream;
+            CHECK(!fastgate_stream_create(&stream, lstms[s].shared, BATCH), "stream");
+            for (size_t t = 0; t < STEPS; t++)
+                fastgate_stream_step(stream, (char *)lstms[s].x + t * BATCH * INPUTS * size, INPUTS,
+                                     y + t * BATCH * PROJECTED * size, PROJECTED);
+            fastgate_stream_free(stream);
+        } else {
+            whole_sequence(lstms[s].shared, lstms[s].x, turn % 3 == 1 ? lengths : NULL, y);
+        }
+        CHECK(!memcmp(y, turn % 3 == 1 ? lstms[s].want_ragged : lstms[s].want, STEPS * BATCH * PROJECTED * size),
+              "%s: other bits of an LSTM", storage_names[s]);
+        free(y);
+    }
+    return NULL;
+}
+
+static void create_lstms(void)
+{
+    uint64_t seed = 1;
+    for (size_t s = 0; s < STORAGES; s++) {
+        storage = storages[s];
+        fastgate_lstm_options o = {storage, INPUTS, HIDDEN, PROJECTED, LAYERS, 1, .threads = 1};
+        fastgate_lstm_weights w[LAYERS];
+        void *weight = numbers(4 * HIDDEN * (INPUTS + PROJECTED));
+        fill(weight, 4 * HIDDEN * (INPUTS + PROJECTED), ORDINARY, &seed);
+        for (int k = 0; k < LAYERS; k++)
+            w[k] = (fastgate_lstm_weights){weight, weight, weight, k ? weight : NULL, weight};
+        lstms[s].x = numbers(STEPS * BATCH * INPUTS), lstms[s].want = numbers(STEPS * BATCH * PROJECTED);
+        lstms[s].want_ragged = numbers(STEPS * BATCH * PROJECTED);
+        fill(lstms[s].x, STEPS * BATCH * INPUTS, ORDINARY, &seed);
+        fastgate_lstm *alone;
+        CHECK(!fastgate_lstm_create(&alone, &o, w), "create");
+        o.threads = 2;
+        CHECK(!fastgate_lstm_create(&lstms[s].shared, &o, w), "create");
+        whole_sequence(alone, lstms[s].x, NULL, lstms[s].want);
+        whole_sequence(alone, lstms[s].x, lengths, lstms[s].want_ragged);
+        fastgate_lstm_free(alone);
+        free(weight);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------ */
+
+static void run_callers(void *(*caller)(void *))
+{
+    pthread_t thread[CALLERS];
+    for (int t = 0; t < CALLERS; t++)
+        CHECK(!pthread_create(&thread[t], NULL, caller, (void *)(uintptr_t)(t + 2)), "thread");
+    for (int t = 0; t < CALLERS; t++)
+        pthread_join(thread[t], NULL);
+}
+
 int main(void)
 {
     uint64_t seed = 1;
@@ -62,15 +147,15 @@ int main(void)
             CHECK(!fastgate_gate_run(alone, batch, &x, 1, layers[s][k].want, (ptrdiff_t)m), "run");
             fastgate_gate_free(alone);
         }
-    pthread_t thread[CALLERS];
-    for (int t = 0; t < CALLERS; t++)
-        CHECK(!pthread_create(&thread[t], NULL, call, (void *)(uintptr_t)(t + 2)), "thread");
-    for (int t = 0; t < CALLERS; t++)
-        pthread_join(thread[t], NULL);
-    for (size_t s = 0; s < STORAGES; s++)
+    create_lstms();
+    run_callers(call);
+    run_callers(call_lstm);
+    for (size_t s = 0; s < STORAGES; s++) {
+        fastgate_lstm_free(lstms[s].shared), free(lstms[s].x), free(lstms[s].want), free(lstms[s].want_ragged);
         for (size_t k = 0; k < SHAPES; k++) {
             fastgate_gate_free(layers[s][k].gate[0]), fastgate_gate_free(layers[s][k].gate[1]);
             free(layers[s][k].weight), free(layers[s][k].bias), free(layers[s][k].x), free(layers[s][k].want);
         }
+    }
     return 0;
 }

@@ -1,0 +1,730 @@
+/*
+ * An LSTM's bits, by every road through the API: a row alone, step by step, through each layer and
+ * direction as an LSTM of its own, is what all batches, sequences, lengths, streams and threads must give,
+ * on every instruction set; and on the first one it must be what the textbook says.  Prints one line
+ * `isa digest` for each usable one; run.sh compares the digests of builds and machines.  With an argument,
+ * the digest of every shape as well.
+ */
+#include "test.h"
+
+enum { PAD = 3, LAYERS = 3, CELLS = 2 * LAYERS };
+
+static const char *road = "", *first_isa; /* what is being tried; the ISA that is done with */
+
+/* ---- numbers ----------------------------------------------------------------------------------- */
+
+/* all that one LSTM needs, to be freed with it */
+static void *taken[1024];
+static size_t takes;
+
+static void *take(size_t count)
+{
+    CHECK(takes < sizeof taken / sizeof *taken, "too many arrays");
+    return taken[takes++] = numbers(count);
+}
+
+static void free_from(size_t first)
+{
+    while (takes > first)
+        free(taken[--takes]);
+}
+
+/* of array a, whose rows have `size` numbers */
+static void *row_of(const void *a, size_t row, size_t size)
+{
+    return at(a, (ptrdiff_t)(row * size));
+}
+
+static void copy(void *to, const void *from, size_t count)
+{
+    memcpy(to, from, count * width());
+}
+
+static void *copied(const void *from, size_t count)
+{
+    void *to = take(count);
+    copy(to, from, count);
+    return to;
+}
+
+static void fill_with(void *to, size_t count, double value)
+{
+    for (size_t i = 0; i < count; i++)
+        put(to, (ptrdiff_t)i, value);
+}
+
+/* ---- LSTMs ------------------------------------------------------------------------------------- */
+
+/* An LSTM, what it was made of, and each of its layers and directions alone. */
+typedef struct {
+    fastgate_lstm_options o;
+    size_t output, wide; /* numbers in h, and in a row of y */
+    size_t cells;
+    int wild; /* not only ordinary numbers */
+    fastgate_lstm_weights w[CELLS], unpacked[CELLS];
+    fastgate_lstm *lstm, *alone[CELLS];
+    uint64_t seed;
+} model;
+
+static const model *now;
+
+#define SAME(condition, ...)                                                                       \
+    do {                                                                                           \
+        if (!(condition)) {                                                                        \
+            const fastgate_lstm_options *o_ = &now->o;                                             \
+            printf("%s, %s, %zu -> %zu -> %zu, %zu layers, %u directions%s%s, clips %g and %g, "   \
+                   "peepholes %d, %u threads: %s: ", fastgate_isa(), storage_names[storage],       \
+                   o_->input_size, o_->hidden_size, o_->projection_size, o_->layers, o_->directions, \
+                   o_->backwards ? ", backwards" : "", o_->input_forget ? ", f = 1 - i" : "",      \
+                   o_->clip, o_->gate_clip, now->w[0].peephole != NULL, o_->threads, road);        \
+            CHECK(condition, __VA_ARGS__);                                                         \
+        }                                                                                          \
+    } while (0)
+
+static void same_bits(const void *got, const void *want, size_t count, const char *what)
+{
+    for (ptrdiff_t i = 0; i < (ptrdiff_t)count; i++)
+        SAME(bits_at(got, i) == bits_at(want, i), "%s[%td] of %zu: %a, not %a", what, i, count,
+             get(got, i), get(want, i));
+}
+
+static fastgate_lstm *create(const fastgate_lstm_options *o, const fastgate_lstm_weights *w)
+{
+    fastgate_lstm *lstm;
+    CHECK(!fastgate_lstm_create(&lstm, o, w), "%s: %zu, %zu", storage_names[storage], o->input_size,
+          o->hidden_size);
+    return lstm;
+}
+
+static size_t inputs_of(const model *m, size_t k)
+{
+    return k < m->o.directions ? m->o.input_size : m->wide;
+}
+
+/* (rows, columns), sums over `summands` of which are within a few units */
+static void *weights(model *m, size_t rows, size_t columns, size_t summands)
+{
+    int root = 0;
+    while ((size_t)1 << (2 * root) < summands)
+        root++;
+    void *w = take(rows * columns);
+    /* other numbers than ordinary ones may not fit a storage of 16 bits */
+    const int wild = m->wild && (storage == FASTGATE_FLOAT32 || is_double());
+    for (size_t r = 0; r < rows; r++) {
+        const enum kind kind = wild && !below(&m->seed, 9) ? (enum kind)below(&m->seed, KINDS) : ORDINARY;
+        fill(row_of(w, r, columns), columns, kind, &m->seed);
+        for (size_t i = r * columns; i < (r + 1) * columns && kind == ORDINARY; i++)
+            put(w, (ptrdiff_t)i, i % 11 ? ldexp(get(w, (ptrdiff_t)i), 2 - root) : i % 2 ? 0.0 : -0.0);
+    }
+    return w;
+}
+
+static void *vector(model *m, size_t count)
+{
+    void *v = take(count);
+    fill(v, count, ORDINARY, &m->seed);
+    for (size_t i = 0; i < count; i++)
+        if (i % 13 == 0 || (m->wild && !below(&m->seed, 9)))
+            put(v, (ptrdiff_t)i, i % 13 ? number((enum kind)below(&m->seed, WITH_INF), &m->seed) : -0.0);
+    return v;
+}
+
+static model make(fastgate_lstm_options o, int wild, uint64_t seed)
+{
+    model m = {.o = o, .wild = wild, .seed = seed, .cells = o.layers * o.directions};
+    const size_t hidden = o.hidden_size, output = o.projection_size ? o.projection_size : hidden;
+    m.output = output, m.wide = o.directions * output;
+    for (size_t k = 0; k < m.cells; k++) {
+        const size_t n = inputs_of(&m, k);
+        void *ih = weights(&m, 4 * hidden, n, n + output), *hh = weights(&m, 4 * hidden, output, n + output);
+        void *bias = below(&m.seed, 8) ? vector(&m, 4 * hidden) : NULL;
+        void *peephole = below(&m.seed, 3) ? NULL : vector(&m, 3 * hidden);
+        /* some units add nothing to c */
+        for (size_t unit = 3; unit < hidden; unit += 5) {
+            fill_with(row_of(ih, 2 * hidden + unit, n), n, 0);
+            fill_with(row_of(hh, 2 * hidden + unit, output), output, 0);
+            if (bias)
+                put(bias, (ptrdiff_t)(2 * hidden + unit), 0);
+        }
+        void *projection = o.projection_size ? weights(&m, o.projection_size, hidden, hidden) : NULL;
+        m.w[k] = (fastgate_lstm_weights){ih, hh, bias, peephole, projection};
+    }
+    m.lstm = create(&o, m.w);
+    const fastgate_lstm_options *got = fastgate_lstm_get_options(m.lstm);
+    CHECK(got->storage == storage && got->input_size == o.input_size && got->hidden_size == hidden &&
+              got->projection_size == o.projection_size && got->layers == o.layers &&
+              got->directions == o.directions && got->backwards == o.backwards &&
+              got->input_forget == o.input_forget && got->clip == o.clip &&
+              got->gate_clip == o.gate_clip && got->threads == o.threads &&
+              fastgate_lstm_output_size(m.lstm) == output, "what was given");
+    for (size_t k = 0; k < m.cells; k++) {
+        o.input_size = inputs_of(&m, k), o.layers = o.directions = o.threads = 1, o.backwards = 0;
+        m.alone[k] = create(&o, &m.w[k]);
+        CHECK(!hidden || fastgate_lstm_has_peephole(m.lstm, k) == (m.w[k].peephole != NULL), "peephole");
+    }
+    return m;
+}
+
+static void dispose(model *m)
+{
+    for (size_t k = 0; k < m->cells; k++)
+        fastgate_lstm_free(m->alone[k]);
+    fastgate_lstm_free(m->lstm);
+    free_from(0);
+}
+
+/* What an LSTM holds is what gates would hold; and one that is made of it holds the same. */
+static void try_unpacked(model *m)
+{
+    const size_t hidden = m->o.hidden_size, output = m->output, projected = m->o.projection_size;
+    road = "unpacked";
+    for (size_t k = 0; k < m->cells; k++) {
+        const size_t n = inputs_of(m, k), columns = n + output;
+        void *ih = take(4 * hidden * n), *hh = take(4 * hidden * output), *bias = take(4 * hidden);
+        void *peephole = take(3 * hidden), *projection = take(projected * hidden);
+        fill_with(peephole, 3 * hidden, 7);
+        CHECK(!fastgate_lstm_unpack(m->lstm, k, ih, hh, bias, peephole, projection), "unpack");
+
+        const size_t before = takes;
+        void *joined = take(4 * hidden * columns), *no_bias = take(projected);
+        for (size_t r = 0; r < 4 * hidden; r++) {
+            copy(row_of(joined, r, columns), row_of(m->w[k].weight_ih, r, n), n);
+            copy(at(row_of(joined, r, columns), (ptrdiff_t)n), row_of(m->w[k].weight_hh, r, output), output);
+        }
+        fastgate_gate *gate;
+        CHECK(!fastgate_gate_create(&gate, storage, 4 * hidden, columns, joined, (ptrdiff_t)columns, 1, NULL,
+                                    1), "create");
+        void *zeros = take(4 * hidden);
+        fastgate_gate_unpack(gate, joined, zeros);
+        fastgate_gate_free(gate);
+        for (size_t r = 0; r < 4 * hidden; r++) {
+            same_bits(row_of(ih, r, n), row_of(joined, r, columns), n, "weight_ih");
+            same_bits(row_of(hh, r, output), at(row_of(joined, r, columns), (ptrdiff_t)n), output, "weight_hh");
+        }
+        same_bits(bias, m->w[k].bias ? m->w[k].bias : zeros, 4 * hidden, "bias");
+        if (m->w[k].peephole)
+            same_bits(peephole, m->w[k].peephole, 3 * hidden, "peephole");
+        for (size_t i = 0; i < 3 * hidden && !m->w[k].peephole; i++)
+            SAME(get(peephole, (ptrdiff_t)i) == 7, "peepholes that are not there");
+        if (projected) {
+            CHECK(!fastgate_gate_create(&gate, storage, projected, hidden, m->w[k].projection,
+                                        (ptrdiff_t)hidden, 1, NULL, 1), "create");
+            void *want = take(projected * hidden);
+            fastgate_gate_unpack(gate, want, no_bias);
+            fastgate_gate_free(gate);
+            same_bits(projection, want, projected * hidden, "projection");
+        }
+        free_from(before);
+        m->unpacked[k] = (fastgate_lstm_weights){ih, hh, bias, m->w[k].peephole ? peephole : NULL, projection};
+    }
+    fastgate_lstm *again = create(&m->o, m->unpacked);
+    SAME(fastgate_lstm_nbytes(again) == fastgate_lstm_nbytes(m->lstm), "nbytes");
+    fastgate_lstm_free(m->lstm); /* from here on it serves in its place */
+    m->lstm = again;
+}
+
+/* ---- the textbook ------------------------------------------------------------------------------ */
+
+/* Where a true value may be, for all that was rounded on the way; NaN is NaN. */
+typedef struct {
+    long double low, high;
+} range;
+
+static int anything; /* something may have overflowed, and then nothing is known */
+
+static long double unit(void)
+{
+    return is_double() ? 0x1p-53L : 0x1p-24L;
+}
+
+static long double cell_least(void)
+{
+    return is_double() ? 0x1p-960L : 0x1p-100L;
+}
+
+static range exactly(long double v)
+{
+    return (range){v, v};
+}
+
+static range widened(range r, long double by)
+{
+    return (range){r.low - by, r.high + by};
+}
+
+static long double largest_of(range r)
+{
+    const long double size = fmaxl(fabsl(r.low), fabsl(r.high));
+    anything |= size >= (is_double() ? DBL_MAX : FLT_MAX) / 4;
+    return size;
+}
+
+/* the result of an operation that is right to 4 units */
+static range rounded(range r)
+{
+    return widened(r, 4 * unit() * largest_of(r) + (is_double() ? 0x1p-1074L : 0x1p-149L));
+}
+
+static range sum(range a, range b)
+{
+    return rounded((range){a.low + b.low, a.high + b.high});
+}
+
+static range product(range a, range b)
+{
+    const long double p[] = {a.low * b.low, a.low * b.high, a.high * b.low, a.high * b.high};
+    if (isnan(p[0] + p[1] + p[2] + p[3]))
+        return exactly(NAN);
+    return rounded((range){fminl(fminl(p[0], p[1]), fminl(p[2], p[3])),
+                           fmaxl(fmaxl(p[0], p[1]), fmaxl(p[2], p[3]))});
+}
+
+static range of(long double (*function)(long double), range r)
+{
+    return rounded((range){function(r.low), function(r.high)});
+}
+
+static long double sigma(long double z)
+{
+    return 1 / (1 + expl(-z));
+}
+
+static range clipped(range r, double clip)
+{
+    const long double limit = is_double() ? clip : (float)clip;
+    return isnan(r.low) || clip == 0 ? r : (range){fmaxl(-limit, fminl(limit, r.low)),
+                                                  fmaxl(-limit, fminl(limit, r.high))};
+}
+
+/* z + w x; 64 units of rounding would be much */
+static range dot(range z, const void *w, const range *x, size_t count)
+{
+    long double size = largest_of(z), sizes = 0, largest = 0;
+    for (size_t k = 0; k < count; k++) {
+        const long double wk = get(w, (ptrdiff_t)k), xk = largest_of(x[k]);
+        z.low += wk * (wk < 0 ? x[k].high : x[k].low), z.high += wk * (wk < 0 ? x[k].low : x[k].high);
+        size += fabsl(wk) * xk, sizes += fabsl(wk), largest = fmaxl(largest, xk);
+    }
+    largest_of(exactly(size));
+    long double slack = 64 * unit() * size + (long double)count * (is_double() ? 0x1p-1074L : 0x1p-149L);
+    if (storage == FASTGATE_INT8) /* x is rounded */
+        slack += sizes * (largest * 0x1p-15L + 0x1p-140L) + 0x1p-143L;
+    return widened(z, slack);
+}
+
+static void check_number(double got, range want, const char *what, size_t i)
+{
+    if (!anything)
+        SAME(isnan(want.low) ? isnan(got) : got >= want.low && got <= want.high, "%s[%zu]: %g, not %Lg to %Lg",
+             what, i, got, want.low, want.high);
+}
+
+static void check_not_tiny(double got, const char *what, size_t i)
+{
+    SAME(isnan(got) || fabs(got) >= cell_least() || (got == 0 && !signbit(got)), "%s[%zu]: %a", what, i, got);
+}
+
+/* One step of one row of one layer. */
+static void check_step(const model *m, size_t k, const void *x, const void *h, const void *c,
+                       const void *h_out, const void *c_out)
+{
+    const size_t n = inputs_of(m, k), hidden = m->o.hidden_size, output = m->output, before = takes;
+    const fastgate_lstm_weights *w = &m->unpacked[k];
+    void *row = take(n + output);
+    range *xs = malloc((n + output + 1) * sizeof *xs), *outs = malloc((hidden + 1) * sizeof *outs);
+    CHECK(xs && outs, "memory");
+    for (size_t i = 0; i < n + output; i++)
+        xs[i] = exactly(i < n ? get(x, (ptrdiff_t)i) : get(h, (ptrdiff_t)(i - n)));
+    int any_output = 0;
+    for (size_t u = 0; u < hidden; u++) {
+        const range state = exactly(get(c, (ptrdiff_t)u));
+        range z[4], peephole[3] = {{0}};
+        anything = 0;
+        for (size_t g = 0; g < 4; g++) {
+            const size_t r = g * hidden + u;
+            copy(row, row_of(w->weight_ih, r, n), n);
+            copy(at(row, (ptrdiff_t)n), row_of(w->weight_hh, r, output), output);
+            z[g] = dot(exactly(get(w->bias, (ptrdiff_t)r)), row, xs, n + output);
+        }
+        for (size_t p = 0; p < 3 && w->peephole; p++)
+            peephole[p] = exactly(get(w->peephole, (ptrdiff_t)(p * hidden + u)));
+        if (w->peephole)
+            for (size_t g = 0; g < 2; g++)
+                z[g] = sum(z[g], product(peephole[g], state));
+        const range i = of(sigma, clipped(z[0], m->o.gate_clip));
+        const range f = m->o.input_forget ? sum(exactly(1), (range){-i.high, -i.low})
+                                          : of(sigma, clipped(z[1], m->o.gate_clip));
+        const range g = of(tanhl, clipped(z[2], m->o.gate_clip));
+        const range new = widened(clipped(sum(product(f, state), product(i, g)), m->o.clip), cell_least());
+        check_number(get(c_out, (ptrdiff_t)u), new, "c", u);
+        check_not_tiny(get(c_out, (ptrdiff_t)u), "c", u);
+        if (w->peephole)
+            z[3] = sum(z[3], product(peephole[2], new));
+        const range o = of(sigma, clipped(z[3], m->o.gate_clip));
+        outs[u] = widened(product(o, of(tanhl, new)), cell_least());
+        any_output |= anything;
+        if (!m->o.projection_size) {
+            check_number(get(h_out, (ptrdiff_t)u), outs[u], "h", u);
+            check_not_tiny(get(h_out, (ptrdiff_t)u), "h", u);
+        }
+    }
+    for (size_t p = 0; p < m->o.projection_size; p++) {
+        anything = any_output;
+        const range want = dot(exactly(0), row_of(w->projection, p, hidden), outs, hidden);
+        check_number(get(h_out, (ptrdiff_t)p), want, "h", p);
+    }
+    free(xs), free(outs);
+    free_from(before);
+}
+
+/* ---- a sequence and what it must give ---------------------------------------------------------- */
+
+typedef struct {
+    size_t steps, batch, *lengths;
+    void *x, *h, *c;                  /* (batch, steps, input_size); (cells, batch, ..) */
+    void *want_y, *want_h, *want_c; /* (batch, steps, wide) */
+} sequence;
+
+static void row_alone(const model *m, sequence *s, size_t b)
+{
+    const size_t length = s->lengths ? s->lengths[b] : s->steps, hidden = m->o.hidden_size;
+    const size_t output = m->output, before = takes;
+    void *scratch = take(hidden);
+    const void *x = row_of(s->x, b, s->steps * m->o.input_size);
+    for (size_t k = 0; k < m->cells;) {
+        void *y = take(s->steps * m->wide);
+        const size_t n = inputs_of(m, k);
+        fill_with(y, s->steps * m->wide, 0);
+        for (unsigned d = 0; d < m->o.directions; d++, k++) {
+            void *h = row_of(s->want_h, k * s->batch + b, output), *c = row_of(s->want_c, k * s->batch + b, hidden);
+            copy(h, row_of(s->h, k * s->batch + b, output), output);
+            copy(c, row_of(s->c, k * s->batch + b, hidden), hidden);
+            for (size_t i = 0; i < length; i++) {
+                const size_t t = d || m->o.backwards ? length - 1 - i : i, arrays = takes;
+                const void *xt = row_of(x, t, n);
+                void *h_out = take(output), *c_out = take(hidden);
+                CHECK(!fastgate_lstm_step(m->alone[k], 1, xt, 0, h, c, h_out, c_out, scratch), "step");
+                if (!first_isa && i == 0 && b < 3)
+                    check_step(m, k, xt, h, c, h_out, c_out);
+                copy(h, h_out, output), copy(c, c_out, hidden);
+                copy(at(y, (ptrdiff_t)(t * m->wide + d * output)), h, output);
+                free_from(arrays);
+            }
+        }
+        x = y;
+    }
+    copy(row_of(s->want_y, b, s->steps * m->wide), x, s->steps * m->wide);
+    free_from(before);
+}
+
+static void want_all(const model *m, sequence *s)
+{
+    road = "alone";
+    for (size_t b = 0; b < s->batch; b++)
+        row_alone(m, s, b);
+}
+
+static sequence sequence_for(model *m, size_t steps, size_t batch)
+{
+    const size_t n = m->o.input_size, hs = batch * m->cells * m->output, cs = batch * m->cells * m->o.hidden_size;
+    sequence s = {steps, batch, NULL, take(batch * steps * n), take(hs), take(cs),
+                  take(batch * steps * m->wide), take(hs), take(cs)};
+    for (size_t i = 0; i < batch * steps; i++)
+        fill(row_of(s.x, i, n), n, i % 11 == 5 ? (enum kind)below(&m->seed, KINDS) : ORDINARY, &m->seed);
+    for (size_t i = 0; i < m->cells * batch; i++) {
+        void *c = row_of(s.c, i, m->o.hidden_size);
+        fill(row_of(s.h, i, m->output), m->output, i % 7 == 5 ? (enum kind)below(&m->seed, KINDS) : ORDINARY,
+             &m->seed);
+        fill(c, m->o.hidden_size, i % 7 == 4 ? (enum kind)below(&m->seed, KINDS) : ORDINARY, &m->seed);
+        /* large ones, and some about where they become 0 */
+        for (size_t u = 0; u < m->o.hidden_size && i % 7 != 4; u++)
+            put(c, (ptrdiff_t)u, ldexp(get(c, (ptrdiff_t)u), u % 2 ? 3 : is_double() ? -959 : -99));
+    }
+    want_all(m, &s);
+    return s;
+}
+
+/* Rows at strides of any kind in a field of 7s, or of NaNs. */
+typedef struct {
+    void *field, *start;
+    size_t size;
+    ptrdiff_t step, row;
+} layout;
+
+enum { TIME_MAJOR, BATCH_MAJOR, NEGATIVE_STEP, NEGATIVE_ROW, ALL_NEGATIVE, LAYOUTS };
+
+static layout lay_out(const sequence *s, size_t size, int kind, double rest)
+{
+    const ptrdiff_t padded = (ptrdiff_t)size + PAD, steps = (ptrdiff_t)s->steps, batch = (ptrdiff_t)s->batch;
+    const int by_row = kind == BATCH_MAJOR || kind == ALL_NEGATIVE;
+    layout l = {NULL, NULL, s->steps * s->batch * (size_t)padded + PAD, by_row ? padded : batch * padded,
+                by_row ? steps * padded : padded};
+    l.field = take(l.size);
+    fill_with(l.field, l.size, rest);
+    l.start = at(l.field, PAD);
+    if (kind == NEGATIVE_STEP || kind == ALL_NEGATIVE)
+        l.start = at(l.start, (steps - 1) * l.step), l.step = -l.step;
+    if (kind == NEGATIVE_ROW || kind == ALL_NEGATIVE)
+        l.start = at(l.start, (batch - 1) * l.row), l.row = -l.row;
+    return l;
+}
+
+static void *place(const layout *l, size_t t, size_t b)
+{
+    return at(l->start, (ptrdiff_t)t * l->step + (ptrdiff_t)b * l->row);
+}
+
+static void try_run(const fastgate_lstm *lstm, const model *m, const sequence *s, int x_kind, int y_kind)
+{
+    const size_t n = m->o.input_size, wide = m->wide, before = takes;
+    const size_t hs = m->cells * s->batch * m->output, cs = m->cells * s->batch * m->o.hidden_size;
+    const layout x = lay_out(s, n, x_kind, NAN), y = lay_out(s, wide, y_kind, 7);
+    for (size_t t = 0; t < s->steps; t++)
+        for (size_t b = 0; b < s->batch; b++)
+            copy(place(&x, t, b), row_of(s->x, b * s->steps + t, n), n);
+    void *h = copied(s->h, hs), *c = copied(s->c, cs);
+    CHECK(!fastgate_lstm_run(lstm, s->steps, s->batch, x.start, x.step, x.row, s->lengths, h, c, y.start, y.step,
+                             y.row), "run");
+    for (size_t t = 0; t < s->steps; t++)
+        for (size_t b = 0; b < s->batch; b++) {
+            same_bits(place(&y, t, b), row_of(s->want_y, b * s->steps + t, wide), wide, "y");
+            fill_with(place(&y, t, b), wide, 7);
+        }
+    for (size_t i = 0; i < y.size; i++)
+        SAME(get(y.field, (ptrdiff_t)i) == 7, "written beside y");
+    same_bits(h, s->want_h, hs, "h after it"), same_bits(c, s->want_c, cs, "c after it");
+    free_from(before);
+}
+
+/* In steps of the whole batch, c in its place in every other one; and in a stream, whose y may lie on x. */
+static void try_steps(const fastgate_lstm *lstm, const model *m, const sequence *s)
+{
+    const size_t n = m->o.input_size, output = m->output, before = takes;
+    const size_t hs = m->cells * s->batch * output, cs = m->cells * s->batch * m->o.hidden_size;
+    const size_t stride = (n > output ? n : output) + PAD;
+    void *h = copied(s->h, hs), *c = copied(s->c, cs), *scratch = take(s->batch * m->o.hidden_size);
+    void *x = take(s->batch * stride), *y = take(s->batch * stride), *h_got = take(hs), *c_got = take(cs);
+    fastgate_stream *stream;
+    CHECK(!fastgate_stream_create(&stream, lstm, s->batch), "stream");
+    fastgate_stream_get_state(stream, h_got, c_got);
+    for (size_t i = 0; i < hs + cs; i++)
+        SAME(!bits_at(i < hs ? h_got : c_got, (ptrdiff_t)(i < hs ? i : i - hs)), "a stream begins with zeros");
+    fastgate_stream_set_state(stream, h, c);
+    for (size_t t = 0; t < s->steps; t++) {
+        fill_with(x, s->batch * stride, NAN), fill_with(y, s->batch * stride, 7);
+        for (size_t b = 0; b < s->batch; b++)
+            copy(row_of(x, b, stride), row_of(s->x, b * s->steps + t, n), n);
+        void *h_out = take(hs), *c_out = t % 2 ? c : take(cs), *const h_given = copied(h, hs);
+        void *const c_given = copied(c, cs);
+        road = "steps";
+        CHECK(!fastgate_lstm_step(lstm, s->batch, x, (ptrdiff_t)stride, h, c, h_out, c_out, scratch), "step");
+        same_bits(h, h_given, hs, "h, which is read");
+        if (c_out != c)
+            same_bits(c, c_given, cs, "c, which is read");
+        void *const last = row_of(h_out, m->cells - 1, s->batch * output);
+        for (size_t b = 0; b < s->batch; b++)
+            same_bits(row_of(last, b, output), row_of(s->want_y, b * s->steps + t, output), output, "h");
+        h = h_out, c = c_out;
+
+        road = "stream";
+        void *const to = t % 3 == 1 ? x : y;
+        fastgate_stream_step(stream, x, (ptrdiff_t)stride, to, (ptrdiff_t)stride);
+        for (size_t b = 0; b < s->batch; b++) {
+            same_bits(row_of(to, b, stride), row_of(last, b, output), output, "y");
+            for (size_t i = output; i < stride && to == y; i++)
+                SAME(get(y, (ptrdiff_t)(b * stride + i)) == 7, "written beside y");
+        }
+        if (t % 2 == 0) {
+            for (size_t b = 0; b < s->batch; b++)
+                fastgate_stream_reset(stream, b);
+            fastgate_stream_set_state(stream, h, c);
+        }
+        fastgate_stream_get_state(stream, h_got, c_got);
+        same_bits(h_got, h, hs, "h of a stream"), same_bits(c_got, c, cs, "c of a stream");
+    }
+    road = "steps";
+    same_bits(h, s->want_h, hs, "h after it"), same_bits(c, s->want_c, cs, "c after it");
+    if (s->batch) {
+        const size_t one = s->batch / 2;
+        fastgate_stream_reset(stream, one);
+        for (size_t k = 0; k < m->cells; k++) {
+            fill_with(row_of(h, k * s->batch + one, output), output, 0);
+            fill_with(row_of(c, k * s->batch + one, m->o.hidden_size), m->o.hidden_size, 0);
+        }
+        road = "reset";
+        fastgate_stream_get_state(stream, h_got, c_got);
+        same_bits(h_got, h, hs, "h"), same_bits(c_got, c, cs, "c");
+    }
+    fastgate_stream_free(stream);
+    free_from(before);
+}
+
+static void try_lengths(const model *m, sequence s)
+{
+    static const char *const roads[] = {"lengths", "lengths that rise", "lengths that fall"};
+    size_t lengths[64];
+    uint64_t seed = m->seed;
+    CHECK(s.batch <= 64, "batch");
+    for (int kind = 0; kind < 3; kind++) {
+        for (size_t b = 0; b < s.batch; b++)
+            lengths[b] = kind == 0 ? below(&seed, s.steps + 1) : b * (s.steps + 1) / s.batch;
+        for (size_t b = 0; b < s.batch / 2 && kind == 2; b++) {
+            const size_t swapped = lengths[b];
+            lengths[b] = lengths[s.batch - 1 - b], lengths[s.batch - 1 - b] = swapped;
+        }
+        s.lengths = lengths;
+        want_all(m, &s);
+        road = roads[kind];
+        try_run(m->lstm, m, &s, kind, kind + 1);
+    }
+}
+
+static uint64_t digest(uint64_t hash, const void *y, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        hash = (hash ^ bits_at(y, (ptrdiff_t)i)) * 0x100000001b3; /* FNV-1a, word by word */
+    return hash;
+}
+
+static uint64_t try_all(model *m, size_t steps, size_t batch, size_t turn)
+{
+    now = m;
+    try_unpacked(m);
+    sequence s = sequence_for(m, steps, batch);
+    uint64_t hash = digest(0xcbf29ce484222325, s.want_y, batch * steps * m->wide);
+    hash = digest(hash, s.want_h, m->cells * batch * m->output);
+    hash = digest(hash, s.want_c, m->cells * batch * m->o.hidden_size);
+    road = "sequence";
+    try_run(m->lstm, m, &s, (int)(turn % LAYOUTS), (int)(turn / 2 % LAYOUTS));
+    if (m->o.directions == 1 && !m->o.backwards)
+        try_steps(m->lstm, m, &s);
+    if (turn % 2)
+        try_lengths(m, s);
+    return hash;
+}
+
+/* The input gate has the bits of a gate: c = i where f = 0 and g = 1. */
+static void try_gate(size_t n, size_t hidden, size_t batch)
+{
+    const fastgate_lstm_options o = {storage, n, hidden, .layers = 1, .directions = 1};
+    model m = {.o = o, .output = hidden, .wide = hidden, .cells = 1, .seed = n + hidden};
+    void *ih = weights(&m, 4 * hidden, n, n + hidden), *hh = weights(&m, 4 * hidden, hidden, n + hidden);
+    void *bias = vector(&m, 4 * hidden), *joined = take(hidden * (n + hidden));
+    fill_with(row_of(ih, hidden, n), 2 * hidden * n, 0);
+    fill_with(row_of(hh, hidden, hidden), 2 * hidden * hidden, 0);
+    fill_with(at(bias, (ptrdiff_t)hidden), hidden, -INFINITY);
+    fill_with(at(bias, 2 * (ptrdiff_t)hidden), hidden, INFINITY);
+    for (size_t u = 0; u < hidden; u++) {
+        copy(row_of(joined, u, n + hidden), row_of(ih, u, n), n);
+        copy(at(row_of(joined, u, n + hidden), (ptrdiff_t)n), row_of(hh, u, hidden), hidden);
+    }
+    m.w[0] = (fastgate_lstm_weights){ih, hh, bias, NULL, NULL};
+    m.lstm = create(&o, m.w), m.cells = 0;
+    void *x = take(batch * n), *h = take(batch * hidden), *c = take(batch * hidden), *h_out = take(batch * hidden);
+    void *want = take(batch * hidden);
+    fill(x, batch * n, ORDINARY, &m.seed), fill(h, batch * hidden, ORDINARY, &m.seed);
+    fill_with(c, batch * hidden, 0);
+    fastgate_gate *gate;
+    CHECK(!fastgate_gate_create(&gate, storage, hidden, n + hidden, joined, (ptrdiff_t)(n + hidden), 1, bias, 1),
+          "create");
+    const fastgate_part parts[] = {{x, n, (ptrdiff_t)n}, {h, hidden, (ptrdiff_t)hidden}};
+    CHECK(!fastgate_gate_run(gate, batch, parts, 2, want, (ptrdiff_t)hidden), "run");
+    CHECK(!fastgate_lstm_step(m.lstm, batch, x, (ptrdiff_t)n, h, c, h_out, c, NULL), "step");
+    now = &m, road = "the input gate";
+    same_bits(c, want, batch * hidden, "i");
+    fastgate_gate_free(gate);
+    dispose(&m);
+}
+
+static uint64_t try_threads(size_t n, size_t hidden, size_t projection, size_t batch, unsigned directions)
+{
+    const fastgate_lstm_options o = {storage, n, hidden, projection, 1, directions, .threads = 1};
+    model m = make(o, 0, n * 65536 + hidden);
+    const uint64_t hash = try_all(&m, 2, batch, 0);
+    sequence s = sequence_for(&m, 2, batch);
+    for (unsigned threads = 2; threads <= 4; threads++) {
+        m.o.threads = threads < 4 ? threads : 1;
+        fastgate_override_threads(threads < 4 ? 0 : 3);
+        fastgate_lstm *shared = create(&m.o, m.w);
+        road = "threads";
+        try_run(shared, &m, &s, TIME_MAJOR, BATCH_MAJOR);
+        if (directions == 1)
+            try_steps(shared, &m, &s);
+        fastgate_lstm_free(shared);
+    }
+    fastgate_override_threads(0);
+    dispose(&m);
+    return hash;
+}
+
+/* ---- shapes ------------------------------------------------------------------------------------ */
+
+static const size_t sizes[] = {0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65};
+enum { SIZES = sizeof sizes / sizeof *sizes, SMALL = 2500 };
+
+/* everything that can be chosen, by chance; but the bits must be the same on every machine */
+static uint64_t try_shape(size_t n, size_t hidden, size_t turn)
+{
+    static const size_t projections[] = {1, 5, 8, 16, 19, 40}, batches[] = {1, 2, 3, 5, 9, 17};
+    uint64_t seed = turn * 65536 + n * 256 + hidden;
+    fastgate_lstm_options o = {storage, n, hidden, .layers = 1, .directions = 1 + !below(&seed, 4)};
+    const int small = hidden * (n + hidden) <= SMALL;
+    if (small)
+        o.layers += below(&seed, LAYERS);
+    if (!below(&seed, 3))
+        o.projection_size = projections[below(&seed, sizeof projections / sizeof *projections)];
+    o.backwards = o.directions == 1 && !below(&seed, 3);
+    o.input_forget = !below(&seed, 5);
+    o.clip = below(&seed, 3) ? 0 : 0.75, o.gate_clip = below(&seed, 3) ? 0 : 1.25;
+    const size_t batch = small ? batches[below(&seed, sizeof batches / sizeof *batches)] : 1 + turn % 3;
+    const int wild = !below(&seed, 4);
+    model m = make(o, wild, seed);
+    const uint64_t result = try_all(&m, small ? below(&seed, 6) : 2, batch, turn);
+    dispose(&m);
+    return result;
+}
+
+int main(int argc, char **argv)
+{
+    (void)argv;
+    static uint64_t first[STORAGES][SIZES * SIZES];
+    /* spans of 1024 floats and of 4096 inputs, with x, h and the limit in either; and work for threads */
+    static const size_t large[][5] = {{1100, 5, 0, 3, 1}, {1010, 20, 0, 1, 1}, {4090, 9, 0, 2, 1},
+                                      {10, 17, 1100, 2, 1}, {3, 9, 4110, 2, 1}, {100, 130, 0, 2, 2},
+                                      {60, 200, 70, 1, 1}, {20, 40, 0, 64, 2},
+                                      {250, 200, 0, 3, 1}};
+    for (size_t isa = 0; fastgate_isa_name(isa); isa++) {
+        const char *name = fastgate_isa_name(isa);
+        if (fastgate_select_isa(name))
+            continue;
+        uint64_t all = 0;
+        for (size_t s = 0; s < STORAGES; s++) {
+            storage = storages[s];
+            for (size_t i = 0; i < SIZES * SIZES; i++) {
+                const size_t n = sizes[i / SIZES], hidden = sizes[i % SIZES];
+                /* a third of the shapes for each of the others: emulation is slow */
+                if (s && (i / SIZES + i + s) % 3)
+                    continue;
+                const uint64_t d = try_shape(n, hidden, i * 5 + s);
+                all = (all ^ d) * 0x100000001b3;
+                if (argc > 1)
+                    printf("%s %s %zu -> %zu %016llx\n", name, storage_names[s], n, hidden,
+                           (unsigned long long)d);
+                if (!first_isa)
+                    first[s][i] = d;
+                CHECK(first[s][i] == d, "%s: %zu -> %zu: %s and %s differ", storage_names[s], n, hidden,
+                      first_isa, name);
+                try_gate(n, hidden, 1 + i % 4);
+            }
+            for (size_t i = 0; i < sizeof large / sizeof *large; i++) {
+                const size_t *l = large[i];
+                all = (all ^ try_threads(l[0], l[1], l[2], l[3], (unsigned)l[4])) * 0x100000001b3;
+                try_gate(l[0], l[1], l[3]);
+            }
+        }
+        if (!first_isa)
+            first_isa = name;
+        printf("%s %016llx\n", name, (unsigned long long)all);
+    }
+    return 0;
+}
