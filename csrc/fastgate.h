@@ -3,7 +3,7 @@
  *
  * W is (output_size, input_size); the bias, column 0 of the textbook form, is an array of its own;
  * sigma is the logistic sigmoid 1 / (1 + exp(-z)), within 1 ULP of the true value for every float
- * z, within 1.5 ULP for every double.  A gate packs W once and is then called many times:
+ * z, within 1.5 ULP for every double.  Link with -lm and -pthread.  A gate packs W once and is then called many times:
  *
  *     fastgate_gate *gate;
  *     int rc = fastgate_gate_create(&gate, FASTGATE_FLOAT32, m, n, weight, n, 1, bias, 1);
@@ -11,6 +11,20 @@
  *     fastgate_part x_part = {x, n, 0};
  *     rc = fastgate_gate_run(gate, 1, &x_part, 1, y, 0);        // W (m,n), x (n,) -> y (m,)
  *     fastgate_gate_free(gate);
+ *
+ * and an LSTM keeps a state from step to step in a stream:
+ *
+ *     fastgate_lstm_options options = {.storage = FASTGATE_FLOAT32, .input_size = n, .hidden_size = H,
+ *                                      .layers = 1, .directions = 1};
+ *     fastgate_lstm_weights weights = {.weight_ih = w_ih, .weight_hh = w_hh, .bias = bias};
+ *     fastgate_lstm *lstm;
+ *     fastgate_stream *stream;
+ *     int rc = fastgate_lstm_create(&lstm, &options, &weights);
+ *     if (!rc) rc = fastgate_stream_create(&stream, lstm, 1);
+ *     if (rc) return puts(fastgate_strerror(rc)), rc;
+ *     fastgate_stream_step(stream, x, n, y, H);                 // x (n,) -> y (H,), again and again
+ *     fastgate_stream_free(stream);
+ *     fastgate_lstm_free(lstm);
  *
  * Weights, biases, inputs and outputs are arrays of double for gates of FASTGATE_FLOAT64, and of
  * float for all others.  Strides count their elements.
@@ -62,7 +76,7 @@ int fastgate_isa_usable(size_t index);
 /* The name of the kernels in use. */
 const char *fastgate_isa(void);
 
-/* Chooses the kernels for gates created, and one-shot calls made, from now on.  NULL or "" takes
+/* Chooses the kernels for gates and LSTMs created, and one-shot calls made, from now on.  NULL or "" takes
  * the best usable ones, which is also what happens when this is never called. */
 int fastgate_select_isa(const char *name);
 
@@ -71,7 +85,7 @@ int fastgate_select_isa(const char *name);
 /* The CPUs that this process may run on; at least 1. */
 unsigned fastgate_cpu_count(void);
 
-/* n > 0: from now on every gate call in this process runs on up to n threads, whatever the gate was
+/* n > 0: from now on every call of a gate or LSTM in this process runs on up to n threads, whatever the gate was
  * created with; 0: as created, which is also what happens when this is never called. */
 void fastgate_override_threads(unsigned threads);
 
@@ -158,13 +172,14 @@ int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t inpu
  *     h       = o tanh(c), or projection (o tanh(c))
  *
  * so i has the bits of a gate's output, and h and c those of the same step in any batch, sequence, stream,
- * number of threads and instruction set.  tanh is within 1 ULP of the true value for every float z.  A
+ * number of threads and instruction set.  tanh is within 1 ULP of the true value for every float z, within
+ * 1.5 ULP for every double.  A
  * value of c or o tanh(c) smaller than 2^-100, in double 2^-960, becomes 0, so that a silent stream never
  * computes with subnormal numbers.  An LSTM is read-only: any number of threads may run it at once.
  */
 typedef struct fastgate_lstm fastgate_lstm;
 
-/* No member may be left out; zeros are the defaults but for the sizes. */
+/* Members that are 0 take their default; the sizes, layers and directions have none. */
 typedef struct {
     fastgate_storage storage; /* of weights and projections; arrays are double for FLOAT64, else float */
     size_t input_size;
@@ -179,12 +194,13 @@ typedef struct {
     unsigned threads;       /* as for a gate */
 } fastgate_lstm_options;
 
-/* Of one layer and direction; row-major, gates in the order i, f, g, o.  Where h is (output_size,): */
+/* Of one layer and direction: contiguous, row-major arrays, the gates in the order i, f, g, o.  output_size is
+ * that of h: projection_size if there is one, else hidden_size. */
 typedef struct {
     const void *weight_ih;  /* (4 hidden_size, inputs): input_size, past the first layer directions *
                                output_size */
     const void *weight_hh;  /* (4 hidden_size, output_size) */
-    const void *bias;       /* (4 hidden_size,), or NULL for zeros */
+    const void *bias;       /* (4 hidden_size,), where there are two, their sum; or NULL for zeros */
     const void *peephole;   /* (3, hidden_size): i, f, o; or NULL */
     const void *projection; /* (projection_size, hidden_size), if there is one */
 } fastgate_lstm_weights;
@@ -221,7 +237,8 @@ int fastgate_lstm_unpack(const fastgate_lstm *lstm, size_t index, void *weight_i
 /*
  * One step of all layers, for a batch of rows: x (batch, input_size), rows x_stride elements apart; h and
  * h_out (layers, batch, output_size), c and c_out (layers, batch, hidden_size), contiguous.  The output
- * is h_out of the last layer.  c_out may be c; all else that is written must not overlap anything.
+ * is h_out of the last layer.  c_out may be c itself; apart from that, h_out, c_out and scratch must not
+ * overlap each other or an input.
  * scratch is (batch, hidden_size) if there is a projection, else not used.  Allocates nothing.
  * FASTGATE_ERROR_SHAPE for an LSTM of two directions or one that goes backwards.
  */
@@ -233,7 +250,8 @@ int fastgate_lstm_step(const fastgate_lstm *lstm, size_t batch, const void *x, p
  * and of y, (steps, batch, directions * output_size), likewise.  h (layers * directions, batch,
  * output_size) and c (.., hidden_size), contiguous, are the initial state, and become that after the last
  * step.  lengths (batch,), or NULL, says how many steps each row has: y is 0 beyond, backwards
- * begins at the last, and all is as if the row ran alone.  Arrays must not overlap.
+ * begins at the last, and all is as if the row ran alone.  Arrays must not overlap, and only lengths may be
+ * NULL.
  *
  * Needs memory for the outputs of inner layers and the like: FASTGATE_ERROR_MEMORY, before anything is
  * written.  FASTGATE_ERROR_SHAPE if a length is more than `steps`.
@@ -256,12 +274,12 @@ int fastgate_stream_create(fastgate_stream **stream, const fastgate_lstm *lstm, 
 /* NULL is allowed. */
 void fastgate_stream_free(fastgate_stream *stream);
 
-/* x (batch, input_size) -> y (batch, output_size), rows so many elements apart.  y may overlap x.
+/* x (batch, input_size) -> y (batch, output_size), rows x_stride and y_stride elements apart.  y may overlap x.
  * Allocates nothing, and cannot fail. */
 void fastgate_stream_step(fastgate_stream *stream, const void *x, ptrdiff_t x_stride, void *y,
                           ptrdiff_t y_stride);
 
-/* The state of row b becomes zeros. */
+/* The state of row b < batch becomes zeros. */
 void fastgate_stream_reset(fastgate_stream *stream, size_t b);
 
 /* h (layers, batch, output_size) and c (layers, batch, hidden_size), contiguous */

@@ -374,8 +374,16 @@ typedef struct {
     void *inner[2]; /* (steps, batch, directions * output_size): outputs of layers but the last */
     void *m;
     ragged rows;
-    size_t *longer; /* (steps + 1,) */
+    size_t *lengths, *longer; /* (batch,) and (steps + 1,) */
 } run_space;
+
+static int lengths_fit(const size_t *lengths, size_t batch, size_t steps)
+{
+    for (size_t b = 0; b < batch; b++)
+        if (lengths[b] > steps)
+            return 0;
+    return 1;
+}
 
 static run_space lay_out(workspace *w, const fastgate_lstm *lstm, size_t steps, size_t batch, int is_ragged)
 {
@@ -392,6 +400,7 @@ static run_space lay_out(workspace *w, const fastgate_lstm *lstm, size_t steps, 
         space.rows.h[1] = part_of(w, batch, output, width);
         space.rows.c = part_of(w, batch, o->hidden_size, width);
         space.rows.order = part_of(w, batch, 1, sizeof(size_t));
+        space.lengths = part_of(w, batch, 1, sizeof(size_t));
         space.longer = part_of(w, steps < SIZE_MAX ? steps + 1 : steps, 1, sizeof(size_t));
     }
     return space;
@@ -419,9 +428,8 @@ int fastgate_lstm_run(const fastgate_lstm *lstm, size_t steps, size_t batch, con
     const fastgate_lstm_options *o = &lstm->options;
     const size_t output = lstm->output_size, hidden = o->hidden_size, width = lstm->width;
     const size_t wide = o->directions * output;
-    for (size_t b = 0; lengths && b < batch; b++)
-        if (lengths[b] > steps)
-            return FASTGATE_ERROR_SHAPE;
+    if (lengths && !lengths_fit(lengths, batch, steps))
+        return FASTGATE_ERROR_SHAPE;
     if (!batch || !steps || !output)
         return FASTGATE_OK;
     workspace w = {NULL, 0};
@@ -436,8 +444,14 @@ int fastgate_lstm_run(const fastgate_lstm *lstm, size_t steps, size_t batch, con
     w.used = 0;
     run_space space = lay_out(&w, lstm, steps, batch, lengths != NULL);
     if (lengths) {
-        space.rows.lengths = lengths;
-        sort_by_length(space.rows.order, space.longer, lengths, steps, batch);
+        /* a copy: what is written must be right even if the caller's changes meanwhile */
+        memcpy(space.lengths, lengths, batch * sizeof *lengths);
+        if (!lengths_fit(space.lengths, batch, steps)) {
+            free(w.block);
+            return FASTGATE_ERROR_SHAPE;
+        }
+        space.rows.lengths = space.lengths;
+        sort_by_length(space.rows.order, space.longer, space.lengths, steps, batch);
     }
     sequence input = {(void *)x, x_step, x_row};
     for (size_t k = 0; k < o->layers; k++) {

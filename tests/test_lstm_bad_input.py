@@ -1,5 +1,6 @@
 """Each row of bad input to an LSTM: the exception, what it says, and that nothing was written."""
 
+import gc
 import os
 import pickle
 import sys
@@ -676,3 +677,59 @@ def test_methods_refuse_a_foreign_self():
         for foreign in ["x", None, 5]:
             with pytest.raises(TypeError):
                 kind.__reduce__(foreign)
+
+
+# ---- what once crashed ------------------------------------------------------------------------
+
+
+def test_lengths_inside_out(api):
+    """They are read before y is written over them, in whatever place."""
+    made = api.LSTM([draw_layer(3, 5)], reverse=True)
+    x = draw(6, 8, 3)
+    for at in range(0, 6 * 8 * 5 // 2 - 8, 7):
+        out = np.zeros((6, 8, 5), np.float32)
+        lengths = out.reshape(-1).view(np.int64)[at : at + 8]
+        lengths[:] = [6, 5, 4, 3, 2, 1, 0, 3]
+        want, _ = made(x, lengths=lengths.copy())
+        made(x, lengths=lengths, out=out)
+        np.testing.assert_array_equal(out, want)
+
+
+@compiled_only
+def test_methods_of_another_self():
+    made = fastgate.LSTMCell(**layer())
+    for other in (made, fastgate.Gate([[1.0]]), 5, object(), "abc"):
+        for call in (
+            lambda o: fastgate.Stream.step(o, zeros(INPUT)),
+            lambda o: fastgate.Stream.reset(o),
+            lambda o: fastgate.Stream.__reduce__(o),
+            lambda o: fastgate.Stream.state.__get__(o),
+        ):
+            with pytest.raises(TypeError):
+                call(other)
+
+
+@compiled_only
+def test_the_base_class_makes_nothing():
+    base = fastgate.LSTM.__mro__[1]
+    for kind in (base, type("Derived", (base,), {})):
+        with pytest.raises(TypeError, match="only LSTM and LSTMCell"):
+            kind()
+
+
+@compiled_only
+def test_a_half_made_stream_is_refused():
+    found = []
+
+    class Index:
+        def __index__(self):
+            for o in gc.get_objects():
+                if type(o) is fastgate.Stream and o.source is None:
+                    for use in (lambda s=o: s.step(zeros(INPUT)), o.reset, o.__reduce__, lambda s=o: s.state):
+                        with pytest.raises(TypeError, match="half made"):
+                            use()
+                    found.append(o)
+            return 2
+
+    fastgate.LSTMCell(**layer()).stream(Index())
+    assert found

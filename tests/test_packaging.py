@@ -16,7 +16,8 @@ HEADER = Path(__file__).parent.parent / "csrc" / "fastgate.h"
 
 
 def test_public_names():
-    names = {"LSTM", "Gate", "LSTMCell", "__version__", "gate", "reference", "set_threads", "show_config"}
+    names = {"LSTM", "Gate", "LSTMCell", "Stream", "__version__", "gate", "reference"}
+    names |= {"set_threads", "show_config"}
     assert set(fastgate.__all__) == names
     assert all(hasattr(fastgate, name) for name in fastgate.__all__)
 

@@ -664,7 +664,7 @@ def test_onnx_branches(api, onnx):
     model = onnx.helper.make_model(onnx.helper.make_graph([branch], "graph", [], [], [outer]))
     for name, each in zip(("lstm", "8k"), want):
         same(api.LSTM.from_onnx(model, name), each, N)
-    with pytest.raises(ValueError, match="2 LSTM nodes are there, of '8k', 'lstm'"):
+    with pytest.raises(ValueError, match="there are 2 LSTM nodes: '8k', 'lstm'"):
         weights.from_onnx(model)
 
 
@@ -672,10 +672,10 @@ def test_onnx_choice(api, onnx):
     model = onnx_model(onnx, onnx_weights(1))
     same(api.LSTM.from_onnx(model, "lstm"), api.LSTM.from_onnx(model), N)
     same(api.LSTM.from_onnx(model, "Y"), api.LSTM.from_onnx(model), N)
-    with pytest.raises(ValueError, match="0 LSTM nodes called 'other' are there, of 'lstm'"):
+    with pytest.raises(ValueError, match="0 LSTM nodes or outputs are called 'other'; there are 'lstm'"):
         weights.from_onnx(model, "other")
     model.graph.node[0].op_type = "GRU"
-    with pytest.raises(ValueError, match="0 LSTM nodes are there, of none"):
+    with pytest.raises(ValueError, match="there are 0 LSTM nodes: none"):
         weights.from_onnx(model)
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "LSTM",
     "Gate",
     "LSTMCell",
+    "Stream",
     "__version__",
     "gate",
     "reference",
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 try:
-    from ._core import LSTM, Gate, LSTMCell, gate
+    from ._core import LSTM, Gate, LSTMCell, Stream, gate
 
     from . import _core
 except ImportError as _error:
@@ -47,7 +48,7 @@ except ImportError as _error:
         stacklevel=2,
     )
     _core = None  # type: ignore[assignment]
-    from .reference import LSTM, Gate, LSTMCell, gate  # type: ignore[assignment,no-redef]
+    from .reference import LSTM, Gate, LSTMCell, Stream, gate  # type: ignore[assignment,no-redef]
 else:
     _core.select_instruction_set(os.environ.get("FASTGATE_ISA", ""))
 

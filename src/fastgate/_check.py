@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+import sys
 from collections.abc import Mapping
 from numbers import Real
 
@@ -113,7 +114,8 @@ def as_array(
     cast = f"{name}.astype(numpy.{dtype})"
     if not isinstance(value, np.ndarray):
         cast = f"numpy.asarray({name}, numpy.{dtype})"
-    if "weight" in name and given in STORAGES and given != "int8":
+    is_weight = name == "weight" or name.rpartition(".")[2] in PARAMETERS
+    if is_weight and given in STORAGES and given != "int8" and (taker != "gate" or name == "weight"):
         stored = f"storage={given!r}"
         cast += f", or {stored if taker != 'gate' else f'fastgate.Gate({name}, {stored})'}"
     raise TypeError(f"{name} is {array.dtype}, but the {taker} takes {dtype}: write {cast}")
@@ -539,6 +541,8 @@ def stream_batch(batch: Any) -> int | None:
         raise TypeError(f"batch must be an integer from 0, or None, not {batch!r}")
     if operator.index(batch) < 0:
         raise ValueError(f"batch must be an integer from 0, or None, not {batch!r}")
+    if operator.index(batch) > sys.maxsize:
+        raise MemoryError(f"no memory for {batch!r} streams")
     return operator.index(batch)
 
 

@@ -1,15 +1,15 @@
 # The LSTM classes; included by _core.pyx, whose helpers they use.
 
 cdef enum:
-    SCRATCH_BYTES = 8192  # of a step, on the stack; more is allocated
+    SCRATCH = 1024  # doubles of a step, on the stack; more is allocated
 
 
 cdef class _Recurrent:
     """What LSTMCell and LSTM have in common: the packed LSTM, and what it was made with."""
 
     def __cinit__(self, *args, **options):
-        if type(self) is _Recurrent:
-            raise TypeError("make an LSTM or an LSTMCell")
+        if type(self) is not LSTMCell and type(self) is not LSTM:
+            raise TypeError("only LSTM and LSTMCell can be made")
 
     def __dealloc__(self):
         fastgate_lstm_free(self.lstm)
@@ -172,9 +172,9 @@ cdef class LSTMCell(_Recurrent):
         return cls(**_check.one_layer(layers), storage=storage, threads=threads)
 
     def __call__(self, x, h=None, c=None, *, out=None):
-        """x (..., n), h (..., output_size), c (..., hidden_size) -> the next h and c.
+        """cell(x, h=None, c=None, *, out=None) -> the next (h, c).
 
-        Without h and c they are zeros. The next ones are written to out = (h, c), which is
+        x is (..., input_size), h (..., output_size), c (..., hidden_size). Without h and c they are zeros. The next ones are written to out = (h, c), which is
         returned, or to new arrays. They may overlap what is read: the state can advance in place.
 
         Raises ValueError for shapes that do not fit, or an `out` that is read-only or not
@@ -192,7 +192,7 @@ cdef class LSTMCell(_Recurrent):
         return BoundCell(self, x, h, c, out)
 
     def stream(self, batch=None):
-        """A state that begins with zeros, and its steps; or those of a batch."""
+        """A Stream: it keeps the state, zeros at first, from step to step. batch=B: B independent ones."""
         return Stream(self, batch)
 
     @property
@@ -290,15 +290,15 @@ cdef object cell_fast(LSTMCell self, PyObject *x, PyObject *h, PyObject *c, PyOb
         return None
     in_place = (overlap(h, type, data(h_out), h_size) or overlap(x, type, data(h_out), h_size)
                 or overlap(c, type, data(h_out), h_size))
-    cdef char room[SCRATCH_BYTES]
+    cdef double room[SCRATCH]
     cdef size_t needed = scratch_bytes(self, batch, in_place)
     cdef void *scratch = room
-    if needed > SCRATCH_BYTES:
+    if needed > sizeof(room):
         scratch = PyMem_Malloc(needed)
         if scratch == NULL:
             PyErr_NoMemory()
     step_cell(self, batch, &part, data(h), data(c), data(h_out), state, scratch, in_place)
-    if needed > SCRATCH_BYTES:
+    if needed > sizeof(room):
         PyMem_Free(scratch)
     return result
 
@@ -385,7 +385,8 @@ cdef class LSTM(_Recurrent):
     batch_first  x is (B, T, input_size) instead of (T, B, input_size), y accordingly
     reverse      the one direction goes from the last step to the first; y stays in the order of time
 
-    All else is as in LSTMCell, and so are the bits: those of one step after the other.
+    clip, gate_clip, input_forget, storage and threads are as in LSTMCell, and so are the bits: those of
+    one step after the other.
 
     Raises ValueError for shapes that do not fit together, TypeError for arrays of another dtype or
     parameters that do not exist, MemoryError.
@@ -431,9 +432,10 @@ cdef class LSTM(_Recurrent):
         return cls(layers, storage=storage, threads=threads, **options)
 
     def __call__(self, x, state=None, *, lengths=None, out=None):
-        """x (T, [B,] n), state (h_0, c_0) -> y (T, [B,] output_size), (h_n, c_n).
+        """lstm(x, state=None, *, lengths=None, out=None) -> y, (h_n, c_n).
 
-        h_0 is (num_layers * directions, [B,] P or hidden_size), c_0 (.., hidden_size), of layer k and
+        x is (T, input_size), or (T, B, input_size), or (B, T, input_size) if batch_first; y likewise,
+        of output_size, which counts both directions. state = (h_0, c_0), never batch first: h_0 is (num_layers * directions, [B,] P or hidden_size), c_0 (.., hidden_size), of layer k and
         direction d at k * directions + d; None for zeros. lengths, integers (B,), says how many steps
         each row has: all is as if it ran alone, and y is 0 beyond. y is written to `out`, which is
         returned, or to a new array; `out` may overlap x.
@@ -459,7 +461,7 @@ cdef class LSTM(_Recurrent):
         return out, state
 
     def stream(self, batch=None):
-        """A state that begins with zeros, and its steps; or those of a batch.
+        """A Stream: it keeps the state, zeros at first, from step to step. batch=B: B independent ones.
 
         Raises ValueError if the LSTM is bidirectional or in reverse: it would have to know the end.
         """
@@ -479,8 +481,8 @@ cdef class LSTM(_Recurrent):
     def __repr__(self):
         return (f"LSTM(input_size={self.input_size}, hidden_size={self.hidden_size}, "
                 f"output_size={self.output_size}, num_layers={self.num_layers}, "
-                f"bidirectional={self.bidirectional}, storage={self.storage!r}, "
-                f"threads={self.threads})")
+                f"bidirectional={self.bidirectional}, batch_first={self.batch_first}, "
+                f"reverse={self.reverse}, storage={self.storage!r}, threads={self.threads})")
 
     def __reduce__(self):
         if type(self) is not LSTM:
@@ -581,6 +583,13 @@ cdef object sequence_fast(LSTM self, PyObject *x, object state, object lengths, 
 
 # ---- Stream -----------------------------------------------------------------------------------
 
+cdef inline int check_stream(object self) except -1:
+    """Cython does not check the self of a method taken from the class, nor that it is all made."""
+    if type(self) is not Stream or (<Stream>self).stream == NULL:
+        raise TypeError(f"this method needs a Stream, not {type(self).__name__}, or one half made")
+    return 0
+
+
 @cython.final
 cdef class Stream:
     """A sequence that comes step by step, or a batch of them. Made by stream() of LSTM or LSTMCell.
@@ -617,6 +626,7 @@ cdef class Stream:
         Raises ValueError for another shape, or an `out` that is read-only or not C-contiguous;
         TypeError for another dtype. The stream and `out` are then as they were.
         """
+        check_stream(self)
         cdef int type = self.source.type_number
         cdef fastgate_part part = [NULL, 0, 0]
         if (not as_part(<PyObject *>x, type, &part) or part.size != self.source.input_size
@@ -647,19 +657,24 @@ cdef class Stream:
     @property
     def state(self):
         """(h, c), copies: (num_layers, [B,] size), of an LSTMCell ([B,] size). Can be set."""
+        check_stream(self)
         h, c = np.empty(self.h_shape, self.source.dtype()), np.empty(self.c_shape, self.source.dtype())
         fastgate_stream_get_state(self.stream, data(<PyObject *>h), data(<PyObject *>c))
         return h, c
 
     @state.setter
     def state(self, state):
+        check_stream(self)
         h, c = _check.states(state, self.h_shape, self.c_shape, self.source.dtype())
         fastgate_stream_set_state(self.stream, data(<PyObject *>h), data(<PyObject *>c))
 
     def reset(self, rows=None):
         """Zeros for all, or those rows of the batch: an integer, integers, a slice or a bool mask."""
+        check_stream(self)
         cdef const unsigned char[::1] chosen = None
         cdef size_t b
+        if self.source.side_size == 0:
+            return  # rows without elements may be more than can be counted
         if rows is not None:
             chosen = _check.stream_rows(rows, self.batch).view(np.uint8)
         for b in range(self.rows):
@@ -670,6 +685,5 @@ cdef class Stream:
         return f"<stream of {self.source!r}, batch={self.batch}>"
 
     def __reduce__(self):
-        if type(self) is not Stream:
-            raise TypeError(f"Stream.__reduce__() needs a Stream, not {type(self).__name__}")
+        check_stream(self)
         return _check.make_stream, (self.source, self.batch, *self.state)

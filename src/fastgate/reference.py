@@ -384,7 +384,7 @@ class LSTMCell(_Recurrent):
         return BoundCell(self, x, h, c, out)
 
     def stream(self, batch: int | None = None) -> Stream:
-        """A state that begins with zeros, and its steps; or those of a batch."""
+        """A Stream: it keeps the state, zeros at first, from step to step."""
         return Stream(self, _check.stream_batch(batch))
 
     @property
@@ -536,7 +536,7 @@ class LSTM(_Recurrent):
         return target if out is None else out, (h_n, c_n)
 
     def stream(self, batch: int | None = None) -> Stream:
-        """A state that begins with zeros, and its steps; or those of a batch."""
+        """A Stream: it keeps the state, zeros at first, from step to step."""
         _check.streamable(self.bidirectional, self.reverse)
         return Stream(self, _check.stream_batch(batch))
 
@@ -569,7 +569,8 @@ class LSTM(_Recurrent):
         return (
             f"LSTM(input_size={self.input_size}, hidden_size={self.hidden_size}, "
             f"output_size={self.output_size}, num_layers={self.num_layers}, "
-            f"bidirectional={self.bidirectional}, storage={self.storage!r}, threads={self.threads})"
+            f"bidirectional={self.bidirectional}, batch_first={self.batch_first}, "
+            f"reverse={self.reverse}, storage={self.storage!r}, threads={self.threads})"
         )
 
     def _parameters(self) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -82,7 +82,7 @@ def from_torch(source: Any, *, prefix: str = "") -> _Result:
     if not found:
         ends = re.compile(r"(?<![^.])weight_ih(_l0)?$")
         prefixes = sorted({key[: match.start()] for key in source if (match := ends.search(key))})
-        hint = f"prefix may be {_names(prefixes)}" if prefixes else f"there are {_names(source)}"
+        hint = f"prefix may be {_names(prefixes)}" if prefixes else f"there are {_names(source) or 'none'}"
         raise ValueError(f"there is no {prefix + 'weight_ih_l0'!r}: {hint}")
 
     kinds = sorted({"weight_ih", "weight_hh"} | {match[1] for match in found})
@@ -120,7 +120,9 @@ def from_keras(source: Any, *, prefix: str = "") -> _Result:
       "layers/lstm_1/" or "model_weights/lstm_1/".
 
     go_backwards becomes reverse=True: fastgate's outputs are in the order of time, Keras's in the
-    order of processing.  stateful, unroll, masks and dropout are left out.
+    order of processing.  y is the whole sequence: what return_sequences=False gives is h_n[-1], or for
+    Bidirectional numpy.concatenate(h_n, -1).  Masks are not taken: pass lengths= instead.  stateful,
+    unroll and dropout are ignored.
 
     Raises ValueError for another activation or merge_mode than Bidirectional's "concat", TypeError
     for another kind of layer.
@@ -253,8 +255,10 @@ def from_onnx(
     chosen = [pair for pair in there if node is None or node in (pair[1].name, *pair[1].output)]
     if len(chosen) != 1:
         called = [each.name or next(filter(None, each.output), "") for _, each in there]
-        which = "" if node is None else f" called {node!r}"
-        raise ValueError(f"{len(chosen)} LSTM nodes{which} are there, of {_names(called) or 'none'}")
+        listed = _names(called) or "none"
+        if node is None:
+            raise ValueError(f"there are {len(there)} LSTM nodes: {listed}; say which one, by node=")
+        raise ValueError(f"{len(chosen)} LSTM nodes or outputs are called {node!r}; there are {listed}")
     [(scope, lstm)] = chosen
 
     attributes = {each.name: onnx.helper.get_attribute_value(each) for each in lstm.attribute}
