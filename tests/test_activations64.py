@@ -21,7 +21,7 @@ PRECISION = 100  # bits: errors of the truth are some 2^-45 ULP
 # From here on sigmoid is 1; from here down, subnormal, and 0; clamped; nearly 1/2. tanh is 1; its
 # polynomial ends.
 LIMITS = [37.4299477502370, 36.7368005696771, -708.396418532264, -745.133219101941, -746.0, 0.0]
-LIMITS += [19.0615474653985, 0.256]
+LIMITS += [19.0615474653985, 0.32]
 
 
 def sigmoid(bias):
