@@ -7,7 +7,9 @@ FASTGATE_SANITIZE=address,undefined  builds with these sanitizers
 import os
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from glob import glob
+from itertools import product
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -41,16 +43,23 @@ class BuildCore(build_ext):
         ext.include_dirs.append(numpy.get_include())
         if machine not in ISA_FLAGS:
             ext.define_macros.append(("FG_BASE_ONLY", None))
+
+        def compile_kernels(job):
+            (isa, flags), (real, macros) = job
+            return self.compiler.compile(
+                [f"csrc/isa/{isa}.c"],
+                output_dir=os.path.join(self.build_temp, real),
+                macros=macros,
+                extra_postargs=C_FLAGS + flags,
+                depends=ext.depends,
+            )
+
+        isas = {"base": ["-Os"], **ISA_FLAGS.get(machine, {})}
+        reals = {"float": [], "double": [("FG_FLOAT64", None)]}
         try:
-            for isa, flags in {"base": ["-Os"], **ISA_FLAGS.get(machine, {})}.items():
-                for real, macros in {"float": [], "double": [("FG_FLOAT64", None)]}.items():
-                    ext.extra_objects += self.compiler.compile(
-                        [f"csrc/isa/{isa}.c"],
-                        output_dir=os.path.join(self.build_temp, real),
-                        macros=macros,
-                        extra_postargs=C_FLAGS + flags,
-                        depends=ext.depends,
-                    )
+            with ThreadPoolExecutor(os.cpu_count()) as pool:  # they are most of the work
+                for objects in pool.map(compile_kernels, product(isas.items(), reals.items())):
+                    ext.extra_objects += objects
             super().build_extension(ext)
         except (CompileError, LinkError) as error:
             sys.exit(
