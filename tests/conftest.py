@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 
 import fastgate
 import numpy as np
@@ -47,6 +48,23 @@ def draw_gate(m, n, dtype=np.float32):
 def same_bits(a, b):
     assert a.shape == b.shape and a.dtype == b.dtype
     assert a.tobytes() == b.tobytes()
+
+
+def allocates_nothing(calls):
+    """Assert that calls(10_000) leaves the heap as it was, and takes no more of it than calls(10)."""
+    calls(10)
+    tracemalloc.start()
+    try:
+        calls(10)
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        blocks = sys.getallocatedblocks()
+        calls(10_000)
+        assert sys.getallocatedblocks() - blocks <= 2  # the loop's own integer
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 200 and peak - before < 1000, "less than one of the arrays"
 
 
 def run_python(code, *options, **env):

@@ -7,12 +7,11 @@ import inspect
 import pickle
 import subprocess
 import sys
-import tracemalloc
 
 import fastgate
 import numpy as np
 import pytest
-from conftest import compiled_only, draw, draw_gate, same_bits
+from conftest import allocates_nothing, compiled_only, draw, draw_gate, same_bits
 from oracle import close
 
 SIZES = [0, 1, 2, 15, 16, 17, 63, 64, 65, 129, 1031]
@@ -393,19 +392,7 @@ def test_no_allocation():
             g(xs, out=ys)
             bound()
 
-    calls(10)
-    tracemalloc.start()
-    try:
-        calls(10)
-        tracemalloc.reset_peak()
-        before = tracemalloc.get_traced_memory()[0]
-        blocks = sys.getallocatedblocks()
-        calls(10_000)
-        assert sys.getallocatedblocks() - blocks <= 2  # the loop's own integer
-        after, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert after - before < 200 and peak - before < 1000, "less than one of the arrays"
+    allocates_nothing(calls)
 
 
 @compiled_only

@@ -7,12 +7,11 @@ import inspect
 import math
 import pickle
 import sys
-import tracemalloc
 
 import fastgate
 import numpy as np
 import pytest
-from conftest import STORAGES, compiled_only, draw, dtype_of, same_bits
+from conftest import STORAGES, allocates_nothing, compiled_only, draw, dtype_of, same_bits
 from oracle import close_step, run
 from test_api import every_layout
 
@@ -1108,19 +1107,7 @@ def test_no_allocation():
             stream.step(x, out=y)
             own.step(x, out=h)
 
-    calls(10)
-    tracemalloc.start()
-    try:
-        calls(10)
-        tracemalloc.reset_peak()
-        before = tracemalloc.get_traced_memory()[0]
-        blocks = sys.getallocatedblocks()
-        calls(10_000)
-        assert sys.getallocatedblocks() - blocks <= 2  # the loop's own integer
-        after, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert after - before < 200 and peak - before < 1000, "less than one of the arrays"
+    allocates_nothing(calls)
 
 
 @compiled_only
