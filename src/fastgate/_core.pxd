@@ -169,7 +169,6 @@ cdef class Stream:
     cdef readonly _Recurrent source
     cdef readonly object batch  # None or the number of rows
     cdef size_t rows
-    cdef tuple in_shape
     cdef tuple out_shape
     cdef tuple h_shape
     cdef tuple c_shape

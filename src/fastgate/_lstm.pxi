@@ -610,7 +610,7 @@ cdef class Stream:
         if code != FASTGATE_OK:
             raise MemoryError(f"no memory for {self.rows} streams")
         lead = () if batch is None else (batch,)
-        self.in_shape, self.out_shape = (*lead, source.input_size), (*lead, source.side_size)
+        self.out_shape = (*lead, source.side_size)
         if isinstance(source, LSTM):
             lead = (source.options().layers, *lead)
         self.h_shape, self.c_shape = (*lead, source.side_size), (*lead, source.hidden_size)
