@@ -163,7 +163,7 @@ def save(figure: Any, report: dict[str, Any], better: str, path: Any) -> None:
     """With the machine and the date; report is of a part and of the machine."""
     text = f"{report['cpu']}, {report['date'][:10]}; {better} is better"
     if report["quick"]:
-        text = f"A QUICK RUN, NOT A MEASUREMENT: {text}"
+        figure.text(0.01, 0.01, "A QUICK RUN, NOT A MEASUREMENT", fontsize=8, color=FASTGATE_COLOUR)
     figure.text(0.99, 0.01, text, ha="right", fontsize=8, color="0.45")
     figure.tight_layout(rect=(0, 0.02, 1, 1))
     figure.savefig(path, metadata={"Software": None})  # the same bytes from the same figures
