@@ -31,7 +31,7 @@
 #define WIDTH 32
 #endif
 typedef float vector __attribute__((vector_size(WIDTH)));
-#define ROUNDS 41
+#define ROUNDS 101
 
 static volatile float sink;
 
@@ -193,7 +193,7 @@ static void take_turns(const char *cell, side *sides, int count)
             const double calls = 1e-3 / turn(s);
             s->calls = calls < 1 ? 1 : (size_t)calls;
         }
-    for (int round = 0; round < 101; round++) {
+    for (int round = 0; round < ROUNDS; round++) {
         printf("%s", cell);
         for (const side *s = sides; s < sides + count; s++)
             printf(" %.6g", turn(s) * (s->gate ? 1 : 1e9 / FMA_OPERATIONS));
