@@ -164,6 +164,7 @@ int fg_write_file(const char *path, const void *data, size_t size)
     FILE *stream = fopen(beside, "wb");
     int failed = !stream;
     if (stream) {
+        setvbuf(stream, NULL, _IONBF, 0); /* all at once */
         failed = fwrite(data, 1, size, stream) != size;
         failed |= fclose(stream) != 0;
 #ifdef _WIN32 /* where rename replaces nothing */
@@ -178,5 +179,5 @@ int fg_write_file(const char *path, const void *data, size_t size)
         errno = error;
     }
     free(beside);
-    return failed ? FASTGATE_ERROR_FILE : FASTGATE_OK;
+    return !failed ? FASTGATE_OK : errno == ENOMEM ? FASTGATE_ERROR_MEMORY : FASTGATE_ERROR_FILE;
 }
