@@ -330,7 +330,7 @@ cdef class Gate:
         return gate_call(self, PySequence_Fast_ITEMS(parts), len(parts), <PyObject *>out)
 
     def bind(self, *parts, out):
-        """A function of no arguments: self(*parts, out=out), at the least cost.
+        """A function of no arguments that calls the gate with these, at the least cost.
 
         It reads and writes these very arrays or buffers in every call, and returns out. While a call
         runs, out holds what is not yet the result: one thread at a time.
@@ -346,7 +346,7 @@ cdef class Gate:
 
     @property
     def threads(self):
-        """Threads that a large call runs on now: what set_threads says, or as made."""
+        """Threads that a large call runs on now, by set_threads or as made."""
         return _check.threads_now(fastgate_gate_threads(self.gate))
 
     def __repr__(self):

@@ -100,7 +100,7 @@ cdef class _Recurrent:
 
     @property
     def threads(self):
-        """Threads that a large call runs on now: what set_threads says, or as made."""
+        """Threads that a large call runs on now, by set_threads or as made."""
         return _check.threads_now(self.options().threads)
 
     def __copy__(self):
@@ -240,7 +240,7 @@ cdef class LSTMCell(_Recurrent):
         return cell_call(self, <PyObject *>x, <PyObject *>h, <PyObject *>c, <PyObject *>out)
 
     def bind(self, x, h, c, *, out):
-        """A function of no arguments: self(x, h, c, out=out), at the least cost.
+        """A function of no arguments that calls the cell with these, at the least cost.
 
         It reads and writes these very arrays or buffers in every call, and returns out. out = (h, c) lets
         the state advance in place. One thread at a time.

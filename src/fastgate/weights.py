@@ -1,7 +1,7 @@
 """The weights of LSTMs made elsewhere: torch, Keras, ONNX.
 
-Each function gives (layers, options), of which LSTM(layers, **options) computes the same as its
-source.  torch, Keras and h5py are never imported: what they make is known by its form.
+Each function gives (layers, options), of which an LSTM made with the options as keywords computes the
+same as its source.  torch, Keras and h5py are never imported: what they make is known by its form.
 """
 
 from __future__ import annotations
