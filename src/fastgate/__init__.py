@@ -56,12 +56,21 @@ else:
 
 
 def set_threads(threads: int | str | None) -> None:
-    """Run every gate in this process on so many threads from now on, whatever it was made with.
+    """Run every gate and LSTM in this process on so many threads from now on, whatever it was made with.
 
-    threads is an integer from 1, or "auto" for all CPUs that the process may use; None is as each
-    gate was made. FASTGATE_THREADS in the environment does the same at import.
+    FASTGATE_THREADS in the environment does the same at import.
 
-    Raises ValueError or TypeError for anything else.
+    Parameters
+    ----------
+    threads : int, 'auto' or None
+        An integer from 1; 'auto' for all CPUs that the process may use; None is as each was made.
+
+    Raises
+    ------
+    ValueError
+        If the integer is smaller than 1, or the string another.
+    TypeError
+        If it is something else.
     """
     _check.override = 0 if threads is None else _check.thread_count(threads)
     if _core is not None:
