@@ -4,7 +4,7 @@
     python bench/kernel.py [MxN ...]
     python bench/kernel.py --batch | --storage | --threads [MxN | MxNxB ...]
 
-Compiles csrc and bench/kernel.c (make and a C compiler), runs it pinned to one core (--threads: not
+Compiles csrc and bench/kernel.c (CMake and a C compiler), runs it pinned to one core (--threads: not
 pinned), prints a table and stores it (--json).  What is compared takes turns in every round.
 
 Without an option: beside the fastest plain read of the same bytes.  read / gate is the share of the
@@ -30,6 +30,7 @@ import argparse
 import contextlib
 import os
 import subprocess
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,15 +54,18 @@ ROOT = Path(__file__).parents[1]
 @contextlib.contextmanager
 def compiled(build: Path | None) -> Iterator[str]:
     """The program, kept in build if there is one."""
-    compiler = os.environ.get("CC", "cc")
+    compiler = os.environ.get("CC", "cc").split()
+    scripts = sysconfig.get_path("scripts")  # where pip puts cmake
+    os.environ["PATH"] = f"{scripts}{os.pathsep}{os.environ['PATH']}"
     with tempfile.TemporaryDirectory() as temporary:
         build = (build or Path(temporary)).absolute()
         library, program = f"{build}/libfastgate.a", f"{build}/kernel"
-        make = ["make", "-s", "-j", str(os.cpu_count()), "-C", f"{ROOT}/csrc"]
-        subprocess.run([*make, f"BUILD={build}", f"CC={compiler}", library], check=True)
-        source = f"{ROOT}/bench/kernel.c"
-        options = [*compiler.split(), "-O3", "-march=native", "-pthread"]
-        subprocess.run([*options, source, library, "-lm", "-o", program], check=True)
+        make = ["--build", build, "--target", "static", "-j", str(os.cpu_count())]
+        for step in (["-S", ROOT / "csrc", "-B", build], make):
+            subprocess.run(["cmake", *step], check=True, stdout=subprocess.DEVNULL)
+        source = ROOT / "bench" / "kernel.c"
+        flags = ["-O3", "-march=native", "-pthread"]
+        subprocess.run([*compiler, *flags, source, library, "-lm", "-o", program], check=True)
         yield program
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure everything that README.md and docs/benchmarks.md show, and write both, and the pictures.
+"""Measure everything that README.md and docs show, and write it there: figures, tables, pictures.
 
     python bench/report.py                     # all parts; docs/benchmarks.json, .md, .png, README.md
     python bench/report.py --parts gate lstm   # these again, the others as stored
@@ -13,7 +13,8 @@ the reader must know as "note: WHAT" (sides.stage, sides.note). A part that fail
 go on; the exit status is 1 then. A part that cannot be had here (no such script or option, a package
 that is missing) is left out, named too.
 
-What the README shows of it stands between <!-- benchmarks: NAME --> and <!-- end -->.
+docs/benchmarks.md has all of it. What the README and other pages show stands between
+<!-- benchmarks: NAME --> and <!-- end -->.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Part:
 KERNEL = "in C, pinned to one core, all sides in turns in every round"
 PARTS = {
     "gate": Part(
-        "The gate", "bench/compare.py --rounds 41", "--sizes 32,128 --rounds 2 --turn 2", (240, 25),
+        "The gate", "bench/compare.py --rounds 151", "--sizes 32,128 --rounds 2 --turn 2", (415, 15),
         "One call from Python with one vector, float32, µs: median ± half the interquartile range. Each "
         "library in a process of its own on one thread, all pinned to one core, in turns of 20 ms in random "
         "order; the same gate over and over, so that weights stay in the caches as far as they fit. Each runs "
@@ -77,19 +78,19 @@ PARTS = {
         "compare.png", compare.draw,
     ),
     "lstm": Part(
-        "The LSTM", "bench/compare.py --lstm --rounds 15", "--sizes 32/32 --rounds 2 --turn 2", (300, 25),
+        "The LSTM", "bench/compare.py --lstm --rounds 101", "--sizes 32/32 --rounds 2 --turn 2", (445, 12),
         "One layer, float32, measured as the gate: a step of one row, the state going on in place; a sequence of "
         "100 steps in one call, of 1 and of 16 rows; a step by storage, time over float32's and error of h.",
         "lstm.png", lstm.draw,
     ),
     "batch": Part(
-        "Batches", "bench/compare.py --batch --rounds 25", "--batch 2,8 --sizes 128 --rounds 2 --turn 2", (240, 15),
+        "Batches", "bench/compare.py --batch --rounds 101", "--batch 2,8 --sizes 128 --rounds 2 --turn 2", (330, 8),
         "B vectors in one call of the gate, measured as one vector is. The dashed line of the picture is the FMA "
         "peak of the part below.",
         "batch.png", compare.draw_batch,
     ),
     "storage": Part(
-        "Storages", "bench/compare.py --storage --rounds 41", "--sizes 128 --rounds 2 --turn 2", (100, 10),
+        "Storages", "bench/compare.py --storage --rounds 121", "--sizes 128 --rounds 2 --turn 2", (100, 4),
         "The gate, one vector, by how the weights are held: time over float32's in the same round, and errors of y "
         "against float64 with weights not rounded.",
         "storage.png", compare.draw_storage,
@@ -101,35 +102,35 @@ PARTS = {
         "demo.png", draw_demo,
     ),
     "kernel": Part(
-        "The kernel beside a plain read", "bench/kernel.py", "32x32 128x128", (90, 60),
+        "The kernel beside a plain read", "bench/kernel.py", "32x32 128x128", (55, 45),
         f"The gate's kernel with one vector, {KERNEL}, beside the fastest plain read of the same bytes that we could write, which goes "
         "forwards, and one that turns around every other time, as the gate does.",
     ),
     "fma": Part(
-        "The kernel in batches beside the FMA peak", "bench/kernel.py --batch", "64x64x8", (40, 5),
+        "The kernel in batches beside the FMA peak", "bench/kernel.py --batch", "64x64x8", (16, 4),
         f"The gate's kernel with B vectors, {KERNEL}: `share` is its rate over that of 12 independent sums in "
         "registers (the FMA peak), `gain` B single calls over the batch.",
     ),
     "threads": Part(
-        "Two threads over one", "bench/kernel.py --threads", "64x64x8", (60, 5),
+        "Two threads over one", "bench/kernel.py --threads", "64x64x8", (40, 4),
         "The gate's kernel in C, not pinned, one vector and batches of 64, on one thread and on two in turns. Where "
         "another process has the second core, a second thread gains nothing.",
     ),
     "stream": Part(
-        "A stream in C", "bench/kernel.py --stream", "", (60, 20),
+        "A stream in C", "bench/kernel.py --stream", "", (10, 10),
         f"A step of a stream, {KERNEL}, over the time of its kernel alone.",
     ),
     "overhead": Part(
-        "What a call costs beyond its work", "bench/overhead.py", "--rounds 10", (20, 5),
+        "What a call costs beyond its work", "bench/overhead.py", "--rounds 10", (12, 4),
         "A 1x1 gate from Python, called in each way in turns in a process pinned to one core, beside calls that do "
         "nothing.",
     ),
     "service": Part(
-        "What services ask", "bench/service.py", "--rounds 1 --calls 2000", (180, 15),
+        "What services ask", "bench/service.py --rounds 25", "--rounds 1 --calls 2000", (160, 8),
         "Threads that share an LSTM, other threads beside it, the tail of single steps, silence, and a million steps.",
     ),
     "install": Part(
-        "Size and import", "bench/install.py", "fastgate onnxruntime --rounds 2", (200, 10),
+        "Size and import", "bench/install.py --rounds 31", "fastgate onnxruntime --rounds 2", (160, 10),
         "Import time in fresh processes pinned to one core, after NumPy's import, in turns; bytes of the files that "
         "were installed, and the same with all that is required but NumPy; deflated, as a wheel is.",
     ),
@@ -139,7 +140,7 @@ PARTS = {
     ),
 }  # fmt: skip
 
-# ---- what the README shows -------------------------------------------------------------------
+# ---- what stands between markers -------------------------------------------------------------
 
 
 def medians(sizes: list[dict[str, Any]], ours: str, peer: str = "") -> dict[str, float]:
@@ -215,7 +216,7 @@ def install_lines(part: dict[str, Any]) -> str:
     )
 
 
-README: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
+MARKERS: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
     "summary": (summary, ("gate", "lstm")),
     "gate": (gate_lines, ("gate",)),
     "lstm": (lstm_lines, ("lstm",)),
@@ -226,9 +227,9 @@ README: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
 MARKED = re.compile(r"(<!-- benchmarks: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def readme(report: dict[str, Any], template: str) -> str:
+def filled(report: dict[str, Any], page: str) -> str:
     def fill(marked: re.Match[str]) -> str:
-        write, names = README[marked[2]]
+        write, names = MARKERS[marked[2]]
         parts = [whole(report, name) for name in names]
         if all("failure" not in part for part in parts):
             lines = write(*parts)
@@ -237,7 +238,7 @@ def readme(report: dict[str, Any], template: str) -> str:
         quick = f"{NOT_MEASURED}\n\n" if report["quick"] else ""
         return f"{marked[1]}\n{quick}{lines}\n\n{marked[3]}"
 
-    return MARKED.sub(fill, template)
+    return MARKED.sub(fill, page)
 
 
 # ---- what docs/benchmarks.md shows -----------------------------------------------------------
@@ -383,10 +384,10 @@ def main() -> int:
     else:
         report = started(options, path)
         succeeded = measure(report, options.parts or list(PARTS), path)
-    texts = {
-        docs / "benchmarks.md": document(report),
-        root / "README.md": readme(report, (ROOT / "README.md").read_text()),
-    }
+    texts = {docs / "benchmarks.md": document(report)}
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        if MARKED.search(page.read_text()):
+            texts[root / page.relative_to(ROOT)] = filled(report, page.read_text())
     stale = [file for file, now in texts.items() if not file.exists() or file.read_text() != now]
     if options.check:
         for file in stale:
@@ -395,7 +396,7 @@ def main() -> int:
     for file in stale:
         file.write_text(texts[file])
     draw(report, docs)
-    say(f"written: {docs.relative_to(ROOT)} and {(root / 'README.md').relative_to(ROOT)}")
+    say(f"written: {', '.join(str(file.relative_to(ROOT)) for file in texts)}, and the pictures")
     return not succeeded
 
 

@@ -53,13 +53,22 @@ extern "C" {
 #endif
 
 #define FASTGATE_VERSION "0.1.0"
+#define FASTGATE_VERSION_MAJOR 0
+#define FASTGATE_VERSION_MINOR 1
+#define FASTGATE_VERSION_PATCH 0
+
+/* FASTGATE_VERSION of the library that is linked, or loaded, which may not be that of this header. */
+const char *fastgate_version(void);
 
 enum {
     FASTGATE_OK = 0,
     FASTGATE_ERROR_MEMORY = 1, /* no memory, or a size that overflows size_t */
     FASTGATE_ERROR_SHAPE = 2,  /* sizes that do not fit together, as the parts' lengths and input_size */
     FASTGATE_ERROR_ISA = 3,    /* unknown instruction set, or not in this build or CPU */
-    FASTGATE_ERROR_VALUE = 4   /* a weight that the storage cannot hold, or an option that is not there */
+    FASTGATE_ERROR_VALUE = 4,  /* a weight that the storage cannot hold, or an option that is not there */
+    FASTGATE_ERROR_FORMAT = 5, /* not a saved gate or LSTM, as asked for, that this version reads; or a
+                                  damaged, truncated or misaligned one */
+    FASTGATE_ERROR_FILE = 6    /* a file cannot be opened, read or written: errno says why */
 };
 
 /* A short English text for a code; never NULL. */
@@ -160,6 +169,24 @@ int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t inpu
                        const void *bias, size_t batch, const void *x, ptrdiff_t x_stride, void *y,
                        ptrdiff_t y_stride);
 
+/*
+ * Saving writes the packed form into a buffer of fastgate_gate_saved_size bytes, or a file, behind a header with a
+ * version and a checksum.  Loading takes no time but that of the checksum, and copies nothing: the gate computes with the
+ * weights where they are.  So the buffer must begin at a multiple of 64, as pages do, and must stay, unchanged, until
+ * the gate is freed.  A gate of a file maps it, so that processes share its pages; do not write into a file
+ * that is in use, replace it by another: a mapped file that is cut off kills its readers.  save_file does so.
+ *
+ * Files are read by the format's version, and the byte order, that wrote them: FASTGATE_ERROR_FORMAT for others, and for
+ * anything else that saving did not write, whatever it holds; nothing is read past `size`.  *gate is
+ * set on success only.  FASTGATE_ERROR_MEMORY and FASTGATE_ERROR_FILE are as said above; save_file
+ * needs memory for a copy.  A loaded gate has the bits, and the number of threads, of the one that was saved.
+ */
+size_t fastgate_gate_saved_size(const fastgate_gate *gate);
+void fastgate_gate_save(const fastgate_gate *gate, void *buffer);
+int fastgate_gate_load(fastgate_gate **gate, const void *buffer, size_t size);
+int fastgate_gate_save_file(const fastgate_gate *gate, const char *path);
+int fastgate_gate_load_file(fastgate_gate **gate, const char *path);
+
 /* ---- LSTM ---------------------------------------------------------------------------------- */
 
 /*
@@ -233,6 +260,13 @@ int fastgate_lstm_has_peephole(const fastgate_lstm *lstm, size_t index);
  */
 int fastgate_lstm_unpack(const fastgate_lstm *lstm, size_t index, void *weight_ih, void *weight_hh,
                          void *bias, void *peephole, void *projection);
+
+/* As for a gate: all layers in one buffer or file. */
+size_t fastgate_lstm_saved_size(const fastgate_lstm *lstm);
+void fastgate_lstm_save(const fastgate_lstm *lstm, void *buffer);
+int fastgate_lstm_load(fastgate_lstm **lstm, const void *buffer, size_t size);
+int fastgate_lstm_save_file(const fastgate_lstm *lstm, const char *path);
+int fastgate_lstm_load_file(fastgate_lstm **lstm, const char *path);
 
 /*
  * One step of all layers, for a batch of rows: x (batch, input_size), rows x_stride elements apart; h and

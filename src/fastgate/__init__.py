@@ -26,6 +26,8 @@ __all__ = [
     "Stream",
     "__version__",
     "gate",
+    "get_include",
+    "get_library_dir",
     "reference",
     "set_threads",
     "show_config",
@@ -54,12 +56,21 @@ else:
 
 
 def set_threads(threads: int | str | None) -> None:
-    """Run every gate in this process on so many threads from now on, whatever it was made with.
+    """Run every gate and LSTM in this process on so many threads from now on, whatever it was made with.
 
-    threads is an integer from 1, or "auto" for all CPUs that the process may use; None is as each
-    gate was made. FASTGATE_THREADS in the environment does the same at import.
+    FASTGATE_THREADS in the environment does the same at import.
 
-    Raises ValueError or TypeError for anything else.
+    Parameters
+    ----------
+    threads : int, 'auto' or None
+        An integer from 1; 'auto' for all CPUs that the process may use; None is as each was made.
+
+    Raises
+    ------
+    ValueError
+        If the integer is smaller than 1, or the string another.
+    TypeError
+        If it is something else.
     """
     _check.override = 0 if threads is None else _check.thread_count(threads)
     if _core is not None:
@@ -73,6 +84,29 @@ if _threads := os.environ.get("FASTGATE_THREADS"):
         raise ImportError(
             f"FASTGATE_THREADS={_threads}: it must be an integer from 1, or auto"
         ) from None
+
+
+def _folder(name: str) -> str:
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name)
+    if not os.path.isdir(path):
+        raise RuntimeError(f"no {path}: fastgate was installed without its compiled core")
+    return path
+
+
+def get_include() -> str:
+    """The folder of fastgate.h, for C and Cython; `cimport fastgate` is its API.
+
+    Raises RuntimeError where fastgate was installed without its compiled core.
+    """
+    return _folder("include")
+
+
+def get_library_dir() -> str:
+    """The folder of libfastgate.a, position independent: link with fastgate, m and pthread.
+
+    Raises RuntimeError where fastgate was installed without its compiled core.
+    """
+    return _folder("lib")
 
 
 def show_config() -> None:

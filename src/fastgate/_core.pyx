@@ -228,23 +228,46 @@ cdef class Gate:
     """Gate(weight, bias=None, *, storage='float32', threads=1)\n--\n
     sigmoid(weight @ x + bias), packed once and called often.
 
-    weight is (output_size, input_size), bias (output_size,) or None for zeros: float32 arrays of
-    any layout, which are copied, or plain sequences, which are converted. A gate cannot be changed:
-    threads may share it. It can be pickled and copied.
+    A gate cannot be changed: threads may share it. It can be pickled and copied.
 
-    storage is how the weights are held:
-      'float32'              as they are
-      'float16', 'bfloat16'  rounded to nearest; weight and bias may be arrays of that type (that of
-                             ml_dtypes for bfloat16)
-      'int8'                 a row as integers of -127 to 127 times a scale of its own
-      'float64'              as they are; weight, bias, x and out are then float64
+    Parameters
+    ----------
+    weight : (output_size, input_size)
+        A float32 array of any layout, which is copied, or a plain sequence, which is converted.
+    bias : (output_size,), optional
+        The same; None for zeros.
+    storage : str
+        How the weights are held:
 
-    A large call is shared among `threads` threads, the calling one included, an integer from 1 or
-    'auto' for as many as there are CPUs now; see also set_threads.
+        - 'float32': as they are
+        - 'float16', 'bfloat16': rounded to nearest; weight and bias may be arrays of that type (that of
+          ml_dtypes for bfloat16)
+        - 'int8': a row as integers of -127 to 127 times a scale of its own
+        - 'float64': as they are; weight, bias, x and out are then float64
+    threads : int or 'auto'
+        A large call is shared among so many threads, the calling one included; 'auto' is as many as there
+        are CPUs now. See also set_threads.
 
-    Raises ValueError for a weight that is not 2-D, a bias of another length, finite weights beyond
-    the range of a 16-bit storage, weights for 'int8' that are not finite, or an unknown storage or
-    number of threads; TypeError for arrays of another dtype; MemoryError.
+    Attributes
+    ----------
+    input_size : int
+        Elements of x.
+    output_size : int
+        Elements of y.
+    storage : str
+        As given.
+    nbytes : int
+        Bytes of the packed weights and biases.
+
+    Raises
+    ------
+    ValueError
+        If weight is not 2-D, bias has another length, a finite weight is beyond the range of a 16-bit
+        storage or one for 'int8' is not finite, or there is no such storage or number of threads.
+    TypeError
+        If an array is of another dtype.
+    MemoryError
+        If the packed weights find no room.
     """
 
     def __cinit__(self, weight, bias=None, *, storage="float32", threads=1):
@@ -273,34 +296,57 @@ cdef class Gate:
 
     @classmethod
     def from_augmented(cls, weight, *, storage="float32", threads=1):
-        """A gate from the textbook form W [1; x]: column 0 of weight is the bias."""
+        """A gate from the textbook form W [1; x]: column 0 of weight is the bias.
+
+        Parameters and exceptions are otherwise those of the class.
+        """
         weight, bias = _check.augmented(weight, storage)
         return cls(weight, bias, storage=storage, threads=threads)
 
     def __call__(self, *parts, out=None):
-        """sigmoid(weight @ x + bias) -> y: (n,) -> (m,), (..., n) -> (..., m).
+        """__call__(self, *parts, out=None)\n--\n
+        sigmoid(weight @ x + bias): (n,) -> (m,), (..., n) -> (..., m).
 
-        x is an array of float32, or several, which are read as if concatenated along the last
-        axis. y is written to `out`, which is returned, or to a new array. `out` may overlap x. All
-        are float64 if the storage is.
+        Parameters
+        ----------
+        *parts : (..., n)
+            x, an array of float32, or several, which are read as if concatenated along the last axis;
+            float64 if the storage is. Plain sequences are converted.
+        out : (..., m), optional
+            A C-contiguous array of the same dtype, which y is written to. It may overlap x.
 
-        Raises ValueError for shapes that do not fit, or an `out` that is read-only or not
-        C-contiguous; TypeError for another dtype. `out` is then as it was.
+        Returns
+        -------
+        (..., m)
+            y: out, or a new array.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit, or out is read-only or not C-contiguous. out is then as it was.
+        TypeError
+            If an array is of another dtype. out is then as it was.
         """
         return gate_call(self, PySequence_Fast_ITEMS(parts), len(parts), <PyObject *>out)
 
     def bind(self, *parts, out):
-        """A function of no arguments: self(*parts, out=out), at the least cost.
+        """A function of no arguments that calls the gate with these, at the least cost.
 
-        It reads and writes these very arrays or buffers in every call, so they must be C-contiguous,
-        of the dtype of __call__, and out must not overlap a part; else ValueError or TypeError.
-        While a call runs, out holds what is not yet the result: one thread at a time.
+        It reads and writes these very arrays or buffers in every call, and returns out. While a call
+        runs, out holds what is not yet the result: one thread at a time.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit, an array is not C-contiguous, or out overlaps a part.
+        TypeError
+            If one is no array or buffer, or not of the dtype of a call.
         """
         return BoundGate(self, parts, out)
 
     @property
     def threads(self):
-        """Threads that a large call runs on now: what set_threads says, or as made."""
+        """Threads that a large call runs on now, by set_threads or as made."""
         return _check.threads_now(fastgate_gate_threads(self.gate))
 
     def __repr__(self):
@@ -441,14 +487,32 @@ cdef inline object bound_call(BoundGate self):
 def gate(x, weight, bias=None, *, out=None):
     """sigmoid(weight @ x + bias) once, from weights that are read where they lie.
 
-    x is (n,) or (..., n), weight (m, n) in any layout, bias (m,) or None for zeros; all float32, or
-    all float64. The result, (m,) or (..., m), is written to `out`, which is returned, or to a new
-    array. Its bits are those of Gate(weight, bias, storage=...)(x) where that is float32 or float64;
-    what is called often is faster as a Gate. Plain sequences are converted to the dtype of weight,
-    or to float32 if it is one.
+    The bits are those of Gate(weight, bias, storage=...)(x) where that is float32 or float64; what is
+    called often is faster as a Gate.
 
-    Raises ValueError for shapes that do not fit, or an `out` that is read-only or not
-    C-contiguous; TypeError for another dtype. `out` is then as it was.
+    Parameters
+    ----------
+    x : (..., n)
+        Of the dtype of weight. Plain sequences are converted.
+    weight : (m, n)
+        An array of float32 or float64, in any layout, or a plain sequence, which becomes float32.
+    bias : (m,), optional
+        Of the dtype of weight; None for zeros.
+    out : (..., m), optional
+        A C-contiguous array of the dtype of weight, which the result is written to. It may overlap the
+        others.
+
+    Returns
+    -------
+    (..., m)
+        out, or a new array.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or out is read-only or not C-contiguous. out is then as it was.
+    TypeError
+        If an array is of another dtype. out is then as it was.
     """
     y = once_fast(x, weight, bias, out)
     if y is not None:

@@ -100,7 +100,7 @@ cdef class _Recurrent:
 
     @property
     def threads(self):
-        """Threads that a large call runs on now: what set_threads says, or as made."""
+        """Threads that a large call runs on now, by set_threads or as made."""
         return _check.threads_now(self.options().threads)
 
     def __copy__(self):
@@ -130,8 +130,7 @@ cdef class LSTMCell(_Recurrent):
     """LSTMCell(weight_ih, weight_hh, bias_ih=None, bias_hh=None, *, peephole=None, projection=None, clip=None, gate_clip=None, input_forget=False, storage='float32', threads=1)\n--\n
     One step of an LSTM: h, c = cell(x, h, c).
 
-    weight_ih is (4 * hidden_size, input_size), weight_hh (4 * hidden_size, output_size), the biases,
-    which are added up, (4 * hidden_size,) or None: PyTorch's layout, the gates in the order i, f, g, o.
+    ::
 
         z = weight_ih @ x + weight_hh @ h + bias_ih + bias_hh
         i, f, g = sigmoid(z_i + p_i c), sigmoid(z_f + p_f c), tanh(z_g)
@@ -139,19 +138,50 @@ cdef class LSTMCell(_Recurrent):
         o = sigmoid(z_o + p_o c)
         h = o tanh(c), or projection @ (o tanh(c))
 
-    peephole     (3, hidden_size), the rows p_i, p_f and p_o, as ONNX and TensorFlow have them
-    projection   (output_size, hidden_size), torch's proj_size; without it output_size is hidden_size
-    clip         keeps c in [-clip, clip], from right after c = f c + i g: TensorFlow's cell_clip
-    gate_clip    the same for what the sigmoids and the tanh of z_g take: ONNX Runtime's clip
-    input_forget f = 1 - i
+    i has the bits of the Gate of its rows of [weight_ih | weight_hh]. A value of c or o tanh(c)
+    smaller than 2^-100, in float64 2^-960, becomes 0, so that silence is not slowed down by subnormal
+    numbers. A cell cannot be changed: threads may share it. It can be pickled and copied.
 
-    Arrays are as Gate takes them, storage and threads as Gate has them. i has the bits of the
-    Gate of its rows of [weight_ih | weight_hh]. A value of c or o tanh(c) smaller than 2^-100, in
-    float64 2^-960, becomes 0, so that silence is not slowed down by subnormal numbers. A cell cannot be
-    changed: threads may share it. It can be pickled and copied.
+    Parameters
+    ----------
+    weight_ih : (4 * hidden_size, input_size)
+        PyTorch's layout, the gates in the order i, f, g, o. Arrays are as Gate takes them.
+    weight_hh : (4 * hidden_size, output_size)
+        The same.
+    bias_ih, bias_hh : (4 * hidden_size,), optional
+        Are added up; None for zeros.
+    peephole : (3, hidden_size), optional
+        The rows p_i, p_f and p_o, as ONNX and TensorFlow have them.
+    projection : (output_size, hidden_size), optional
+        torch's proj_size; without it output_size is hidden_size.
+    clip : float, optional
+        Keeps c in [-clip, clip], from right after c = f c + i g: TensorFlow's cell_clip.
+    gate_clip : float, optional
+        The same for what the sigmoids and the tanh of z_g take: ONNX Runtime's clip.
+    input_forget : bool
+        f = 1 - i
+    storage, threads
+        As Gate has them.
 
-    Raises ValueError for shapes that do not fit together, or what Gate raises it for; TypeError for
-    arrays of another dtype; MemoryError.
+    Attributes
+    ----------
+    input_size : int
+        Elements of x.
+    hidden_size : int
+        Elements of c.
+    storage : str
+        As given.
+    nbytes : int
+        Bytes of all that is packed.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit together, or for what Gate raises it.
+    TypeError
+        If an array is of another dtype.
+    MemoryError
+        If the packed weights find no room.
     """
 
     def __cinit__(self, weight_ih, weight_hh, bias_ih=None, bias_hh=None, *, peephole=None,
@@ -165,29 +195,62 @@ cdef class LSTMCell(_Recurrent):
 
     @classmethod
     def from_torch(cls, source, *, prefix="", storage="float32", threads=1):
-        """A cell with the weights of a torch.nn.LSTMCell, or its state_dict; see fastgate.weights."""
+        """A cell with the weights of a torch.nn.LSTMCell, or its state_dict; see fastgate.weights.
+
+        Raises
+        ------
+        ValueError
+            If keys are missing or unknown, or are of more than one layer or direction.
+        TypeError
+            If source is neither such a module nor a mapping.
+        """
         from fastgate import weights
 
         layers, _ = weights.from_torch(source, prefix=prefix)
         return cls(**_check.one_layer(layers), storage=storage, threads=threads)
 
     def __call__(self, x, h=None, c=None, *, out=None):
-        """cell(x, h=None, c=None, *, out=None) -> the next (h, c).
+        """__call__(self, x, h=None, c=None, *, out=None)\n--\n
+        The next h and c.
 
-        x is (..., input_size), h (..., output_size), c (..., hidden_size). Without h and c they are zeros. The next ones are written to out = (h, c), which is
-        returned, or to new arrays. They may overlap what is read: the state can advance in place.
+        Parameters
+        ----------
+        x : (..., input_size)
+            float32, or float64 if the storage is. Plain sequences are converted.
+        h : (..., output_size), optional
+            The same; with c, or both None for zeros.
+        c : (..., hidden_size), optional
+            The same.
+        out : pair of arrays, optional
+            (h, c), C-contiguous, which the next ones are written to. They may overlap what is read: the
+            state can advance in place.
 
-        Raises ValueError for shapes that do not fit, or an `out` that is read-only or not
-        C-contiguous; TypeError for another dtype. `out` is then as it was.
+        Returns
+        -------
+        h, c
+            Those of out, or new arrays.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit, or out is read-only or not C-contiguous. out is then as it was.
+        TypeError
+            If an array is of another dtype, or h or c is there without the other. out is then as it was.
         """
         return cell_call(self, <PyObject *>x, <PyObject *>h, <PyObject *>c, <PyObject *>out)
 
     def bind(self, x, h, c, *, out):
-        """A function of no arguments: self(x, h, c, out=out), at the least cost.
+        """A function of no arguments that calls the cell with these, at the least cost.
 
-        It reads and writes these very arrays or buffers in every call, so they must be C-contiguous
-        and of the dtype of __call__. out = (h, c) lets the state advance in place; out must not
-        overlap the inputs otherwise. Else ValueError or TypeError. One thread at a time.
+        It reads and writes these very arrays or buffers in every call, and returns out. out = (h, c) lets
+        the state advance in place. One thread at a time.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit, an array is not C-contiguous, or out overlaps the inputs otherwise.
+        TypeError
+            If one is no array or buffer, or not of the dtype of a call.
         """
         return BoundCell(self, x, h, c, out)
 
@@ -377,19 +440,49 @@ cdef class LSTM(_Recurrent):
     """LSTM(layers, *, batch_first=False, reverse=False, clip=None, gate_clip=None, input_forget=False, storage='float32', threads=1)\n--\n
     Layers of an LSTM over sequences: y, (h_n, c_n) = lstm(x, (h_0, c_0)).
 
-    layers is a sequence with, for each layer, a mapping of LSTMCell's parameters (weight_ih,
-    weight_hh, and bias_ih, bias_hh, peephole, projection where there are), or a pair of mappings, for
-    the directions forward and backward, whose outputs stand side by side. Easier: from_torch,
-    from_keras, from_onnx. All layers have the same sizes, but for the inputs of the first.
+    The bits are those of one LSTMCell after the other, step by step. An LSTM cannot be changed: threads
+    may share it. It can be pickled and copied. Easier than by the parameters it is made by from_torch,
+    from_keras or from_onnx.
 
-    batch_first  x is (B, T, input_size) instead of (T, B, input_size), y accordingly
-    reverse      the one direction goes from the last step to the first; y stays in the order of time
+    Parameters
+    ----------
+    layers : sequence
+        For each layer a mapping of LSTMCell's parameters (weight_ih, weight_hh, and bias_ih, bias_hh,
+        peephole, projection where there are), or a pair of mappings, for the directions forward and
+        backward, whose outputs stand side by side. All layers have the same sizes, but for the inputs of
+        the first.
+    batch_first : bool
+        x is (B, T, input_size) instead of (T, B, input_size), y accordingly.
+    reverse : bool
+        The one direction goes from the last step to the first; y stays in the order of time.
+    clip, gate_clip, input_forget, storage, threads
+        As in LSTMCell.
 
-    clip, gate_clip, input_forget, storage and threads are as in LSTMCell, and so are the bits: those of
-    one step after the other.
+    Attributes
+    ----------
+    input_size : int
+        Elements of x in a step.
+    hidden_size : int
+        Elements of c, of one layer and direction.
+    output_size : int
+        Elements of y in a step; counts both directions.
+    num_layers : int
+        Layers, each of one or two directions.
+    batch_first : bool
+        As given.
+    storage : str
+        As given.
+    nbytes : int
+        Bytes of all that is packed.
 
-    Raises ValueError for shapes that do not fit together, TypeError for arrays of another dtype or
-    parameters that do not exist, MemoryError.
+    Raises
+    ------
+    ValueError
+        If shapes do not fit together, or for what LSTMCell raises it.
+    TypeError
+        If an array is of another dtype, or a parameter does not exist.
+    MemoryError
+        If the packed weights find no room.
     """
 
     def __cinit__(self, layers, *, batch_first=False, reverse=False, clip=None, gate_clip=None,
@@ -406,7 +499,8 @@ cdef class LSTM(_Recurrent):
     def from_torch(cls, source, *, prefix="", batch_first=None, storage="float32", threads=1):
         """An LSTM with the weights of a torch.nn.LSTM, or of its state_dict; see fastgate.weights.
 
-        batch_first is that of the module, where it is not given; a state_dict does not tell.
+        batch_first is that of the module, where it is not given; a state_dict does not tell. Raises what
+        fastgate.weights.from_torch and the class raise.
         """
         from fastgate import weights
 
@@ -417,7 +511,10 @@ cdef class LSTM(_Recurrent):
 
     @classmethod
     def from_keras(cls, source, *, prefix="", storage="float32", threads=1):
-        """An LSTM with the weights of one of Keras; see fastgate.weights."""
+        """An LSTM with the weights of one of Keras; see fastgate.weights.
+
+        Raises what fastgate.weights.from_keras and the class raise.
+        """
         from fastgate import weights
 
         layers, options = weights.from_keras(source, prefix=prefix)
@@ -425,23 +522,48 @@ cdef class LSTM(_Recurrent):
 
     @classmethod
     def from_onnx(cls, source, node=None, *, weights=None, storage="float32", threads=1):
-        """An LSTM with the weights of a node of an ONNX model; see fastgate.weights."""
+        """An LSTM with the weights of a node of an ONNX model; see fastgate.weights.
+
+        Raises what fastgate.weights.from_onnx and the class raise.
+        """
         from fastgate.weights import from_onnx
 
         layers, options = from_onnx(source, node, weights=weights)
         return cls(layers, storage=storage, threads=threads, **options)
 
     def __call__(self, x, state=None, *, lengths=None, out=None):
-        """lstm(x, state=None, *, lengths=None, out=None) -> y, (h_n, c_n).
+        """__call__(self, x, state=None, *, lengths=None, out=None)\n--\n
+        A sequence, or a batch of them: y, (h_n, c_n).
 
-        x is (T, input_size), or (T, B, input_size), or (B, T, input_size) if batch_first; y likewise,
-        of output_size, which counts both directions. state = (h_0, c_0), never batch first: h_0 is (num_layers * directions, [B,] P or hidden_size), c_0 (.., hidden_size), of layer k and
-        direction d at k * directions + d; None for zeros. lengths, integers (B,), says how many steps
-        each row has: all is as if it ran alone, and y is 0 beyond. y is written to `out`, which is
-        returned, or to a new array; `out` may overlap x.
+        Parameters
+        ----------
+        x : (T, input_size), (T, B, input_size), or if batch_first (B, T, input_size)
+            float32, or float64 if the storage is. Plain sequences are converted.
+        state : pair of arrays, optional
+            (h_0, c_0), never batch first: h_0 is (num_layers * directions, [B,] P or hidden_size), P being
+            the rows of a projection, c_0 (num_layers * directions, [B,] hidden_size), of layer k and
+            direction d at k * directions + d; None for zeros.
+        lengths : integers (B,), optional
+            How many steps each row has: all is as if it ran alone, and y is 0 beyond.
+        out : like y, optional
+            A C-contiguous array, which y is written to. It may overlap x.
 
-        Raises ValueError for shapes that do not fit, lengths below 0 or above T, or an `out` that is
-        read-only or not C-contiguous; TypeError for another dtype. `out` is then as it was.
+        Returns
+        -------
+        y
+            Like x, of output_size: out, or a new array.
+        h_n, c_n
+            A pair, the state after the last step; new arrays of the shapes of h_0 and c_0.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit, a length is below 0 or above T, or out is read-only or not C-contiguous.
+            out is then as it was.
+        TypeError
+            If an array is of another dtype. out is then as it was.
+        MemoryError
+            If there is no room for the outputs of inner layers.
         """
         result = sequence_fast(self, <PyObject *>x, state, lengths, out)
         if result is not None:
@@ -463,7 +585,10 @@ cdef class LSTM(_Recurrent):
     def stream(self, batch=None):
         """A Stream: it keeps the state, zeros at first, from step to step. batch=B: B independent ones.
 
-        Raises ValueError if the LSTM is bidirectional or in reverse: it would have to know the end.
+        Raises
+        ------
+        ValueError
+            If the LSTM is bidirectional or in reverse: it would have to know the end.
         """
         _check.streamable(self.bidirectional, self.reverse)
         return Stream(self, batch)
@@ -597,6 +722,13 @@ cdef class Stream:
     The state stays inside, in buffers that a step reads and writes: it allocates nothing but an
     output, where none is given. One thread at a time may use a stream; streams of one LSTM may run
     on as many threads as there are. A copy goes on independently; so does a pickle.
+
+    Attributes
+    ----------
+    batch : int or None
+        Sequences that run side by side; None: one, without an axis for them.
+    source : LSTM or LSTMCell
+        What it was made by.
     """
 
     def __cinit__(self, _Recurrent source not None, batch=None):
@@ -619,12 +751,27 @@ cdef class Stream:
         fastgate_stream_free(self.stream)
 
     def step(self, x, out=None):
-        """x (n,) -> y (output_size,), or with a batch (B, n) -> (B, output_size): the next output.
+        """The next output.
 
-        y is written to `out`, which is returned, or to a new array; `out` may overlap x.
+        Parameters
+        ----------
+        x : (input_size,), or with a batch (B, input_size)
+            float32, or float64 if the storage is. Plain sequences are converted.
+        out : (output_size,) or (B, output_size), optional
+            A C-contiguous array, which y is written to. It may overlap x.
 
-        Raises ValueError for another shape, or an `out` that is read-only or not C-contiguous;
-        TypeError for another dtype. The stream and `out` are then as they were.
+        Returns
+        -------
+        (output_size,) or (B, output_size)
+            y: out, or a new array.
+
+        Raises
+        ------
+        ValueError
+            If a shape does not fit, or out is read-only or not C-contiguous. The stream and out are then
+            as they were.
+        TypeError
+            If an array is of another dtype. The stream and out are then as they were.
         """
         check_stream(self)
         cdef int type = self.source.type_number
@@ -669,7 +816,15 @@ cdef class Stream:
         fastgate_stream_set_state(self.stream, data(<PyObject *>h), data(<PyObject *>c))
 
     def reset(self, rows=None):
-        """Zeros for all, or those rows of the batch: an integer, integers, a slice or a bool mask."""
+        """Zeros for all, or those rows of the batch: an integer, integers, a slice or a bool mask.
+
+        Raises
+        ------
+        IndexError
+            If there is no such row, or a mask is of another length.
+        TypeError
+            If rows are something else, or the stream has no batch.
+        """
         check_stream(self)
         cdef const unsigned char[::1] chosen = None
         cdef size_t b

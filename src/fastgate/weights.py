@@ -1,7 +1,7 @@
 """The weights of LSTMs made elsewhere: torch, Keras, ONNX.
 
-Each function gives (layers, options), of which LSTM(layers, **options) computes the same as its
-source.  torch, Keras and h5py are never imported: what they make is known by its form.
+Each function gives (layers, options), of which an LSTM made with the options as keywords computes the
+same as its source.  torch, Keras and h5py are never imported: what they make is known by its form.
 """
 
 from __future__ import annotations
@@ -59,12 +59,22 @@ def _class(value: object) -> str:
 def from_torch(source: Any, *, prefix: str = "") -> _Result:
     """A torch.nn.LSTM, a torch.nn.LSTMCell (one layer), or the state dict of either.
 
-    A state dict may be any mapping of tensors or arrays, such as what safetensors loads.  Of a
-    whole model's, prefix chooses the keys, e.g. "encoder.lstm.".  It does not tell whether the
-    module was made with batch_first=True: a module does.  Dropout, which is for training, is left
-    out.
+    Dropout, which is for training, is left out.
 
-    Raises TypeError for another kind of module, ValueError for keys that are missing or unknown.
+    Parameters
+    ----------
+    source : module or mapping
+        A state dict may be any mapping of tensors or arrays, such as what safetensors loads.  It does
+        not tell whether the module was made with batch_first=True: a module does.
+    prefix : str
+        Of a whole model's state dict it chooses the keys, e.g. "encoder.lstm.".
+
+    Raises
+    ------
+    TypeError
+        If it is another kind of module.
+    ValueError
+        If keys are missing or unknown.
     """
     options = {}
     if hasattr(source, "state_dict"):
@@ -116,16 +126,28 @@ def from_keras(source: Any, *, prefix: str = "") -> _Result:
     - what layer.get_weights() gives: [kernel, recurrent_kernel, bias], or without the bias; for
       Bidirectional both after each other, or a pair of such lists;
     - the h5py group, or nested or flat dict of arrays, of a file: .h5 or .weights.h5, or the
-      model.weights.h5 inside a .keras file.  prefix chooses the layer among those of a model, e.g.
-      "layers/lstm_1/" or "model_weights/lstm_1/".
+      model.weights.h5 inside a .keras file.
 
     go_backwards becomes reverse=True: fastgate's outputs are in the order of time, Keras's in the
     order of processing.  y is the whole sequence: what return_sequences=False gives is h_n[-1], or for
     Bidirectional numpy.concatenate(h_n, -1).  Masks are not taken: pass lengths= instead.  stateful,
     unroll and dropout are ignored.
 
-    Raises ValueError for another activation or merge_mode than Bidirectional's "concat", TypeError
-    for another kind of layer.
+    Parameters
+    ----------
+    source : layer, sequence of arrays, or mapping
+        As above.
+    prefix : str
+        Chooses the layer among those of a model's file, e.g. "layers/lstm_1/" or
+        "model_weights/lstm_1/".
+
+    Raises
+    ------
+    ValueError
+        If there is another activation, a merge_mode other than Bidirectional's "concat", or not one
+        such layer.
+    TypeError
+        If it is another kind of layer.
     """
     options = {"batch_first": True}
     if hasattr(source, "get_weights"):
@@ -222,18 +244,31 @@ def from_onnx(
 ) -> _Result:
     """One LSTM node of an onnx.ModelProto, of its bytes, or of the file at a path.
 
-    node is the name of the node or of one of its outputs, None if there is but one; those inside
-    branches and loops count.  W, R, B and P are initializers or computed from such; weights gives
-    the values of others by name, such as inputs of the graph.
-
     The inputs initial_h, initial_c and sequence_lens belong to the call.  Outputs are the same but
     for Y's axis of directions, which fastgate's y has as halves of its last axis; with layout 1
     (batch_first) also initial and final states, which ONNX has batch first.  clip becomes gate_clip,
     which bounds the inputs of sigmoids and of the cell gate's tanh, as ONNX Runtime does it, not of
     tanh(C).
 
-    Raises ImportError without the onnx package, ValueError for other activations than Sigmoid,
-    Tanh, Tanh, or where there is not one such node.
+    Parameters
+    ----------
+    source : onnx.ModelProto, bytes, or path
+        The model.
+    node : str, optional
+        The name of the node or of one of its outputs, None if there is but one; those inside branches
+        and loops count.
+    weights : mapping of arrays, optional
+        W, R, B and P are initializers or computed from such; this gives the values of others by name,
+        such as inputs of the graph.
+
+    Raises
+    ------
+    ImportError
+        Without the onnx package.
+    ValueError
+        If there are other activations than Sigmoid, Tanh, Tanh, or not one such node.
+    TypeError
+        If source is something else.
     """
     try:
         onnx = importlib.import_module("onnx")

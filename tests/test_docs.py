@@ -1,0 +1,141 @@
+"""What README and docs show runs: Python as it stands there, C where there is a compiler and libfastgate.a."""
+
+import ast
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import fastgate
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+PACKAGE = Path(fastgate.__file__).parent
+pytestmark = pytest.mark.skipif(not PAGES, reason="needs the source tree")
+
+
+def blocks(text, language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+
+
+def programs():
+    """Blocks that follow one another are one program; one that imports NumPy begins anew."""
+    for page in PAGES:
+        parts = blocks(page.read_text(), "python")
+        starts = [i for i, code in enumerate(parts) if code.startswith("import numpy")]
+        assert bool(parts) == (starts[:1] == [0]), f"{page}: the first block must begin with import numpy"
+        for start, end in zip(starts, [*starts[1:], None]):
+            yield pytest.param("\n".join(parts[start:end]), id=f"{page.stem}-{start}")
+
+
+def run(code, names=None):
+    """The names that the code leaves; skips where it imports what is not there."""
+    for node in ast.walk(ast.parse(code)):
+        for name in [alias.name for alias in node.names] if isinstance(node, ast.Import) else []:
+            if not importlib.util.find_spec(name.partition(".")[0]):
+                pytest.skip(f"needs {name}")
+    names = {} if names is None else names
+    exec(compile(code, "<docs>", "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("program", list(programs()))
+def test_docs(program):
+    if "import keras" in program and not os.environ.get("KERAS_BACKEND"):
+        pytest.skip("needs KERAS_BACKEND")
+    run(program)
+
+
+def section(title):
+    return re.search(rf"^## {title}\n(.*?)^## ", README.read_text(), re.M | re.S)[1]
+
+
+def test_readme_use_it():
+    [code] = blocks(section("Use it"), "python")
+    names = run(code)
+    expected = 1 / (1 + np.exp(-(names["weight"].astype(float) @ names["x"] + names["bias"])))
+    np.testing.assert_allclose(names["y"], expected, rtol=1e-5)
+
+
+# What the blocks of "Switch to it" suppose: T = 5 steps, a batch of 2, 3 inputs, 4 units.
+SUPPOSED = {
+    "from_torch": """
+        import torch
+        module = torch.nn.LSTM(3, 4)
+        x = torch.randn(5, 2, 3)
+        """,
+    "from_keras": """
+        import keras
+        model = keras.Sequential([keras.Input((5, 3)), keras.layers.LSTM(4, name="lstm")])
+        x = np.ones((2, 5, 3), np.float32)
+        """,
+    "from_onnx": """
+        import onnx
+        from onnx import numpy_helper
+        names = {"W": (1, 16, 3), "R": (1, 16, 4)}
+        tensors = [numpy_helper.from_array(np.ones(names[k], np.float32), k) for k in names]
+        node = onnx.helper.make_node("LSTM", ["x", "W", "R"], ["y"], "lstm_1", hidden_size=4)
+        graph = onnx.helper.make_graph([node], "model", [], [], tensors)
+        onnx.save(onnx.helper.make_model(graph), "model.onnx")
+        x, lengths = np.ones((5, 2, 3), np.float32), [5, 2]
+        h_0 = c_0 = np.zeros((1, 2, 4), np.float32)
+        """,
+    "LSTMCell": """
+        weight_ih, weight_hh = np.ones((16, 3), np.float32), np.ones((16, 4), np.float32)
+        bias_ih = bias_hh = np.zeros(16, np.float32)
+        x, y = np.ones((100, 3), np.float32), np.empty((100, 4), np.float32)
+        h, c = np.zeros((100, 4), np.float32), np.zeros((100, 4), np.float32)
+        layer_0 = {"weight_ih": weight_ih, "weight_hh": weight_hh}
+        layer_1 = {"weight_ih": weight_hh, "weight_hh": weight_hh}
+        """,
+}
+
+
+@pytest.mark.parametrize("maker", SUPPOSED)
+def test_readme_switch_to_it(maker, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if maker == "from_keras" and not os.environ.get("KERAS_BACKEND"):
+        pytest.skip("needs KERAS_BACKEND")
+    [code] = [code for code in blocks(section("Switch to it"), "python") if f"{maker}(" in code]
+    names = run(re.sub("^ {8}", "", SUPPOSED[maker], flags=re.M), {"np": np, "fastgate": fastgate})
+    run(code, names)
+    shape = {"from_keras": (2, 5, 4), "LSTMCell": (100, 4)}.get(maker, (5, 2, 4))
+    assert names["y"].shape == shape
+    if maker == "from_torch":
+        with names["torch"].no_grad():
+            np.testing.assert_allclose(names["y"], names["module"](names["x"])[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("page", [README, *ROOT.glob("[A-Z]*.md")], ids=lambda page: page.name)
+def test_links_to_files(page):
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+        assert (page.parent / link).exists(), link
+
+
+def test_citation():
+    [version] = re.findall(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.M)
+    assert version == fastgate.__version__
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
+@pytest.mark.skipif(not (PACKAGE / "lib" / "libfastgate.a").exists(), reason="needs libfastgate.a")
+def test_c(tmp_path):
+    programs = blocks((ROOT / "docs" / "c.md").read_text(), "c")
+    k, i = np.arange(3), np.arange(12)[:, None]
+    cell = fastgate.LSTMCell(np.float32((i - k[:2]) / 16), np.float32((i + k) / -32))
+    stream = cell.stream()
+    for t in range(100):
+        last = stream.step(np.float32([t / 64, 1]))
+    gate = fastgate.gate(np.float32([0.75, -0.5]), np.float32([[1, -1], [0.5, 2], [0, -3]]), [0, 0.25, 1])
+    for source, expected in zip(programs, [gate, last], strict=True):
+        (tmp_path / "app.c").write_text(source)
+        flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", f"-I{PACKAGE / 'include'}"]
+        library = PACKAGE / "lib" / "libfastgate.a"
+        subprocess.run(["cc", *flags, "app.c", library, "-lm", "-pthread"], cwd=tmp_path, check=True)
+        shown = subprocess.run([tmp_path / "a.out"], capture_output=True, text=True, check=True)
+        assert [float.fromhex(line) for line in shown.stdout.split()] == expected.tolist()
