@@ -44,7 +44,7 @@ build()
     cmake -S "${4:-$csrc}" -B "$folder" -DCMAKE_C_COMPILER="$compiler" -DCMAKE_BUILD_TYPE=None \
         -DCMAKE_C_FLAGS="$flags -Werror" &&
         cmake --build "$folder" --target static -j "$(getconf _NPROCESSORS_ONLN)" || return
-    for test in bits lstm memory threads pool; do
+    for test in bits lstm memory saved threads pool; do
         case $test in
         memory) extra=$wrap ;;
         pool) extra=-Wl,--wrap=pthread_create ;;
@@ -115,6 +115,7 @@ for compiler in gcc clang; do
     step "$compiler: bits" digests "$out/$compiler/bits"
     step "$compiler: lstm" digests "$out/$compiler/lstm"
     step "$compiler: memory" "$out/$compiler/memory"
+    step "$compiler: saved" "$out/$compiler/saved"
     step "$compiler: threads" "$out/$compiler/threads"
     step "$compiler: pool" "$out/$compiler/pool"
 done
@@ -143,6 +144,7 @@ for sanitizer in "-O1 -fsanitize=address" "-O0 -fsanitize=undefined"; do
         [ "$mode" != full ] || [ "$test $kind" = "bits undefined" ] || step "$kind: $test" digests "$out/$kind/$test"
     done
     step "$kind: memory" "$out/$kind/memory" few
+    step "$kind: saved" "$out/$kind/saved" few
     step "$kind: threads" "$out/$kind/threads"
     step "$kind: pool" "$out/$kind/pool"
 done
@@ -164,6 +166,7 @@ if have aarch64-linux-gnu-gcc qemu-aarch64-static; then
         step "AArch64, emulated: bits" digests qemu-aarch64-static -cpu max "$out/aarch64/bits" &&
         step "AArch64, emulated: lstm" digests qemu-aarch64-static -cpu max "$out/aarch64/lstm" &&
         step "AArch64, emulated: memory" qemu-aarch64-static -cpu max "$out/aarch64/memory" few &&
+        step "AArch64, emulated: saved" qemu-aarch64-static -cpu max "$out/aarch64/saved" few &&
         step "AArch64, emulated: threads" qemu-aarch64-static -cpu max "$out/aarch64/threads"
 else
     say skip "AArch64" "$skipped"
