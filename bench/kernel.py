@@ -124,7 +124,7 @@ def main() -> None:
         build = (options.build or Path(temporary)).absolute()
         library = f"{build}/libfastgate.a"
         jobs = str(os.cpu_count())
-        for step in (["-S", ROOT / "csrc", "-B", build], ["--build", build, "--target", "static", "-j", jobs]):
+        for step in (["-S", ROOT / "csrc", "-B", build], ["--build", build, "--target", "fastgate_static", "-j", jobs]):
             subprocess.run(["cmake", *step], check=True, stdout=subprocess.DEVNULL)
         program = [f"{build}/kernel", mode or "read", *sizes]
         source = ROOT / "bench" / "kernel.c"
