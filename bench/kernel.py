@@ -3,9 +3,10 @@
 
     python bench/kernel.py [--json read-limit.json] [MxN ...]
     python bench/kernel.py --batch | --storage | --threads [--json FILE] [MxN | MxNxB ...]
+    python bench/kernel.py --stream [INPUTSxHIDDEN ...]
 
-Compiles csrc and bench/kernel.c (CMake and a C compiler), runs it pinned to one core (--threads: not
-pinned) and prints a table.  What is compared takes turns in every round.
+Compiles csrc and bench/kernel.c or stream.c (CMake and a C compiler), runs it pinned to one core
+(--threads: not pinned) and prints a table.  What is compared takes turns in every round.
 
 Without an option: beside the fastest plain read of the same bytes.  read/gate is the share of the
 rate of a plain read that always goes forwards, with the quartiles over the rounds; the last column
@@ -22,6 +23,8 @@ a second}, is what compare.py draws as the peak.
 
 --threads: the time on one thread over that on two, of one vector and of 64.
 
+--stream: a step of a stream through the public C API, over the kernel that it calls, called directly.
+
 Cells are medians over 101 rounds, and in brackets the quartiles of what each round gives.
 """
 
@@ -32,6 +35,7 @@ import statistics
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 SIZES = "32x32 64x64 128x128 256x256 512x512 1024x1024 2048x2048 4096x4096"
@@ -42,6 +46,7 @@ SQUARES = {
     "threads": (256, 512, 1024, 2048, 4096),
 }
 BATCHES = {"batch": (2, 3, 4, 7, 8, 16, 64, 256), "storage": (1,), "threads": (1, 64)}
+STREAMS = "32x32 64x128 128x256"
 STORAGES = ("float32", "float16", "bfloat16", "int8", "float64")
 ROOT = Path(__file__).parents[1]
 
@@ -105,17 +110,33 @@ def turns(mode: str, lines: Iterator[str]) -> dict[str, float]:
     return {"fma": statistics.median(peaks) * 1e9} if peaks else {}
 
 
+def steps(lines: Iterator[str]) -> dict[str, float]:
+    """Prints the table of steps beside their kernel."""
+    rounds: dict[str, list[list[float]]] = {}
+    for line in lines:
+        size, *seconds = line.split()
+        rounds.setdefault(size, []).append([1e6 * float(s) for s in seconds])
+    print("| input/hidden | fastgate_stream_step, µs | kernel, µs | step / kernel |")
+    print("|---|---|---|---|")
+    for size, each in rounds.items():
+        step, kernel = zip(*each)
+        ratios = [s / k for s, k in each]
+        print(f"| {size.replace('x', '/')} | {spread(step)} | {spread(kernel)} | {spread(ratios, 3)} |")
+    return {}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("sizes", nargs="*", metavar="MxN[xB]")
-    for mode in BATCHES:
+    for mode in (*BATCHES, "stream"):
         parser.add_argument(f"--{mode}", dest="mode", action="store_const", const=mode)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--build", type=Path, metavar="DIR", help="keep what is compiled here")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
     options = parser.parse_args()
-    mode, sizes = options.mode, options.sizes or SIZES.split()
-    if mode:
+    mode = options.mode
+    sizes = options.sizes or (STREAMS if mode == "stream" else SIZES).split()
+    if mode in BATCHES:
         squares = options.sizes or [f"{n}x{n}" for n in SQUARES[mode]]
         sizes = [s for s in squares if s.count("x") == 2]
         sizes += [f"{s}x{batch}" for s in squares if s not in sizes for batch in BATCHES[mode]]
@@ -124,17 +145,20 @@ def main() -> None:
         build = (options.build or Path(temporary)).absolute()
         library = f"{build}/libfastgate.a"
         jobs = str(os.cpu_count())
-        for step in (["-S", ROOT / "csrc", "-B", build], ["--build", build, "--target", "static", "-j", jobs]):
-            subprocess.run(["cmake", *step], check=True, stdout=subprocess.DEVNULL)
+        configure = ["cmake", "-S", ROOT / "csrc", "-B", build]
+        compile_library = ["cmake", "--build", build, "--target", "fastgate_static", "-j", jobs]
+        for command in (configure, compile_library):
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         program = [f"{build}/kernel", mode or "read", *sizes]
-        source = ROOT / "bench" / "kernel.c"
+        source = ROOT / "bench" / ("stream.c" if mode == "stream" else "kernel.c")
         flags = ["-O3", "-march=native", "-pthread"]
         subprocess.run([*compiler, *flags, source, library, "-lm", "-o", program[0]], check=True)
         if mode != "threads":
             os.sched_setaffinity(0, {options.core})
         with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as run:
             assert run.stdout
-            limits = turns(mode, run.stdout) if mode else reads(run.stdout)
+            table = {None: reads, "stream": steps}.get(mode) or partial(turns, mode)
+            limits = table(run.stdout)
         if run.returncode:
             raise SystemExit(f"{program[0]} failed")
     if options.json:

@@ -43,7 +43,7 @@ build()
     folder=$1 compiler=$2 flags=$3
     cmake -S "${4:-$csrc}" -B "$folder" -DCMAKE_C_COMPILER="$compiler" -DCMAKE_BUILD_TYPE=None \
         -DCMAKE_C_FLAGS="$flags -Werror" &&
-        cmake --build "$folder" --target static -j "$(getconf _NPROCESSORS_ONLN)" || return
+        cmake --build "$folder" --target fastgate_static -j "$(getconf _NPROCESSORS_ONLN)" || return
     for test in bits lstm memory saved threads pool; do
         case $test in
         memory) extra=$wrap ;;
@@ -66,7 +66,8 @@ variant()
 build_activations()
 {
     folder=$1 isas= objects=
-    for isa in $(ar t "$folder/libfastgate.a" | sed -n 's/_f64\..*//p'); do
+    for isa in $(ar t "$folder/libfastgate.a" | sed 's/\..*//' | sort -u); do
+        [ -e "$csrc/isa/$isa.c" ] || continue
         flags=$(sed -n '1s,/\* .*:\(.*\) \*/,\1,p' "$csrc/isa/$isa.c") &&
             sed -n '/#define FG_ISA /s/FG_ISA /&tanh_/; /#define/p' "$csrc/isa/$isa.c" >"$folder/$isa.h" &&
             $cc -O1 $strict $flags -include "$folder/$isa.h" -c "$here/activations_isa.c" \
