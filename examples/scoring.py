@@ -19,7 +19,7 @@ from fastgate import demo
 from numpy.typing import NDArray
 
 PIECE = 256  # images at a time: what a model makes of them stays in the second cache
-BLOCK = 2048  # images a task: some tenths of a second, and many tasks a worker, so that all end together
+BLOCK = 4096  # images a task: over a tenth of a second; many tasks a worker, so that all end together
 SCRAMBLED = 0.01
 
 
@@ -105,7 +105,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     """Of an example's command line."""
     options = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
     options.add_argument("--workers", type=int, default=2)
-    options.add_argument("--rows", type=int, default=200_000)
+    options.add_argument("--rows", type=int, default=400_000)
     return options
 
 
