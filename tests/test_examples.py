@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not EXAMPLES.exists(), reason="needs the source 
 
 
 class Counted:
-    """A model that notes where it is unpickled: a line with the process in the file."""
+    """A model that notes where it is unpickled: a line in the file, the process and its FASTGATE_THREADS."""
 
     def __init__(self, model, log):
         self.model, self.log = model, log
@@ -26,7 +26,7 @@ class Counted:
     def __setstate__(self, state):
         vars(self).update(state)
         with open(self.log, "a") as file:
-            file.write(f"{os.getpid()}\n")
+            file.write(f"{os.getpid()} {fastgate._check.override}\n")
 
     def __call__(self, images):
         return self.model(images)
@@ -59,7 +59,10 @@ def narrow(tmp_path):
 
 
 def unpickled(log):
-    return [int(line) for line in log.read_text().split()]
+    """The processes that did, once for each time, in order; in all of them gates run on one thread."""
+    lines = [line.split() for line in log.read_text().splitlines()]
+    assert {threads for _, threads in lines} == {"1"}
+    return sorted(int(process) for process, _ in lines)
 
 
 # ---- the job ----------------------------------------------------------------------------------
@@ -128,14 +131,8 @@ def test_dask_gives_the_same_bits_and_unpickles_once_a_worker(dask, job, tmp_pat
         same_bits(result, expected)
     for worker in client.nthreads():
         same_bits(example.run(client, lazy, [worker])[0], expected)
-    workers = client.run(os.getpid).values()
-    assert len(workers) == 2 and sorted(unpickled(log)) == sorted(workers)
-
-
-def test_dask_workers_run_one_thread_each(dask):
-    _, client = dask
     assert list(client.nthreads().values()) == [1, 1]
-    assert list(client.run(lambda: fastgate._check.override).values()) == [1, 1]
+    assert unpickled(log) == sorted(client.run(os.getpid).values())
 
 
 def test_dask_raises_what_a_worker_raises(dask, job, narrow):
