@@ -1,8 +1,8 @@
 """The job that the examples here share: two anomaly scores for every image of a large file.
 
-The images, (rows, 8, 8) uint8 of 0 to 16 in a .npy file, are the demo's handwritten digits with noise, of which one in
-a hundred has its pixels in random order. The file is mapped where it is read, so that no image goes
-from process to process; a row's scores are 8 bytes.
+The images, (rows, 8, 8) uint8 of 0 to 16 in a .npy file, are the demo's handwritten digits with noise;
+one in a hundred has its pixels in random order. The file is mapped where it is read, so that no image
+goes from process to process; a row's scores are 8 bytes.
 """
 
 from __future__ import annotations
@@ -61,10 +61,11 @@ class Model:
 
 def readout(x: NDArray[np.float32], y: NDArray[np.float32]) -> fastgate.Gate:
     """The gate that gives y (..., m), of 0 to 1, from x (..., n) best, by ridge regression before the sigmoid."""
-    x = x.reshape(-1, x.shape[-1]).astype(np.float64)
-    y = 0.05 + 0.9 * y.reshape(-1, y.shape[-1]).astype(np.float64)
-    x = np.column_stack([np.ones(len(x)), x])
-    weight = np.linalg.solve(x.T @ x + 0.1 * np.eye(x.shape[1]), x.T @ np.log(y / (1 - y)))
+    inputs = x.reshape(-1, x.shape[-1]).astype(np.float64)
+    inputs = np.column_stack([np.ones(len(inputs)), inputs])
+    goal = 0.05 + 0.9 * y.reshape(-1, y.shape[-1]).astype(np.float64)  # the sigmoid does not reach 0 and 1
+    ridge = inputs.T @ inputs + 0.1 * np.eye(inputs.shape[1])
+    weight = np.linalg.solve(ridge, inputs.T @ np.log(goal / (1 - goal)))
     return fastgate.Gate.from_augmented(weight.T.astype(np.float32))
 
 
