@@ -5,11 +5,12 @@ FASTGATE_SANITIZE=address,undefined  builds with these sanitizers
 """
 
 import os
+import re
+import subprocess
 import sys
-import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
-from itertools import product
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -17,11 +18,6 @@ from setuptools.errors import CompileError, LinkError
 
 # Results must not depend on the compiler's mood or the build machine: no contraction, no -march.
 C_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall"]
-AVX2 = ["-mavx2", "-mfma", "-mf16c"]
-AVX512 = [*AVX2, *"-mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512".split()]
-X86 = {"avx2": AVX2, "avx512": AVX512, "avx512vnni": [*AVX512, "-mavx512vnni"]}
-ARM = {"neon": [], "neondot": ["-march=armv8.2-a+dotprod"]}
-ISA_FLAGS = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}
 
 if sanitizers := os.environ.get("FASTGATE_SANITIZE"):
     C_FLAGS += [f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer", "-g"]
@@ -36,42 +32,70 @@ class BuildCore(build_ext):
         super().finalize_options()
         self.cython_c_in_temp = True  # no generated C beside the sources
 
+    def instruction_sets(self):
+        """{name: flags} for this machine, from the first lines of csrc/isa: see csrc/kernels.inc."""
+        ask = [*self.compiler.compiler_so, "-dM", "-E", "-xc", os.devnull]
+        # no answer for several architectures at once: of them, each has only __STDC__ for sure
+        macros = {"__STDC__", *subprocess.run(ask, capture_output=True, text=True).stdout.split()}
+        isas = {}
+        for shim in map(Path, sorted(glob("csrc/isa/*.c"))):
+            macro, flags = re.match(r"/\* (\w+):(.*) \*/\n", shim.read_text()).groups()
+            if macro in macros:
+                isas[shim.stem] = flags.split()
+        return isas
+
+    def compile_csrc(self):
+        """Objects of all of csrc."""
+        isas = self.instruction_sets()
+        macros = [("FG_BASE_ONLY", None)] if list(isas) == ["base"] else []
+        jobs = [(source, [], []) for source in sorted(glob("csrc/*.c"))]
+        for isa, flags in isas.items():
+            jobs += [(f"csrc/isa/{isa}.c", flags, real) for real in ([], [("FG_FLOAT64", None)])]
+
+        def compile_one(job):
+            source, flags, real = job
+            [made] = self.compiler.compile(
+                [source],
+                output_dir=os.path.join(self.build_temp, "float64" if real else "float32"),
+                macros=macros + real,
+                extra_postargs=C_FLAGS + flags,
+            )
+            if not real:
+                return made
+            stem, suffix = os.path.splitext(made)
+            os.replace(made, f"{stem}_f64{suffix}")  # the members of an archive must differ by name
+            return f"{stem}_f64{suffix}"
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(compile_one, jobs))
+
     def build_extension(self, ext):
         import numpy
 
-        machine = sysconfig.get_platform().rpartition("-")[2]
         ext.include_dirs.append(numpy.get_include())
-        if machine not in ISA_FLAGS:
-            ext.define_macros.append(("FG_BASE_ONLY", None))
-
-        def compile_kernels(job):
-            (isa, flags), (real, macros) = job
-            return self.compiler.compile(
-                [f"csrc/isa/{isa}.c"],
-                output_dir=os.path.join(self.build_temp, real),
-                macros=macros,
-                extra_postargs=C_FLAGS + flags,
-                depends=ext.depends,
-            )
-
-        isas = {"base": ["-Os"], **ISA_FLAGS.get(machine, {})}
-        reals = {"float": [], "double": [("FG_FLOAT64", None)]}
         try:
-            with ThreadPoolExecutor(os.cpu_count()) as pool:  # they are most of the work
-                for objects in pool.map(compile_kernels, product(isas.items(), reals.items())):
-                    ext.extra_objects += objects
+            ext.extra_objects = self.compile_csrc()
             super().build_extension(ext)
-        except (CompileError, LinkError) as error:
+        except (CompileError, LinkError, OSError) as error:
             sys.exit(
                 f"fastgate: the C core cannot be compiled ({error}); install a C compiler, "
                 "or set FASTGATE_PURE_PYTHON=1 to install without the core"
             )
 
+    def run(self):
+        """The extension, and beside it the header and the library for C and Cython."""
+        super().run()
+        for ext in self.extensions:
+            package = Path(self.get_ext_fullpath(ext.name)).parent  # in the source tree, if in place
+            self.mkpath(str(package / "include"))
+            self.copy_file("csrc/fastgate.h", str(package / "include"))
+            self.compiler.create_static_lib(ext.extra_objects, "fastgate", str(package / "lib"))
+
 
 core = Extension(
     "fastgate._core",
-    ["src/fastgate/_core.pyx", *sorted(glob("csrc/*.c"))],
-    depends=[*sorted(glob("csrc/*.h")), *sorted(glob("csrc/*.inc")), *glob("src/fastgate/*.px[di]")],
+    ["src/fastgate/_core.pyx"],
+    depends=[*glob("csrc/**/*.[ch]", recursive=True), *glob("csrc/*.inc"), *glob("src/fastgate/*.px[di]")],
     include_dirs=["csrc"],
     libraries=["m", "pthread"],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],

@@ -4,7 +4,7 @@
     python bench/kernel.py [--json read-limit.json] [MxN ...]
     python bench/kernel.py --batch | --storage | --threads [--json FILE] [MxN | MxNxB ...]
 
-Compiles csrc and bench/kernel.c (make and a C compiler), runs it pinned to one core (--threads: not
+Compiles csrc and bench/kernel.c (CMake and a C compiler), runs it pinned to one core (--threads: not
 pinned) and prints a table.  What is compared takes turns in every round.
 
 Without an option: beside the fastest plain read of the same bytes.  read/gate is the share of the
@@ -119,18 +119,17 @@ def main() -> None:
         squares = options.sizes or [f"{n}x{n}" for n in SQUARES[mode]]
         sizes = [s for s in squares if s.count("x") == 2]
         sizes += [f"{s}x{batch}" for s in squares if s not in sizes for batch in BATCHES[mode]]
-    compiler = os.environ.get("CC", "cc")
+    compiler = os.environ.get("CC", "cc").split()
     with tempfile.TemporaryDirectory() as temporary:
         build = (options.build or Path(temporary)).absolute()
         library = f"{build}/libfastgate.a"
-        subprocess.run(
-            ["make", "-s", "-C", ROOT / "csrc", f"BUILD={build}", f"CC={compiler}", library],
-            check=True,
-        )
+        jobs = str(os.cpu_count())
+        for step in (["-S", ROOT / "csrc", "-B", build], ["--build", build, "--target", "static", "-j", jobs]):
+            subprocess.run(["cmake", *step], check=True, stdout=subprocess.DEVNULL)
         program = [f"{build}/kernel", mode or "read", *sizes]
         source = ROOT / "bench" / "kernel.c"
         flags = ["-O3", "-march=native", "-pthread"]
-        subprocess.run([compiler, *flags, source, library, "-lm", "-o", program[0]], check=True)
+        subprocess.run([*compiler, *flags, source, library, "-lm", "-o", program[0]], check=True)
         if mode != "threads":
             os.sched_setaffinity(0, {options.core})
         with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as run:

@@ -62,8 +62,7 @@ static int always(void)
     return 1;
 }
 
-/* Best first.  To add an ISA: a shim in isa/, its name and test above, its flags in the Makefile and
- * in setup.py. */
+/* Best first.  To add an ISA: a shim in isa/, as kernels.inc says, and its name and test above. */
 #define FG_ALL(X) FG_NATIVE(X) X(base, always)
 
 #define FG_DECLARE(isa, usable) extern const fg_kernels fg_kernels_##isa, fg_kernels_f64_##isa;

@@ -1,10 +1,10 @@
-/* A packed gate: create, run, free; and the gate that is not packed. */
+/* A packed gate: create, run, save, load, free; and the gate that is not packed. */
 #define _DEFAULT_SOURCE /* madvise */
-#include "kernels.h"
+#include "saved.h"
 
 #include <stdatomic.h>
-#include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -15,13 +15,19 @@ struct fastgate_gate {
     unsigned threads;
     size_t output_size, input_size;
     size_t nbytes;
-    char *packed; /* aligned, inside `block` */
-    void *block;
+    const char *packed; /* aligned; in `block`, or in a buffer that was loaded */
+    void *block;        /* or NULL */
+    fg_file file;       /* which was loaded, or none */
     atomic_bool backwards; /* the last walk; all that changes after create, see fastgate_gate_run */
 };
 
 /* A gate larger than this does not stay in the first cache, so the direction of the walk counts. */
 #define TURN_BYTES (32 * 1024)
+
+const char *fastgate_version(void)
+{
+    return FASTGATE_VERSION;
+}
 
 const char *fastgate_strerror(int code)
 {
@@ -36,6 +42,10 @@ const char *fastgate_strerror(int code)
         return "instruction set unknown, not built or not usable on this CPU";
     case FASTGATE_ERROR_VALUE:
         return "a weight does not fit the storage, or an option is not there";
+    case FASTGATE_ERROR_FORMAT:
+        return "not a saved gate or LSTM of this kind, version and byte order, or truncated, damaged or misaligned";
+    case FASTGATE_ERROR_FILE:
+        return "a file cannot be opened, read or written; errno tells why";
     default:
         return "unknown fastgate error";
     }
@@ -44,8 +54,7 @@ const char *fastgate_strerror(int code)
 /* From this size on, packed weights begin at a multiple of it, and huge pages are asked for. */
 #define HUGE_PAGE ((size_t)2 << 20)
 
-/* Bytes of the packed form; SIZE_MAX if they, with room to align them, do not fit ptrdiff_t. */
-static size_t packed_bytes(fastgate_storage storage, size_t output_size, size_t input_size)
+size_t fg_packed_bytes(fastgate_storage storage, size_t output_size, size_t input_size)
 {
     const size_t limit = PTRDIFF_MAX - HUGE_PAGE, rows = fg_panel_rows(storage);
     const size_t panels = output_size / rows + (output_size % rows != 0);
@@ -67,45 +76,56 @@ static char *aligned_in(void *block, size_t nbytes)
     return packed;
 }
 
+int fg_create_in_place(fastgate_gate **gate, fastgate_storage storage, size_t output_size,
+                       size_t input_size, unsigned threads, const char *packed)
+{
+    fastgate_gate *made = malloc(sizeof *made);
+    if (!made)
+        return FASTGATE_ERROR_MEMORY;
+    *made = (fastgate_gate){.kernels = fg_active_kernels(storage),
+                            .storage = storage,
+                            .threads = threads ? threads : 1,
+                            .output_size = output_size,
+                            .input_size = input_size,
+                            .nbytes = fg_packed_bytes(storage, output_size, input_size),
+                            .packed = packed};
+    *gate = made;
+    return FASTGATE_OK;
+}
+
 int fastgate_gate_create(fastgate_gate **gate, fastgate_storage storage, size_t output_size,
                          size_t input_size, const void *weight, ptrdiff_t row_stride,
                          ptrdiff_t column_stride, const void *bias, unsigned threads)
 {
     if ((unsigned)storage > FASTGATE_FLOAT64)
         return FASTGATE_ERROR_VALUE;
-    const size_t nbytes = packed_bytes(storage, output_size, input_size);
+    const size_t nbytes = fg_packed_bytes(storage, output_size, input_size);
     if (nbytes == SIZE_MAX)
         return FASTGATE_ERROR_MEMORY;
-    fastgate_gate *made = malloc(sizeof *made);
     void *block = malloc(nbytes + (nbytes < HUGE_PAGE ? FG_LINE : HUGE_PAGE));
-    if (!made || !block) {
-        free(made);
-        free(block);
+    if (!block)
         return FASTGATE_ERROR_MEMORY;
-    }
-    made->kernels = fg_active_kernels(storage);
-    made->storage = storage;
-    made->threads = threads ? threads : 1;
-    made->output_size = output_size;
-    made->input_size = input_size;
-    made->nbytes = nbytes;
-    made->packed = aligned_in(block, nbytes);
-    made->block = block;
-    atomic_init(&made->backwards, 0);
+    char *packed = aligned_in(block, nbytes);
     const fg_matrix m = {weight, row_stride, column_stride, bias, output_size, input_size};
-    const int rc = fg_pack(made->packed, storage, &m);
+    fastgate_gate *made;
+    int rc = fg_pack(packed, storage, &m);
+    if (!rc)
+        rc = fg_create_in_place(&made, storage, output_size, input_size, threads, packed);
     if (rc) {
-        fastgate_gate_free(made);
+        free(block);
         return rc;
     }
+    made->block = block;
     *gate = made;
     return FASTGATE_OK;
 }
 
 void fastgate_gate_free(fastgate_gate *gate)
 {
-    if (gate)
+    if (gate) {
         free(gate->block);
+        fg_close_file(&gate->file);
+    }
     free(gate);
 }
 
@@ -138,6 +158,87 @@ void fastgate_gate_unpack(const fastgate_gate *gate, void *weight, void *bias)
 {
     fg_unpack(gate->packed, gate->storage, gate->output_size, gate->input_size, weight, bias);
 }
+
+/* ---- saved ------------------------------------------------------------------------------------- */
+
+static fg_saved header_of(const fastgate_gate *gate)
+{
+    return (fg_saved){.size = fastgate_gate_saved_size(gate),
+                      .kind = FG_SAVED_GATE,
+                      .storage = gate->storage,
+                      .threads = gate->threads,
+                      .input_size = gate->input_size,
+                      .output_size = gate->output_size};
+}
+
+void fg_copy_packed(void *to, const fastgate_gate *gate)
+{
+    memcpy(to, gate->packed, gate->nbytes);
+}
+
+size_t fastgate_gate_saved_size(const fastgate_gate *gate)
+{
+    return sizeof(fg_saved) + gate->nbytes;
+}
+
+void fastgate_gate_save(const fastgate_gate *gate, void *buffer)
+{
+    const fg_saved header = header_of(gate);
+    fg_copy_packed((char *)buffer + sizeof header, gate);
+    fg_seal(buffer, &header);
+}
+
+int fastgate_gate_load(fastgate_gate **gate, const void *buffer, size_t size)
+{
+    fg_saved header;
+    fastgate_gate *made;
+    if (fg_open_saved(&header, FG_SAVED_GATE, buffer, size) || header.storage > FASTGATE_FLOAT64 ||
+        header.input_size > SIZE_MAX || header.output_size > SIZE_MAX)
+        return FASTGATE_ERROR_FORMAT;
+    const int rc = fg_create_in_place(&made, (fastgate_storage)header.storage, (size_t)header.output_size,
+                                      (size_t)header.input_size, header.threads,
+                                      (const char *)buffer + sizeof header);
+    if (rc)
+        return rc;
+    const fg_saved expected = header_of(made);
+    if (made->nbytes == SIZE_MAX || !fg_same_header(&header, &expected)) {
+        fastgate_gate_free(made);
+        return FASTGATE_ERROR_FORMAT;
+    }
+    *gate = made;
+    return FASTGATE_OK;
+}
+
+int fastgate_gate_save_file(const fastgate_gate *gate, const char *path)
+{
+    const size_t size = fastgate_gate_saved_size(gate);
+    void *buffer = malloc(size);
+    if (!buffer)
+        return FASTGATE_ERROR_MEMORY;
+    fastgate_gate_save(gate, buffer);
+    const int rc = fg_write_file(path, buffer, size);
+    free(buffer);
+    return rc;
+}
+
+int fastgate_gate_load_file(fastgate_gate **gate, const char *path)
+{
+    fg_file file;
+    fastgate_gate *made;
+    int rc = fg_open_file(&file, path);
+    if (rc)
+        return rc;
+    rc = fastgate_gate_load(&made, file.data, file.size);
+    if (rc) {
+        fg_close_file(&file);
+        return rc;
+    }
+    made->file = file;
+    *gate = made;
+    return FASTGATE_OK;
+}
+
+/* ---- calls ------------------------------------------------------------------------------------- */
 
 static int parts_add_up(const fastgate_part *parts, size_t part_count, size_t input_size)
 {

@@ -133,6 +133,16 @@ int fg_pack(char *packed, fastgate_storage storage, const fg_matrix *m);
 void fg_unpack(const char *packed, fastgate_storage storage, size_t rows, size_t columns,
                void *weight, void *bias);
 
+/* Bytes of the packed form; SIZE_MAX if they, with room to align them, do not fit ptrdiff_t. */
+size_t fg_packed_bytes(fastgate_storage storage, size_t output_size, size_t input_size);
+
+/* A gate of weights that are packed, and stay where they are; threads are as for fastgate_gate_create. */
+int fg_create_in_place(fastgate_gate **gate, fastgate_storage storage, size_t output_size,
+                       size_t input_size, unsigned threads, const char *packed);
+
+/* The packed form, fg_packed_bytes of it. */
+void fg_copy_packed(void *to, const fastgate_gate *gate);
+
 /* The kernels that fastgate_select_isa chose, or the best usable ones, for the storage. */
 const fg_kernels *fg_active_kernels(fastgate_storage storage);
 

@@ -1,8 +1,7 @@
-/* Layers of LSTM cells on packed gates: step, sequence, stream. */
-#include "kernels.h"
+/* Layers of LSTM cells on packed gates: create, save, load; step, sequence, stream. */
+#include "saved.h"
 
 #include <math.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,7 +9,7 @@
 typedef struct {
     fastgate_gate *gates;      /* (4 units, inputs + output_size), in the order of fg_cell */
     fastgate_gate *projection; /* (projection_size, hidden_size), or NULL */
-    void *peephole;            /* as in fg_cell */
+    const void *peephole;      /* as in fg_cell */
 } layer;
 
 struct fastgate_lstm {
@@ -19,6 +18,8 @@ struct fastgate_lstm {
     size_t width;  /* bytes of an element */
     size_t panel;  /* units in one */
     size_t nbytes; /* of the layers */
+    int in_place;  /* peepholes are in a buffer that was loaded */
+    fg_file file;  /* which was loaded, or none */
     layer layers[];
 };
 
@@ -121,11 +122,12 @@ static int create_layer(fastgate_lstm *lstm, size_t index, const fastgate_lstm_w
     if (made->projection)
         lstm->nbytes += fastgate_gate_nbytes(made->projection);
     if (given->peephole && o->hidden_size) {
-        made->peephole = calloc(3 * units, lstm->width);
-        if (!made->peephole)
+        void *peephole = calloc(3 * units, lstm->width);
+        made->peephole = peephole;
+        if (!peephole)
             return FASTGATE_ERROR_MEMORY;
         for (size_t p = 0; p < 3; p++)
-            memcpy(at(made->peephole, p * units, lstm->width),
+            memcpy(at(peephole, p * units, lstm->width),
                    at(given->peephole, p * o->hidden_size, lstm->width),
                    o->hidden_size * lstm->width);
         lstm->nbytes += 3 * units * lstm->width;
@@ -133,32 +135,39 @@ static int create_layer(fastgate_lstm *lstm, size_t index, const fastgate_lstm_w
     return FASTGATE_OK;
 }
 
-int fastgate_lstm_create(fastgate_lstm **lstm, const fastgate_lstm_options *options,
-                         const fastgate_lstm_weights *weights)
+/* An LSTM without layers yet. */
+static int begin(fastgate_lstm **lstm, const fastgate_lstm_options *o)
 {
-    const fastgate_lstm_options *o = options;
     if ((unsigned)o->storage > FASTGATE_FLOAT64 || !(o->clip >= 0) || !(o->gate_clip >= 0))
         return FASTGATE_ERROR_VALUE;
     if (!o->layers || (o->directions != 1 && o->directions != 2) || (o->backwards && o->directions == 2))
         return FASTGATE_ERROR_SHAPE;
-    const size_t panel = fg_panel_rows(o->storage);
     if (o->hidden_size > PTRDIFF_MAX / 64 || o->projection_size > PTRDIFF_MAX / 64 ||
         o->layers > PTRDIFF_MAX / 64 / sizeof(layer))
         return FASTGATE_ERROR_MEMORY;
-    const size_t count = count_of(o);
-    fastgate_lstm *made = calloc(1, sizeof *made + count * sizeof(layer));
+    fastgate_lstm *made = calloc(1, sizeof *made + count_of(o) * sizeof(layer));
     if (!made)
         return FASTGATE_ERROR_MEMORY;
     made->options = *o;
     made->output_size = o->projection_size ? o->projection_size : o->hidden_size;
     made->width = fg_real_bytes(o->storage);
-    made->panel = panel;
-    for (size_t i = 0; i < count; i++) {
-        const int rc = create_layer(made, i, &weights[i]);
-        if (rc) {
-            fastgate_lstm_free(made);
-            return rc;
-        }
+    made->panel = fg_panel_rows(o->storage);
+    *lstm = made;
+    return FASTGATE_OK;
+}
+
+int fastgate_lstm_create(fastgate_lstm **lstm, const fastgate_lstm_options *options,
+                         const fastgate_lstm_weights *weights)
+{
+    fastgate_lstm *made;
+    int rc = begin(&made, options);
+    if (rc)
+        return rc;
+    for (size_t i = 0; i < count_of(options) && !rc; i++)
+        rc = create_layer(made, i, &weights[i]);
+    if (rc) {
+        fastgate_lstm_free(made);
+        return rc;
     }
     *lstm = made;
     return FASTGATE_OK;
@@ -169,8 +178,11 @@ void fastgate_lstm_free(fastgate_lstm *lstm)
     for (size_t i = 0; lstm && i < count_of(&lstm->options); i++) {
         fastgate_gate_free(lstm->layers[i].gates);
         fastgate_gate_free(lstm->layers[i].projection);
-        free(lstm->layers[i].peephole);
+        if (!lstm->in_place)
+            free((void *)lstm->layers[i].peephole);
     }
+    if (lstm)
+        fg_close_file(&lstm->file);
     free(lstm);
 }
 
@@ -215,6 +227,169 @@ int fastgate_lstm_unpack(const fastgate_lstm *lstm, size_t index, void *weight_i
     if (from->projection)
         fastgate_gate_unpack(from->projection, projection, no_bias);
     free(packed), free(no_bias);
+    return FASTGATE_OK;
+}
+
+/* ---- saved ------------------------------------------------------------------------------------- */
+
+/* Where the parts of a layer are; those that it has not have no bytes. */
+typedef struct {
+    size_t gates, projection, peephole; /* offsets */
+    size_t gates_bytes, projection_bytes, peephole_bytes;
+} places;
+
+/* Of the layer that is next behind *end, which moves behind it; SIZE_MAX as of fg_section. */
+static places place_layer(const fastgate_lstm *lstm, size_t index, int has_peephole, size_t *end)
+{
+    const fastgate_lstm_options *o = &lstm->options;
+    const size_t inputs = inputs_of(lstm, index), units = padded_units(lstm);
+    places p = {0};
+    p.gates_bytes = inputs > PTRDIFF_MAX - lstm->output_size
+                        ? SIZE_MAX
+                        : fg_packed_bytes(o->storage, 4 * units, inputs + lstm->output_size);
+    p.projection_bytes = fg_packed_bytes(o->storage, o->projection_size, o->hidden_size);
+    p.peephole_bytes = has_peephole ? 3 * units * lstm->width : 0;
+    p.gates = fg_section(end, p.gates_bytes);
+    p.projection = fg_section(end, p.projection_bytes);
+    p.peephole = fg_section(end, p.peephole_bytes);
+    return p;
+}
+
+static fg_saved header_of(const fastgate_lstm *lstm)
+{
+    const fastgate_lstm_options *o = &lstm->options;
+    return (fg_saved){.size = fastgate_lstm_saved_size(lstm),
+                      .kind = FG_SAVED_LSTM,
+                      .storage = o->storage,
+                      .threads = o->threads,
+                      .directions = o->directions,
+                      .flags = (o->backwards ? FG_SAVED_BACKWARDS : 0) |
+                               (o->input_forget ? FG_SAVED_INPUT_FORGET : 0),
+                      .input_size = o->input_size,
+                      .output_size = o->hidden_size,
+                      .projection_size = o->projection_size,
+                      .layers = o->layers,
+                      .clip = o->clip,
+                      .gate_clip = o->gate_clip};
+}
+
+size_t fastgate_lstm_saved_size(const fastgate_lstm *lstm)
+{
+    size_t end = sizeof(fg_saved) + count_of(&lstm->options);
+    for (size_t i = 0; i < count_of(&lstm->options); i++)
+        place_layer(lstm, i, lstm->layers[i].peephole != NULL, &end);
+    return end;
+}
+
+void fastgate_lstm_save(const fastgate_lstm *lstm, void *buffer)
+{
+    const fg_saved header = header_of(lstm);
+    size_t end = sizeof header + count_of(&lstm->options);
+    char *has_peephole = (char *)buffer + sizeof header;
+    memset(buffer, 0, (size_t)header.size);
+    for (size_t i = 0; i < count_of(&lstm->options); i++) {
+        const layer *from = &lstm->layers[i];
+        const places p = place_layer(lstm, i, from->peephole != NULL, &end);
+        fg_copy_packed((char *)buffer + p.gates, from->gates);
+        if (from->projection)
+            fg_copy_packed((char *)buffer + p.projection, from->projection);
+        if (from->peephole) {
+            has_peephole[i] = 1;
+            memcpy((char *)buffer + p.peephole, from->peephole, p.peephole_bytes);
+        }
+    }
+    fg_seal(buffer, &header);
+}
+
+/* The layers, from a buffer of which the header and the bytes of has_peephole are there. */
+static int load_layers(fastgate_lstm *lstm, const char *buffer, size_t size)
+{
+    const fastgate_lstm_options *o = &lstm->options;
+    const size_t units = padded_units(lstm), count = count_of(o);
+    size_t end = sizeof(fg_saved) + count;
+    if (end > size)
+        return FASTGATE_ERROR_FORMAT;
+    for (size_t i = 0; i < count; i++) {
+        layer *made = &lstm->layers[i];
+        const char has_peephole = buffer[sizeof(fg_saved) + i];
+        const places p = place_layer(lstm, i, has_peephole, &end);
+        if (end > size || (has_peephole && (has_peephole != 1 || !units)))
+            return FASTGATE_ERROR_FORMAT;
+        int rc = fg_create_in_place(&made->gates, o->storage, 4 * units, inputs_of(lstm, i) + lstm->output_size,
+                                    o->threads, buffer + p.gates);
+        if (!rc && o->projection_size)
+            rc = fg_create_in_place(&made->projection, o->storage, o->projection_size, o->hidden_size, o->threads,
+                                    buffer + p.projection);
+        if (rc)
+            return rc;
+        made->peephole = has_peephole ? buffer + p.peephole : NULL;
+        lstm->nbytes += p.gates_bytes + p.projection_bytes + p.peephole_bytes;
+    }
+    return FASTGATE_OK;
+}
+
+int fastgate_lstm_load(fastgate_lstm **lstm, const void *buffer, size_t size)
+{
+    fg_saved header;
+    fastgate_lstm *made;
+    if (fg_open_saved(&header, FG_SAVED_LSTM, buffer, size) || header.storage > FASTGATE_FLOAT64 ||
+        header.input_size > SIZE_MAX || header.output_size > SIZE_MAX || header.projection_size > SIZE_MAX ||
+        header.layers > size - sizeof header) /* each has a byte at least */
+        return FASTGATE_ERROR_FORMAT;
+    const fastgate_lstm_options o = {.storage = (fastgate_storage)header.storage,
+                                     .input_size = (size_t)header.input_size,
+                                     .hidden_size = (size_t)header.output_size,
+                                     .projection_size = (size_t)header.projection_size,
+                                     .layers = (size_t)header.layers,
+                                     .directions = header.directions,
+                                     .backwards = (header.flags & FG_SAVED_BACKWARDS) != 0,
+                                     .input_forget = (header.flags & FG_SAVED_INPUT_FORGET) != 0,
+                                     .clip = header.clip,
+                                     .gate_clip = header.gate_clip,
+                                     .threads = header.threads};
+    int rc = begin(&made, &o);
+    if (rc)
+        return rc == FASTGATE_ERROR_MEMORY ? rc : FASTGATE_ERROR_FORMAT;
+    made->in_place = 1;
+    rc = load_layers(made, buffer, size);
+    if (!rc) {
+        const fg_saved expected = header_of(made);
+        rc = fg_same_header(&header, &expected) ? FASTGATE_OK : FASTGATE_ERROR_FORMAT;
+    }
+    if (rc) {
+        fastgate_lstm_free(made);
+        return rc;
+    }
+    *lstm = made;
+    return FASTGATE_OK;
+}
+
+int fastgate_lstm_save_file(const fastgate_lstm *lstm, const char *path)
+{
+    const size_t size = fastgate_lstm_saved_size(lstm);
+    void *buffer = malloc(size);
+    if (!buffer)
+        return FASTGATE_ERROR_MEMORY;
+    fastgate_lstm_save(lstm, buffer);
+    const int rc = fg_write_file(path, buffer, size);
+    free(buffer);
+    return rc;
+}
+
+int fastgate_lstm_load_file(fastgate_lstm **lstm, const char *path)
+{
+    fg_file file;
+    fastgate_lstm *made;
+    int rc = fg_open_file(&file, path);
+    if (rc)
+        return rc;
+    rc = fastgate_lstm_load(&made, file.data, file.size);
+    if (rc) {
+        fg_close_file(&file);
+        return rc;
+    }
+    made->file = file;
+    *lstm = made;
     return FASTGATE_OK;
 }
 

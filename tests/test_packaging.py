@@ -3,12 +3,14 @@
 import importlib.metadata
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import fastgate
 import pytest
+from fastgate.__main__ import main
 from conftest import compiled_only, run_python
 
 PACKAGE = Path(fastgate.__file__).parent
@@ -17,7 +19,7 @@ HEADER = Path(__file__).parent.parent / "csrc" / "fastgate.h"
 
 def test_public_names():
     names = {"LSTM", "Gate", "LSTMCell", "Stream", "__version__", "gate", "reference"}
-    names |= {"set_threads", "show_config"}
+    names |= {"get_include", "get_library_dir", "set_threads", "show_config"}
     assert set(fastgate.__all__) == names
     assert all(hasattr(fastgate, name) for name in fastgate.__all__)
 
@@ -34,8 +36,68 @@ def test_version_of_the_header():
     assert version == fastgate.__version__
 
 
+@compiled_only
+def test_what_c_programs_need_is_there():
+    header, library = Path(fastgate.get_include(), "fastgate.h"), Path(fastgate.get_library_dir())
+    assert f'"{fastgate.__version__}"' in header.read_text()
+    assert (library / "libfastgate.a").read_bytes()[:8] == b"!<arch>\n"
+    assert not HEADER.exists() or header.read_text() == HEADER.read_text()
+
+
+def test_flags(capsys, monkeypatch):
+    monkeypatch.setattr(fastgate, "get_include", lambda: "/a place/include")
+    monkeypatch.setattr(fastgate, "get_library_dir", lambda: "/a place/lib")
+    cflags, libs = ["-I/a place/include"], ["-L/a place/lib", "-lfastgate", "-lm", "-pthread"]
+    for asked, expected in (
+        (["--cflags"], cflags),
+        (["--libs"], libs),
+        (["--libs", "--cflags"], cflags + libs),
+    ):
+        assert main(asked) == 0
+        assert shlex.split(capsys.readouterr().out) == expected
+    assert main(["--libs", "demo"]) == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_flags_without_a_core(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(fastgate, "__file__", str(tmp_path / "__init__.py"))
+    for place in (fastgate.get_include, fastgate.get_library_dir):
+        with pytest.raises(RuntimeError, match="without its compiled core"):
+            place()
+    for option in ("--cflags", "--libs"):
+        assert main([option]) == 1
+        out, err = capsys.readouterr()
+        assert out == "" and "without its compiled core" in err
+
+
+def declarations(text):
+    """{name: what stands before and after it} of the functions and structs of fastgate.h, in C or Cython."""
+    found = {
+        name: " ".join(f"{result} ({parameters})".replace("(void)", "()").split())
+        for result, name, parameters in re.findall(r"^ *(\w[\w *]*?)\b(fastgate_\w+)\(([^)]*)\)", text, re.M)
+    }
+    for body, name in re.findall(r"typedef struct \{(.*?)\} (\w+);", text, re.S):
+        found[name] = [member.strip() for member in body.split(";") if member.strip()]
+    for name, body in re.findall(r"ctypedef struct (\w+):\n((?: {8}.*\n)+)", text):
+        found[name] = [member.strip() for member in body.splitlines() if member.strip() != "pass"]
+    return {name: value for name, value in found.items() if value}
+
+
+@compiled_only
+def test_cython_declares_the_header():
+    header = Path(fastgate.get_include(), "fastgate.h").read_text()
+    header = re.sub(r"/\*.*?\*/", "", header, flags=re.S)
+    cython = (PACKAGE / "__init__.pxd").read_text().replace("bint ", "int ")
+    expected, found = declarations(header), declarations(cython)
+    assert len(expected) > 30
+    assert found == expected
+    constants = set(re.findall(r"\bFASTGATE_\w+", header)) - {"FASTGATE_H"}
+    assert set(re.findall(r"\bFASTGATE_\w+", cython)) == constants
+
+
 def test_typed():
-    assert (PACKAGE / "py.typed").exists() and (PACKAGE / "_core.pyi").exists()
+    for name in ("py.typed", "_core.pyi", "_core.pxd", "__init__.pxd"):
+        assert (PACKAGE / name).exists()
 
 
 def test_no_generated_source_is_installed():
@@ -59,7 +121,7 @@ def test_import_is_light():
     """)
     loaded = set(run.stdout.split())
     assert "fastgate" in loaded
-    assert not loaded & {"inspect", "typing", "importlib.metadata", "platform", "subprocess"}
+    assert not loaded & {"inspect", "typing", "importlib.metadata", "platform", "shlex", "subprocess"}
 
 
 @compiled_only

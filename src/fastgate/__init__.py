@@ -26,6 +26,8 @@ __all__ = [
     "Stream",
     "__version__",
     "gate",
+    "get_include",
+    "get_library_dir",
     "reference",
     "set_threads",
     "show_config",
@@ -82,6 +84,29 @@ if _threads := os.environ.get("FASTGATE_THREADS"):
         raise ImportError(
             f"FASTGATE_THREADS={_threads}: it must be an integer from 1, or auto"
         ) from None
+
+
+def _folder(name: str) -> str:
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name)
+    if not os.path.isdir(path):
+        raise RuntimeError(f"no {path}: fastgate was installed without its compiled core")
+    return path
+
+
+def get_include() -> str:
+    """The folder of fastgate.h, for C and Cython; `cimport fastgate` is its API.
+
+    Raises RuntimeError where fastgate was installed without its compiled core.
+    """
+    return _folder("include")
+
+
+def get_library_dir() -> str:
+    """The folder of libfastgate.a, position independent: link with fastgate, m and pthread.
+
+    Raises RuntimeError where fastgate was installed without its compiled core.
+    """
+    return _folder("lib")
 
 
 def show_config() -> None:

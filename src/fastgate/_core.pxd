@@ -1,108 +1,32 @@
 # cython: language_level=3
+"""The extension types. A Cython module that was compiled against this file may hand their C objects, such as
+
+    from fastgate._core cimport Gate
+    cdef void run(Gate g, const fastgate_part *x, float *y): fastgate_gate_run(g.gate, 1, x, 1, y, 0)
+
+to the C API of the same wheel, as long as it holds the Python object. They are fastgate's to free.
+"""
 from cpython.object cimport PyObject
 
-
-cdef extern from "fastgate.h":
-    const char *FASTGATE_VERSION
-    enum:
-        FASTGATE_OK
-        FASTGATE_ERROR_SHAPE
-        FASTGATE_ERROR_VALUE
-
-    ctypedef struct fastgate_gate:
-        pass
-
-    ctypedef enum fastgate_storage:
-        FASTGATE_FLOAT32
-        FASTGATE_FLOAT16
-        FASTGATE_BFLOAT16
-        FASTGATE_INT8
-        FASTGATE_FLOAT64
-
-    ctypedef struct fastgate_part:
-        const void *data
-        size_t size
-        ptrdiff_t stride
-
-    const char *fastgate_isa_name(size_t index)
-    bint fastgate_isa_usable(size_t index)
-    const char *fastgate_isa()
-    int fastgate_select_isa(const char *name)
-
-    void fastgate_override_threads(unsigned threads)
-
-    int fastgate_gate_create(fastgate_gate **gate, fastgate_storage storage, size_t output_size,
-                             size_t input_size, const void *weight, ptrdiff_t row_stride,
-                             ptrdiff_t column_stride, const void *bias, unsigned threads)
-    void fastgate_gate_free(fastgate_gate *gate)
-    unsigned fastgate_gate_threads(const fastgate_gate *gate)
-    size_t fastgate_gate_nbytes(const fastgate_gate *gate)
-    void fastgate_gate_unpack(const fastgate_gate *gate, void *weight, void *bias)
-    int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_part *parts,
-                          size_t part_count, void *y, ptrdiff_t y_stride) nogil
-    int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t input_size,
-                           const void *weight, ptrdiff_t row_stride, ptrdiff_t column_stride,
-                           const void *bias, size_t batch, const void *x, ptrdiff_t x_stride,
-                           void *y, ptrdiff_t y_stride) nogil
-
-    ctypedef struct fastgate_lstm:
-        pass
-
-    ctypedef struct fastgate_lstm_options:
-        fastgate_storage storage
-        size_t input_size
-        size_t hidden_size
-        size_t projection_size
-        size_t layers
-        unsigned directions
-        bint backwards
-        bint input_forget
-        double clip
-        double gate_clip
-        unsigned threads
-
-    ctypedef struct fastgate_lstm_weights:
-        const void *weight_ih
-        const void *weight_hh
-        const void *bias
-        const void *peephole
-        const void *projection
-
-    int fastgate_lstm_create(fastgate_lstm **lstm, const fastgate_lstm_options *options,
-                             const fastgate_lstm_weights *weights)
-    void fastgate_lstm_free(fastgate_lstm *lstm)
-    const fastgate_lstm_options *fastgate_lstm_get_options(const fastgate_lstm *lstm)
-    size_t fastgate_lstm_output_size(const fastgate_lstm *lstm)
-    size_t fastgate_lstm_nbytes(const fastgate_lstm *lstm)
-    bint fastgate_lstm_has_peephole(const fastgate_lstm *lstm, size_t index)
-    int fastgate_lstm_unpack(const fastgate_lstm *lstm, size_t index, void *weight_ih,
-                             void *weight_hh, void *bias, void *peephole, void *projection)
-    int fastgate_lstm_step(const fastgate_lstm *lstm, size_t batch, const void *x,
-                           ptrdiff_t x_stride, const void *h, const void *c, void *h_out,
-                           void *c_out, void *scratch) nogil
-    int fastgate_lstm_run(const fastgate_lstm *lstm, size_t steps, size_t batch, const void *x,
-                          ptrdiff_t x_step, ptrdiff_t x_row, const size_t *lengths, void *h,
-                          void *c, void *y, ptrdiff_t y_step, ptrdiff_t y_row) nogil
-
-    ctypedef struct fastgate_stream:
-        pass
-
-    int fastgate_stream_create(fastgate_stream **stream, const fastgate_lstm *lstm, size_t batch)
-    void fastgate_stream_free(fastgate_stream *stream)
-    void fastgate_stream_step(fastgate_stream *stream, const void *x, ptrdiff_t x_stride, void *y,
-                              ptrdiff_t y_stride) nogil
-    void fastgate_stream_reset(fastgate_stream *stream, size_t b)
-    void fastgate_stream_get_state(const fastgate_stream *stream, void *h, void *c)
-    void fastgate_stream_set_state(fastgate_stream *stream, const void *h, const void *c)
+from fastgate cimport *
 
 
 # object (*)(self, args, nargsf, kwnames), as in PEP 590
 ctypedef object (*vectorcall)(object, PyObject **, size_t, PyObject *)
 
 
+cdef class Saved:
+    cdef object source
+    cdef const unsigned char[::1] view
+    cdef const void *data
+    cdef size_t size
+    cdef int check(self, int code, str kind) except -1
+
+
 cdef class Gate:
     cdef vectorcall vectorcall
     cdef fastgate_gate *gate
+    cdef Saved saved  # which holds what gate computes with, or None
     cdef int type_number  # NumPy's, of x, bias and y
     cdef readonly str storage
     cdef readonly size_t output_size
@@ -123,6 +47,7 @@ cdef class BoundGate:
 
 cdef class _Recurrent:
     cdef fastgate_lstm *lstm
+    cdef Saved saved
     cdef int type_number
     cdef size_t side_size  # elements of h, of one direction
     cdef readonly str storage
@@ -131,6 +56,8 @@ cdef class _Recurrent:
     cdef readonly size_t nbytes
     cdef int pack(self, list cells, size_t directions, dict options, str storage,
                   unsigned threads) except -1
+    cdef int read(self, Saved saved) except -1
+    cdef void describe(self) noexcept
     cdef tuple sizes(self)
     cdef object dtype(self)
     cdef const fastgate_lstm_options *options(self) noexcept

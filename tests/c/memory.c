@@ -15,7 +15,10 @@ static long live, until_failure = -1; /* blocks in use; allocations that still s
 
 static int fails(void)
 {
-    return until_failure >= 0 && until_failure-- == 0;
+    if (until_failure < 0 || until_failure--)
+        return 0;
+    errno = ENOMEM;
+    return 1;
 }
 
 static void *counted(void *p)
@@ -66,6 +69,8 @@ void __wrap_free(void *p)
     live -= p != NULL;
     __real_free(p);
 }
+
+static char path[64]; /* of a file that is not there yet */
 
 static const void *const numbers_of_0 = (const double[3 * 1000]){0};
 
@@ -119,6 +124,17 @@ static void try_failing_allocations(size_t m, size_t n, unsigned threads)
     until_failure = -1;
     CHECK(get(y, 0) == 0.5 && get(y, 3 * stride - 1) == 0.5, "sigma(0)");
     free(y);
+    void *buffer;
+    CHECK(!posix_memalign(&buffer, 64, fastgate_gate_saved_size(gate)), "a buffer");
+    fastgate_gate_save(gate, buffer);
+    fastgate_gate *loaded = untouched;
+    FAIL_EACH(fastgate_gate_load(&loaded, buffer, fastgate_gate_saved_size(gate)), loaded == untouched)
+    fastgate_gate_free(loaded), loaded = untouched;
+    free(buffer);
+    FAIL_EACH(fastgate_gate_save_file(gate, path), access(path, F_OK))
+    FAIL_EACH(fastgate_gate_load_file(&loaded, path), loaded == untouched)
+    fastgate_gate_free(loaded);
+    unlink(path);
     fastgate_gate_free(gate);
     fastgate_gate_free(NULL);
     CHECK(live == before, "%ld blocks leaked", live - before);
@@ -253,7 +269,11 @@ static void try_failing_allocations_of_lstm(void)
                   all_are(peephole, 3 * H, 7) && all_are(projection, P * H, 7))
     CHECK(all_are(ih, 4 * H * N, 0) && all_are(hh, 4 * H * P, 0) && all_are(bias, 4 * H, 0) &&
               all_are(peephole, 3 * H, 0) && all_are(projection, P * H, 0), "unpacked");
+    FAIL_EACH(fastgate_lstm_save_file(lstm, path), access(path, F_OK))
+    fastgate_lstm_free(lstm), lstm = no_lstm;
+    FAIL_EACH(fastgate_lstm_load_file(&lstm, path), lstm == no_lstm)
     fastgate_lstm_free(lstm);
+    unlink(path);
 
     o.directions = 1;
     CHECK(!fastgate_lstm_create(&lstm, &o, w), "create");
@@ -598,6 +618,7 @@ int main(int argc, char **argv)
     (void)argv; /* any argument: fewer sizes */
     signal(SIGSEGV, on_fault), signal(SIGBUS, on_fault);
     start_threads();
+    snprintf(path, sizeof path, "/tmp/fastgate-memory-%ld", (long)getpid());
     for (size_t s = 0; s < STORAGES; s++) {
         storage = storages[s];
         try_failing_allocations(40, 50, 1);

@@ -37,14 +37,14 @@ step() # step NAME COMMAND...: its last line of output is the detail
 strict="-std=c11 -ffp-contract=off -Wall -Wextra -Werror"
 wrap=-Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc,--wrap=posix_memalign,--wrap=free
 
-# build FOLDER COMPILER FLAGS [make variables]: csrc and all tests into FOLDER
+# build FOLDER COMPILER FLAGS [CSRC]: csrc and all tests into FOLDER
 build()
 {
     folder=$1 compiler=$2 flags=$3
-    shift 3
-    make -s -j"$(getconf _NPROCESSORS_ONLN)" -C "$csrc" BUILD="$folder" CC="$compiler" CFLAGS="$flags -Werror" "$@" \
-        "$folder/libfastgate.a" || return
-    for test in bits lstm memory threads pool; do
+    cmake -S "${4:-$csrc}" -B "$folder" -DCMAKE_C_COMPILER="$compiler" -DCMAKE_BUILD_TYPE=None \
+        -DCMAKE_C_FLAGS="$flags -Werror" &&
+        cmake --build "$folder" --target static -j "$(getconf _NPROCESSORS_ONLN)" || return
+    for test in bits lstm memory saved threads pool; do
         case $test in
         memory) extra=$wrap ;;
         pool) extra=-Wl,--wrap=pthread_create ;;
@@ -56,19 +56,20 @@ build()
     done
 }
 
-# asked EXPRESSION: what csrc/Makefile says
-asked()
+# variant NAME ISA SCRIPT: a copy of csrc where sed has changed the shim of an ISA
+variant()
 {
-    make -s -C "$csrc" CC=$cc --eval="asked:;@echo $1" asked
+    cp -R "$csrc" "$out/csrc-$1" && sed "$3" "$csrc/isa/$2.c" >"$out/csrc-$1/isa/$2.c"
 }
 
 # activations.c, with tanh of every ISA, beside the library in FOLDER
 build_activations()
 {
     folder=$1 isas= objects=
-    for isa in $(asked '$(ISAS)'); do
-        sed -n '/#define FG_ISA /s/FG_ISA /&tanh_/; /#define/p' "$csrc/isa/$isa.c" >"$folder/$isa.h" &&
-            $cc -O1 $strict $(asked "\$(FLAGS_$isa)") -include "$folder/$isa.h" -c "$here/activations_isa.c" \
+    for isa in $(ar t "$folder/libfastgate.a" | sed -n 's/_f64\..*//p'); do
+        flags=$(sed -n '1s,/\* .*:\(.*\) \*/,\1,p' "$csrc/isa/$isa.c") &&
+            sed -n '/#define FG_ISA /s/FG_ISA /&tanh_/; /#define/p' "$csrc/isa/$isa.c" >"$folder/$isa.h" &&
+            $cc -O1 $strict $flags -include "$folder/$isa.h" -c "$here/activations_isa.c" \
                 -o "$folder/tanh_$isa.o" || return
         isas="$isas X($isa)" objects="$objects $folder/tanh_$isa.o"
     done
@@ -114,6 +115,7 @@ for compiler in gcc clang; do
     step "$compiler: bits" digests "$out/$compiler/bits"
     step "$compiler: lstm" digests "$out/$compiler/lstm"
     step "$compiler: memory" "$out/$compiler/memory"
+    step "$compiler: saved" "$out/$compiler/saved"
     step "$compiler: threads" "$out/$compiler/threads"
     step "$compiler: pool" "$out/$compiler/pool"
 done
@@ -121,7 +123,9 @@ cc=gcc
 have gcc || cc=clang
 
 if [ "$(uname -m)" = x86_64 ]; then
-    step "16 lanes on AVX2: build" build "$out/wide" $cc "-O1 -Wno-psabi" "AVX2_SOURCE=$here/avx2_16_lanes.c" &&
+    # tries the AVX-512 form of the source on machines without AVX-512
+    variant wide avx2 's/FG_BYTES 32/FG_BYTES 64/'
+    step "16 lanes on AVX2: build" build "$out/wide" $cc "-O1 -Wno-psabi" "$out/csrc-wide" &&
         step "16 lanes on AVX2: bits" digests "$out/wide/bits" &&
         step "16 lanes on AVX2: lstm" digests "$out/wide/lstm"
 fi
@@ -131,18 +135,20 @@ export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 # apart, and the second not optimized: together they take compilers many minutes
 sanitizer_compiler=clang # its undefined-behaviour checks are the stricter
 have clang || sanitizer_compiler=gcc
+variant checked base 's/-Os//'
 for sanitizer in "-O1 -fsanitize=address" "-O0 -fsanitize=undefined"; do
     kind=${sanitizer#*=}
     step "$kind: build" build "$out/$kind" $sanitizer_compiler \
-        "$sanitizer -g -fno-omit-frame-pointer -fno-sanitize-recover=all" FLAGS_base= || continue
+        "$sanitizer -g -fno-omit-frame-pointer -fno-sanitize-recover=all" "$out/csrc-checked" || continue
     for test in bits lstm; do
         [ "$mode" != full ] || [ "$test $kind" = "bits undefined" ] || step "$kind: $test" digests "$out/$kind/$test"
     done
     step "$kind: memory" "$out/$kind/memory" few
+    step "$kind: saved" "$out/$kind/saved" few
     step "$kind: threads" "$out/$kind/threads"
     step "$kind: pool" "$out/$kind/pool"
 done
-if step "TSan: build" build "$out/tsan" $sanitizer_compiler "-O1 -g -fsanitize=thread" FLAGS_base=; then
+if step "TSan: build" build "$out/tsan" $sanitizer_compiler "-O1 -g -fsanitize=thread" "$out/csrc-checked"; then
     step "TSan: threads" "$out/tsan/threads"
     step "TSan: pool" "$out/tsan/pool" no-forks
 fi
@@ -160,6 +166,7 @@ if have aarch64-linux-gnu-gcc qemu-aarch64-static; then
         step "AArch64, emulated: bits" digests qemu-aarch64-static -cpu max "$out/aarch64/bits" &&
         step "AArch64, emulated: lstm" digests qemu-aarch64-static -cpu max "$out/aarch64/lstm" &&
         step "AArch64, emulated: memory" qemu-aarch64-static -cpu max "$out/aarch64/memory" few &&
+        step "AArch64, emulated: saved" qemu-aarch64-static -cpu max "$out/aarch64/saved" few &&
         step "AArch64, emulated: threads" qemu-aarch64-static -cpu max "$out/aarch64/threads"
 else
     say skip "AArch64" "$skipped"

@@ -1,0 +1,334 @@
+/*
+ * Saved gates and LSTMs: they come back bit by bit; whatever else a buffer or file holds is refused.  What is
+ * damaged lies in blocks of just its size, for the sanitizers and valgrind to see what is read past it.
+ */
+#define _GNU_SOURCE
+#include "test.h"
+#include "../../csrc/saved.h"
+
+#include <errno.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char path[] = "/tmp/fastgate-saved-XXXXXX";
+
+static void *block(size_t size)
+{
+    void *p;
+    CHECK(!posix_memalign(&p, FG_LINE, size + !size), "%zu bytes", size);
+    return p;
+}
+
+static fastgate_gate *random_gate(size_t m, size_t n, uint64_t *seed)
+{
+    void *weight = numbers(m * n), *bias = numbers(m);
+    fastgate_gate *gate;
+    fill(weight, m * n, ORDINARY, seed), fill(bias, m, ORDINARY, seed);
+    CHECK(!fastgate_gate_create(&gate, storage, m, n, weight, (ptrdiff_t)n, 1, bias, 1 + below(seed, 3)), "create");
+    free(weight), free(bias);
+    return gate;
+}
+
+static fastgate_lstm *random_lstm(const fastgate_lstm_options *o, unsigned peepholes, uint64_t *seed)
+{
+    const size_t output = o->projection_size ? o->projection_size : o->hidden_size;
+    const size_t cells = o->layers * o->directions, hidden = o->hidden_size;
+    fastgate_lstm_weights weights[8];
+    void *arrays[8][5];
+    CHECK(cells <= 8, "cells");
+    for (size_t i = 0; i < cells; i++) {
+        const size_t inputs = i < o->directions ? o->input_size : o->directions * output;
+        const size_t sizes[5] = {4 * hidden * inputs, 4 * hidden * output, 4 * hidden, 3 * hidden,
+                                 o->projection_size * hidden};
+        for (int k = 0; k < 5; k++)
+            fill(arrays[i][k] = numbers(sizes[k]), sizes[k], ORDINARY, seed);
+        weights[i] = (fastgate_lstm_weights){arrays[i][0], arrays[i][1], arrays[i][2],
+                                             peepholes >> i & 1 ? arrays[i][3] : NULL, arrays[i][4]};
+    }
+    fastgate_lstm *lstm;
+    CHECK(!fastgate_lstm_create(&lstm, o, weights), "create");
+    for (size_t i = 0; i < cells; i++)
+        for (int k = 0; k < 5; k++)
+            free(arrays[i][k]);
+    return lstm;
+}
+
+static void same_gates(const fastgate_gate *a, const fastgate_gate *b, uint64_t *seed)
+{
+    const size_t m = fastgate_gate_output_size(a), n = fastgate_gate_input_size(a);
+    CHECK(m == fastgate_gate_output_size(b) && n == fastgate_gate_input_size(b) &&
+              fastgate_gate_storage(a) == fastgate_gate_storage(b) && fastgate_gate_threads(a) == fastgate_gate_threads(b) &&
+              fastgate_gate_nbytes(a) == fastgate_gate_nbytes(b), "%zu x %zu", m, n);
+    void *x = numbers(2 * n), *y = numbers(2 * m), *z = numbers(2 * m);
+    const fastgate_part part = {x, n, (ptrdiff_t)n};
+    fill(x, 2 * n, ORDINARY, seed);
+    CHECK(!fastgate_gate_run(a, 2, &part, 1, y, (ptrdiff_t)m) && !fastgate_gate_run(b, 2, &part, 1, z, (ptrdiff_t)m),
+          "run");
+    CHECK(!memcmp(y, z, 2 * m * width()), "%zu x %zu: other bits", m, n);
+    free(x), free(y), free(z);
+}
+
+static void same_lstms(const fastgate_lstm *a, const fastgate_lstm *b, uint64_t *seed)
+{
+    enum { STEPS = 3, BATCH = 2 };
+    const fastgate_lstm_options *o = fastgate_lstm_get_options(a), *p = fastgate_lstm_get_options(b);
+    CHECK(o->storage == p->storage && o->input_size == p->input_size && o->hidden_size == p->hidden_size &&
+              o->projection_size == p->projection_size && o->layers == p->layers && o->directions == p->directions &&
+              o->backwards == p->backwards && o->input_forget == p->input_forget && o->clip == p->clip &&
+              o->gate_clip == p->gate_clip && o->threads == p->threads &&
+              fastgate_lstm_nbytes(a) == fastgate_lstm_nbytes(b), "options");
+    const size_t cells = o->layers * o->directions, output = fastgate_lstm_output_size(a);
+    const size_t hs = cells * BATCH * output, cs = cells * BATCH * o->hidden_size;
+    const size_t xs = STEPS * BATCH * o->input_size, wide = o->directions * output, ys = STEPS * BATCH * wide;
+    void *x = numbers(xs), *h[2], *c[2], *y[2];
+    fill(x, xs, ORDINARY, seed);
+    for (int i = 0; i < 2; i++) {
+        memset(h[i] = numbers(hs), 0, hs * width()), memset(c[i] = numbers(cs), 0, cs * width());
+        y[i] = numbers(ys);
+        CHECK(!fastgate_lstm_run(i ? b : a, STEPS, BATCH, x, (ptrdiff_t)(BATCH * o->input_size),
+                                 (ptrdiff_t)o->input_size, NULL, h[i], c[i], y[i], (ptrdiff_t)(BATCH * wide),
+                                 (ptrdiff_t)wide), "run");
+    }
+    CHECK(!memcmp(h[0], h[1], hs * width()) && !memcmp(c[0], c[1], cs * width()) && !memcmp(y[0], y[1], ys * width()),
+          "other bits");
+    free(x);
+    for (int i = 0; i < 2; i++)
+        free(h[i]), free(c[i]), free(y[i]);
+}
+
+/* ---- there and back ------------------------------------------------------------------------- */
+
+static void try_gates(void)
+{
+    static const size_t sizes[] = {0, 1, 3, 15, 16, 17, 63, 64, 65, 130};
+    enum { SIZES = sizeof sizes / sizeof *sizes };
+    uint64_t seed = 1;
+    for (size_t i = 0; i < SIZES * SIZES; i++) {
+        fastgate_gate *gate = random_gate(sizes[i / SIZES], sizes[i % SIZES], &seed), *loaded;
+        const size_t size = fastgate_gate_saved_size(gate);
+        void *buffer = block(size);
+        memset(buffer, 0xa5, size);
+        fastgate_gate_save(gate, buffer);
+        CHECK(!fastgate_gate_load(&loaded, buffer, size), "load");
+        same_gates(gate, loaded, &seed);
+        void *again = block(size);
+        fastgate_gate_save(loaded, again);
+        CHECK(!memcmp(buffer, again, size), "saved again");
+        fastgate_gate_free(loaded);
+        CHECK(!fastgate_gate_save_file(gate, path) && !fastgate_gate_load_file(&loaded, path), "file");
+        same_gates(gate, loaded, &seed);
+        fastgate_gate_free(loaded), fastgate_gate_free(gate);
+        free(buffer), free(again);
+    }
+}
+
+static fastgate_lstm_options random_options(uint64_t *seed)
+{
+    static const size_t sizes[] = {0, 1, 3, 15, 16, 17, 33, 65};
+    enum { SIZES = sizeof sizes / sizeof *sizes };
+    const unsigned directions = 1 + (unsigned)below(seed, 2);
+    return (fastgate_lstm_options){.storage = storage,
+                                   .input_size = sizes[below(seed, SIZES)],
+                                   .hidden_size = sizes[below(seed, SIZES)],
+                                   .projection_size = below(seed, 2) ? sizes[below(seed, SIZES)] : 0,
+                                   .layers = 1 + below(seed, 3),
+                                   .directions = directions,
+                                   .backwards = directions == 1 && below(seed, 3) == 0,
+                                   .input_forget = (int)below(seed, 2),
+                                   .clip = below(seed, 2) ? 0.75 : 0,
+                                   .gate_clip = below(seed, 2) ? 1.5 : 0,
+                                   .threads = (unsigned)below(seed, 3)};
+}
+
+static void try_lstms(int count)
+{
+    uint64_t seed = 2;
+    while (count--) {
+        const fastgate_lstm_options o = random_options(&seed);
+        fastgate_lstm *lstm = random_lstm(&o, (unsigned)below(&seed, 256), &seed), *loaded;
+        const size_t size = fastgate_lstm_saved_size(lstm);
+        void *buffer = block(size), *again = block(size);
+        memset(buffer, 0xa5, size);
+        fastgate_lstm_save(lstm, buffer);
+        CHECK(!fastgate_lstm_load(&loaded, buffer, size), "load");
+        same_lstms(lstm, loaded, &seed);
+        fastgate_lstm_save(loaded, again);
+        CHECK(!memcmp(buffer, again, size), "saved again");
+        fastgate_lstm_free(loaded);
+        CHECK(!fastgate_lstm_save_file(lstm, path) && !fastgate_lstm_load_file(&loaded, path), "file");
+        same_lstms(lstm, loaded, &seed);
+        fastgate_lstm_free(loaded), fastgate_lstm_free(lstm);
+        free(buffer), free(again);
+    }
+}
+
+/* ---- damage --------------------------------------------------------------------------------- */
+
+static fastgate_gate *const no_gate = (fastgate_gate *)path; /* what must stay where nothing is loaded */
+static fastgate_lstm *const no_lstm = (fastgate_lstm *)path;
+
+static void refused(const void *buffer, size_t size, const char *what, size_t where)
+{
+    fastgate_gate *gate = no_gate;
+    fastgate_lstm *lstm = no_lstm;
+    CHECK(fastgate_gate_load(&gate, buffer, size) == FASTGATE_ERROR_FORMAT && gate == no_gate, "%s %zu", what, where);
+    CHECK(fastgate_lstm_load(&lstm, buffer, size) == FASTGATE_ERROR_FORMAT && lstm == no_lstm, "%s %zu", what, where);
+}
+
+/* Every byte with every other value, or one, every length, every misalignment. */
+static void try_damage(const void *saved, size_t size, int few)
+{
+    unsigned char *copy = block(size);
+    memcpy(copy, saved, size);
+    for (size_t i = 0; i < size; i++) {
+        const unsigned char before = copy[i];
+        for (unsigned change = few ? 1 << i % 8 : 1; change < 256; change += few ? 256 : 1) {
+            copy[i] = before ^ (unsigned char)change;
+            refused(copy, size, "byte", i);
+        }
+        copy[i] = before;
+    }
+    free(copy);
+    for (size_t cut = 0; cut < size; cut++) {
+        memcpy(copy = block(cut), saved, cut);
+        refused(copy, cut, "cut to", cut);
+        free(copy);
+    }
+    memset(copy = block(size + FG_LINE), 0, size + FG_LINE);
+    memcpy(copy, saved, size);
+    for (size_t more = 1; more <= FG_LINE; more++)
+        refused(copy, size + more, "longer by", more);
+    for (size_t off = 1; off < FG_LINE; off++) {
+        memmove(copy + off, copy + off - 1, size);
+        refused(copy + off, size, "off by", off);
+    }
+    free(copy);
+}
+
+/* Headers that say other things, and are sealed: what is taken must be safe to use. */
+static void try_hostile_headers(const void *saved, size_t size, int few)
+{
+    static const uint64_t values[] = {0,          1,          2,         3,          4,          5,
+                                      7,          8,          15,        16,         17,         63,
+                                      64,         65,         255,       1024,       4096,       65535,
+                                      INT32_MAX,  UINT32_MAX, INT64_MAX, UINT64_MAX, INT64_MIN,  (uint64_t)1 << 32,
+                                      (uint64_t)1 << 40, (uint64_t)1 << 57, UINT64_MAX / 64, UINT64_MAX / 64 + 1,
+                                      UINT64_MAX / 256 + 1, 0x7ff0000000000000, 0x7ff8000000000000, 0xbff0000000000000};
+    enum { VALUES = sizeof values / sizeof *values };
+    unsigned char *copy = block(size);
+    uint64_t seed = 3;
+    for (size_t round = 0; round < (few ? 1000 : 20000); round++) {
+        memcpy(copy, saved, size);
+        for (size_t changes = 1 + below(&seed, 3); changes--;) {
+            const size_t wide = below(&seed, 2) ? 8 : 4;
+            const size_t at = offsetof(fg_saved, kind) + below(&seed, (sizeof(fg_saved) - offsetof(fg_saved, kind)) / wide) * wide;
+            memcpy(copy + at, &values[below(&seed, VALUES)], wide);
+        }
+        if (below(&seed, 2) && size > sizeof(fg_saved))
+            copy[sizeof(fg_saved) + below(&seed, 2)] = (unsigned char)below(&seed, 3);
+        fg_saved header;
+        memcpy(&header, copy, sizeof header);
+        fg_seal(copy, &header);
+        fastgate_gate *gate;
+        fastgate_lstm *lstm;
+        if (!fastgate_gate_load(&gate, copy, size)) {
+            storage = fastgate_gate_storage(gate);
+            if (fastgate_gate_input_size(gate) < size) /* else it has no outputs */
+                same_gates(gate, gate, &seed);
+            fastgate_gate_free(gate);
+        }
+        if (!fastgate_lstm_load(&lstm, copy, size)) {
+            storage = fastgate_lstm_get_options(lstm)->storage;
+            if (fastgate_lstm_get_options(lstm)->input_size < size)
+                same_lstms(lstm, lstm, &seed);
+            fastgate_lstm_free(lstm);
+        }
+    }
+    free(copy);
+}
+
+static void try_bad_buffers(int few)
+{
+    uint64_t seed = 4;
+    const fastgate_storage before = storage;
+    fastgate_gate *gate = random_gate(3, 2, &seed);
+    size_t size = fastgate_gate_saved_size(gate);
+    void *buffer = block(size);
+    fastgate_gate_save(gate, buffer);
+    fastgate_lstm *lstm = no_lstm;
+    CHECK(fastgate_lstm_load(&lstm, buffer, size) == FASTGATE_ERROR_FORMAT && lstm == no_lstm, "a gate is no LSTM");
+    try_damage(buffer, size, few);
+    try_hostile_headers(buffer, size, few);
+    fastgate_gate_free(gate), free(buffer);
+
+    storage = before;
+    const fastgate_lstm_options o = {storage, 1, 2, 1, 1, 1, .threads = 1};
+    lstm = random_lstm(&o, 1, &seed);
+    size = fastgate_lstm_saved_size(lstm);
+    fastgate_lstm_save(lstm, buffer = block(size));
+    gate = no_gate;
+    CHECK(fastgate_gate_load(&gate, buffer, size) == FASTGATE_ERROR_FORMAT && gate == no_gate, "an LSTM is no gate");
+    try_damage(buffer, size, few);
+    try_hostile_headers(buffer, size, few);
+    fastgate_lstm_free(lstm), free(buffer);
+    storage = before;
+}
+
+/* ---- files ---------------------------------------------------------------------------------- */
+
+static void file_refused(const char *name, int code, int error)
+{
+    fastgate_gate *gate = no_gate;
+    fastgate_lstm *lstm = no_lstm;
+    errno = 0;
+    CHECK(fastgate_gate_load_file(&gate, name) == code && gate == no_gate && (!error || errno == error), "%s: %s", name,
+          strerror(errno));
+    CHECK(fastgate_lstm_load_file(&lstm, name) == code && lstm == no_lstm, "%s", name);
+}
+
+static void try_files(void)
+{
+    uint64_t seed = 5;
+    storage = FASTGATE_FLOAT32;
+    file_refused("/nonexistent/gate", FASTGATE_ERROR_FILE, ENOENT);
+    file_refused("/", FASTGATE_ERROR_FILE, 0);
+    file_refused("/dev/zero", FASTGATE_ERROR_FILE, ENODEV);
+    CHECK(!truncate(path, 0), "truncate");
+    file_refused(path, FASTGATE_ERROR_FORMAT, 0);
+    CHECK(!truncate(path, 100000), "truncate");
+    file_refused(path, FASTGATE_ERROR_FORMAT, 0);
+
+    fastgate_gate *old = random_gate(20, 10, &seed), *new = random_gate(200, 10, &seed), *mapped, *loaded;
+    CHECK(fastgate_gate_save_file(old, "/nonexistent/gate") == FASTGATE_ERROR_FILE && errno == ENOENT, "no folder");
+    CHECK(fastgate_gate_save_file(old, "/") == FASTGATE_ERROR_FILE, "a folder");
+    CHECK(fastgate_gate_save_file(old, "") == FASTGATE_ERROR_FILE, "no name");
+    /* replaced while it is mapped */
+    CHECK(!fastgate_gate_save_file(old, path) && !fastgate_gate_load_file(&mapped, path), "file");
+    CHECK(!fastgate_gate_save_file(new, path) && !fastgate_gate_load_file(&loaded, path), "file");
+    same_gates(mapped, old, &seed), same_gates(loaded, new, &seed);
+    fastgate_gate_free(mapped), fastgate_gate_free(loaded), fastgate_gate_free(old), fastgate_gate_free(new);
+    struct stat status;
+    CHECK(!stat(path, &status) && status.st_size > 8000, "replaced");
+}
+
+int main(int argc, char **argv)
+{
+    (void)argv; /* any argument: fewer values */
+    const int fd = mkstemp(path);
+    CHECK(fd >= 0 && !close(fd), "a file");
+    CHECK(fg_crc32(0, "123456789", 9) == 0xcbf43926 && fg_crc32(fg_crc32(0, "12345678", 8), "9", 1) == 0xcbf43926 &&
+              fg_crc32(fg_crc32(0, "123", 3), "456789", 6) == 0xcbf43926 && fg_crc32(0, NULL, 0) == 0, "CRC-32");
+    CHECK(!strcmp(fastgate_version(), FASTGATE_VERSION), "version");
+    for (size_t s = 0; s < STORAGES; s++) {
+        storage = storages[s];
+        try_gates();
+        try_lstms(argc > 1 ? 10 : 100);
+        try_bad_buffers(argc > 1);
+        printf("%s ", storage_names[s]);
+        fflush(stdout);
+    }
+    try_files();
+    unlink(path);
+    puts("");
+    return 0;
+}
