@@ -879,7 +879,7 @@ cdef class Stream:
 
     @property
     def state(self):
-        """(h, c), copies: (num_layers, [B,] size), of an LSTMCell ([B,] size). Can be set."""
+        """Copies of h and c, (num_layers, [B,] size), of an LSTMCell ([B,] size). Can be set."""
         check_stream(self)
         h, c = np.empty(self.h_shape, self.source.dtype()), np.empty(self.c_shape, self.source.dtype())
         fastgate_stream_get_state(self.stream, data(<PyObject *>h), data(<PyObject *>c))

@@ -738,7 +738,7 @@ class Stream:
 
     @property
     def state(self) -> tuple[_Array, _Array]:
-        """(h, c), copies: (L, [B,] size), of an LSTMCell ([B,] size)."""
+        """Copies of h and c, (num_layers, [B,] size), of an LSTMCell ([B,] size)."""
         h, c = self._own()
         return h.copy(), c.copy()
 
