@@ -157,27 +157,28 @@ def test_dask_command_line(dask, job, monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def ray(job):
-    """The example, with Ray running."""
+def ray(job, tmp_path_factory):
+    """(the example, a pool of two actors, where they note that they unpickled their model)"""
     ray = pytest.importorskip("ray")
     example = importlib.import_module("ray_scoring")
     example.start(2)
-    yield example
+    log = tmp_path_factory.mktemp("ray") / "log"
+    yield example, example.scorers(Counted(job[0].Model(), log), 2), log
     ray.shutdown()
 
 
-def test_ray_gives_the_same_bits_and_unpickles_once_an_actor(ray, job, tmp_path):
-    scoring, images, expected = job
-    log = tmp_path / "log"
-    pool = ray.scorers(Counted(scoring.Model(), log), 2)
+def test_ray_gives_the_same_bits_and_unpickles_once_an_actor(ray, job):
+    example, pool, log = ray
+    _, images, expected = job
     for _ in range(2):
-        same_bits(ray.scores(images, pool, BLOCK), expected)
+        same_bits(example.scores(images, pool, BLOCK), expected)
     assert len(unpickled(log)) == 2 and len(set(unpickled(log))) == 2
 
 
-def test_ray_raises_what_an_actor_raises(ray, job, narrow):
+def test_ray_raises_what_an_actor_raises(ray, narrow):
+    example, pool, _ = ray
     with pytest.raises(ValueError, match=r"\b56\b.*\b64\b|\b64\b.*\b56\b"):
-        ray.scores(narrow, ray.scorers(job[0].Model(), 2), BLOCK)
+        example.scores(narrow, pool, BLOCK)
 
 
 # ---- Spark ------------------------------------------------------------------------------------
