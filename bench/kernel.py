@@ -3,9 +3,11 @@
 
     python bench/kernel.py [MxN ...]
     python bench/kernel.py --batch | --storage | --threads [MxN | MxNxB ...]
+    python bench/kernel.py --stream [INPUTSxHIDDEN ...]
 
-Compiles csrc and bench/kernel.c (CMake and a C compiler), runs it pinned to one core (--threads: not
-pinned), prints a table and stores it (--json).  What is compared takes turns in every round.
+Compiles csrc and bench/kernel.c or stream.c (CMake and a C compiler), runs it pinned to one core
+(--threads: not pinned), prints a table and stores it (--json).  What is compared takes turns in
+every round.
 
 Without an option: beside the fastest plain read of the same bytes.  read / gate is the share of the
 rate of a plain read that always goes forwards; the last column that of a read which, like the gate,
@@ -21,6 +23,8 @@ operations a second, which report.py draws as the peak.
 
 --threads: the time on one thread over that on two, of one vector and of 64.
 
+--stream: a step of a stream through the public C API, over the kernel that it calls, called directly.
+
 Cells are medians over the rounds, and in brackets the quartiles of what each round gives.
 """
 
@@ -33,6 +37,7 @@ import subprocess
 import sysconfig
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,22 +53,23 @@ SQUARES = {
     "threads": (256, 512, 1024, 2048, 4096),
 }
 BATCHES = {"batch": (2, 3, 4, 7, 8, 16, 64, 256), "storage": (1,), "threads": (1, 64)}
+STREAMS = "32x32 64x128 128x256"
 ROOT = Path(__file__).parents[1]
 
 
 @contextlib.contextmanager
-def compiled(build: Path | None) -> Iterator[str]:
+def compiled(name: str, build: Path | None) -> Iterator[str]:
     """The program, kept in build if there is one."""
     compiler = os.environ.get("CC", "cc").split()
     scripts = sysconfig.get_path("scripts")  # where pip puts cmake
     os.environ["PATH"] = f"{scripts}{os.pathsep}{os.environ['PATH']}"
     with tempfile.TemporaryDirectory() as temporary:
         build = (build or Path(temporary)).absolute()
-        library, program = f"{build}/libfastgate.a", f"{build}/kernel"
-        make = ["--build", f"{build}", "--target", "static", "-j", str(os.cpu_count())]
+        library, program = f"{build}/libfastgate.a", f"{build}/{name}"
+        make = ["--build", f"{build}", "--target", "fastgate_static", "-j", str(os.cpu_count())]
         for step in (["-S", f"{ROOT}/csrc", "-B", f"{build}"], make):
             subprocess.run(["cmake", *step], check=True, stdout=subprocess.DEVNULL)
-        source = f"{ROOT}/bench/kernel.c"
+        source = f"{ROOT}/bench/{name}.c"
         flags = ["-O3", "-march=native", "-pthread"]
         subprocess.run([*compiler, *flags, source, library, "-lm", "-o", program], check=True)
         yield program
@@ -124,25 +130,37 @@ def turns(mode: str, cells: dict[str, Array]) -> tuple[Table, dict[str, Any]]:
     return {"columns": ["size", "B", *head], "rows": rows}, further
 
 
+def steps(cells: dict[str, Array]) -> tuple[Table, dict[str, Any]]:
+    """Of a stream, beside the kernel."""
+    columns = ["input/hidden", "fastgate_stream_step, µs", "kernel, µs", "step / kernel"]
+    rows = []
+    for cell, rounds in cells.items():
+        step, kernel = rounds.T
+        row = [cell.replace("x", "/"), quartiles(step * 1e6), quartiles(kernel * 1e6)]
+        rows.append([*row, quartiles(step / kernel)])
+    return {"columns": columns, "rows": rows}, {}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("sizes", nargs="*", metavar="MxN[xB]")
-    for mode in BATCHES:
+    for mode in (*BATCHES, "stream"):
         parser.add_argument(f"--{mode}", dest="mode", action="store_const", const=mode)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--build", type=Path, metavar="DIR", help="keep what is compiled here")
     parser.add_argument("--core", type=int, default=pinned())
     options = parser.parse_args()
-    mode, sizes = options.mode, options.sizes or SIZES.split()
-    if mode:
+    mode = options.mode
+    sizes = options.sizes or (STREAMS if mode == "stream" else SIZES).split()
+    if mode in BATCHES:
         squares = options.sizes or [f"{n}x{n}" for n in SQUARES[mode]]
         sizes = [s for s in squares if s.count("x") == 2]
         sizes += [f"{s}x{batch}" for s in squares if s not in sizes for batch in BATCHES[mode]]
-    with compiled(options.build) as program:
+    with compiled("stream" if mode == "stream" else "kernel", options.build) as program:
         if mode != "threads" and options.core is not None:
             os.sched_setaffinity(0, {options.core})
         cells = measured(program, mode or "read", sizes)
-    table, further = turns(mode, cells) if mode else reads(cells)
+    table, further = {None: reads, "stream": steps}.get(mode, partial(turns, mode))(cells)
     publish([table], options.json, **further)
 
 

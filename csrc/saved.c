@@ -43,6 +43,8 @@ size_t fg_section(size_t *end, size_t bytes)
 {
     if (*end > PTRDIFF_MAX - FG_LINE || bytes > PTRDIFF_MAX - FG_LINE - *end)
         return *end = SIZE_MAX;
+    if (!bytes)
+        return *end;
     const size_t offset = (*end + FG_LINE - 1) / FG_LINE * FG_LINE;
     *end = offset + bytes;
     return offset;

@@ -39,8 +39,8 @@ typedef struct {
 
 _Static_assert(sizeof(fg_saved) == 2 * FG_LINE, "as written in files");
 
-/* The offset of the section of so many bytes that follows *end bytes, and moves *end behind it; SIZE_MAX
- * is what does not fit ptrdiff_t, and stays. */
+/* The offset of the section of so many bytes that follows *end bytes, and moves *end behind it, unless it is
+ * empty; SIZE_MAX is what does not fit ptrdiff_t, and stays. */
 size_t fg_section(size_t *end, size_t bytes);
 
 /* CRC-32 of zlib, PNG and others (IEEE 802.3), of which this is a continuation; 0 to begin with. */

@@ -2,11 +2,19 @@
 """The C API, fastgate.h, which documents it. No function raises, and none needs the GIL.
 
     cimport fastgate    # compile with fastgate.get_include(), link as python -m fastgate --libs says
+
+A module so linked has the library as a copy of its own: fastgate_select_isa and fastgate_override_threads are for
+the calls that it makes, and neither FASTGATE_ISA nor FASTGATE_THREADS of the environment reaches it.
 """
 
 
 cdef extern from "fastgate.h" nogil:
     const char *FASTGATE_VERSION
+    int FASTGATE_VERSION_MAJOR
+    int FASTGATE_VERSION_MINOR
+    int FASTGATE_VERSION_PATCH
+
+    const char *fastgate_version()
 
     enum:
         FASTGATE_OK
@@ -14,6 +22,8 @@ cdef extern from "fastgate.h" nogil:
         FASTGATE_ERROR_SHAPE
         FASTGATE_ERROR_ISA
         FASTGATE_ERROR_VALUE
+        FASTGATE_ERROR_FORMAT
+        FASTGATE_ERROR_FILE
 
     const char *fastgate_strerror(int code)
 
@@ -56,6 +66,11 @@ cdef extern from "fastgate.h" nogil:
                            const void *weight, ptrdiff_t row_stride, ptrdiff_t column_stride,
                            const void *bias, size_t batch, const void *x, ptrdiff_t x_stride, void *y,
                            ptrdiff_t y_stride)
+    size_t fastgate_gate_saved_size(const fastgate_gate *gate)
+    void fastgate_gate_save(const fastgate_gate *gate, void *buffer)
+    int fastgate_gate_load(fastgate_gate **gate, const void *buffer, size_t size)
+    int fastgate_gate_save_file(const fastgate_gate *gate, const char *path)
+    int fastgate_gate_load_file(fastgate_gate **gate, const char *path)
 
     ctypedef struct fastgate_lstm:
         pass
@@ -89,6 +104,11 @@ cdef extern from "fastgate.h" nogil:
     bint fastgate_lstm_has_peephole(const fastgate_lstm *lstm, size_t index)
     int fastgate_lstm_unpack(const fastgate_lstm *lstm, size_t index, void *weight_ih, void *weight_hh,
                              void *bias, void *peephole, void *projection)
+    size_t fastgate_lstm_saved_size(const fastgate_lstm *lstm)
+    void fastgate_lstm_save(const fastgate_lstm *lstm, void *buffer)
+    int fastgate_lstm_load(fastgate_lstm **lstm, const void *buffer, size_t size)
+    int fastgate_lstm_save_file(const fastgate_lstm *lstm, const char *path)
+    int fastgate_lstm_load_file(fastgate_lstm **lstm, const char *path)
     int fastgate_lstm_step(const fastgate_lstm *lstm, size_t batch, const void *x, ptrdiff_t x_stride,
                            const void *h, const void *c, void *h_out, void *c_out, void *scratch)
     int fastgate_lstm_run(const fastgate_lstm *lstm, size_t steps, size_t batch, const void *x,

@@ -15,9 +15,18 @@ from fastgate cimport *
 ctypedef object (*vectorcall)(object, PyObject **, size_t, PyObject *)
 
 
+cdef class _Saved:
+    cdef object source
+    cdef const unsigned char[::1] view
+    cdef const void *data
+    cdef size_t size
+    cdef int check(self, int code, str kind) except -1
+
+
 cdef class Gate:
     cdef vectorcall vectorcall
     cdef fastgate_gate *gate
+    cdef _Saved saved  # which holds what gate computes with, or None
     cdef int type_number  # NumPy's, of x, bias and y
     cdef readonly str storage
     cdef readonly size_t output_size
@@ -38,6 +47,7 @@ cdef class BoundGate:
 
 cdef class _Recurrent:
     cdef fastgate_lstm *lstm
+    cdef _Saved saved
     cdef int type_number
     cdef size_t side_size  # elements of h, of one direction
     cdef readonly str storage
@@ -46,6 +56,8 @@ cdef class _Recurrent:
     cdef readonly size_t nbytes
     cdef int pack(self, list cells, size_t directions, dict options, str storage,
                   unsigned threads) except -1
+    cdef int read(self, _Saved saved) except -1
+    cdef void describe(self) noexcept
     cdef tuple sizes(self)
     cdef object dtype(self)
     cdef const fastgate_lstm_options *options(self) noexcept

@@ -1,8 +1,9 @@
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, final, overload
+from os import PathLike
+from typing import IO, Any, TypeVar, final, overload
 
 from numpy.typing import ArrayLike, NDArray
-from typing_extensions import disjoint_base
+from typing_extensions import Buffer, disjoint_base
 
 _Out = TypeVar("_Out")
 _OtherOut = TypeVar("_OtherOut")
@@ -21,6 +22,9 @@ class Gate:
     def from_augmented(
         cls, weight: ArrayLike, *, storage: str = "float32", threads: int | str = 1
     ) -> Gate: ...
+    def save(self, file: str | PathLike[str] | IO[bytes]) -> None: ...
+    @classmethod
+    def load(cls, source: str | PathLike[str] | Buffer) -> Gate: ...
     @overload
     def __call__(self, *parts: ArrayLike, out: None = None) -> NDArray[Any]: ...
     @overload
@@ -59,6 +63,7 @@ class _Recurrent:
     def nbytes(self) -> int: ...
     @property
     def threads(self) -> int: ...
+    def save(self, file: str | PathLike[str] | IO[bytes]) -> None: ...
     def __copy__(self) -> Any: ...
     def __deepcopy__(self, memo: dict[int, Any]) -> Any: ...
 
@@ -83,6 +88,8 @@ class LSTMCell(_Recurrent):
     def from_torch(
         cls, source: Any, *, prefix: str = "", storage: str = "float32", threads: int | str = 1
     ) -> LSTMCell: ...
+    @classmethod
+    def load(cls, source: str | PathLike[str] | Buffer) -> LSTMCell: ...
     @overload
     def __call__(
         self,
@@ -151,6 +158,10 @@ class LSTM(_Recurrent):
         weights: Mapping[str, Any] | None = None,
         storage: str = "float32",
         threads: int | str = 1,
+    ) -> LSTM: ...
+    @classmethod
+    def load(
+        cls, source: str | PathLike[str] | Buffer, *, batch_first: bool = False
     ) -> LSTM: ...
     @overload
     def __call__(

@@ -15,7 +15,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 import numpy as np
 
-from fastgate import _check
+from fastgate import _check, _saved
 
 cdef extern from "Python.h":
     PyObject **PySequence_Fast_ITEMS(object)
@@ -221,6 +221,26 @@ cdef inline PyObject *keyword_out(PyObject **args, Py_ssize_t count,
     return args[count] if PyTuple_GET_SIZE(names) else <PyObject *>None
 
 
+# ---- saved ------------------------------------------------------------------------------------
+
+@cython.final
+cdef class _Saved:
+    """What a path or bytes hold, kept for a gate or LSTM to compute with where it lies."""
+
+    def __cinit__(self, source):
+        self.source = source
+        self.view = _saved.read(source)
+        self.size = self.view.shape[0]
+        self.data = &self.view[0] if self.size else NULL
+
+    cdef int check(self, int code, str kind) except -1:
+        if code == FASTGATE_ERROR_FORMAT:
+            raise _saved.refuse(kind, self.source)
+        if code != FASTGATE_OK:
+            raise MemoryError(f"no memory to load a {kind}")
+        return 0
+
+
 # ---- Gate -------------------------------------------------------------------------------------
 
 @cython.final
@@ -271,10 +291,19 @@ cdef class Gate:
     """
 
     def __cinit__(self, weight, bias=None, *, storage="float32", threads=1):
+        self.vectorcall = gate_vectorcall
+        if type(weight) is _Saved:
+            self.saved = weight
+            self.saved.check(fastgate_gate_load(&self.gate, self.saved.data, self.saved.size), "gate")
+            self.storage = _check.STORAGES[fastgate_gate_storage(self.gate)]
+            self.type_number = NPY_FLOAT64 if self.storage == "float64" else NPY_FLOAT32
+            self.output_size = fastgate_gate_output_size(self.gate)
+            self.input_size = fastgate_gate_input_size(self.gate)
+            self.nbytes = fastgate_gate_nbytes(self.gate)
+            return
         self.storage, threads = _check.options(storage, threads)
         weight, bias = _check.parameters(weight, bias, self.storage)
         cdef PyArrayObject *w = <PyArrayObject *>weight
-        self.vectorcall = gate_vectorcall
         self.type_number = PyArray_TYPE(w)
         self.output_size = PyArray_DIMS(w)[0]
         self.input_size = PyArray_DIMS(w)[1]
@@ -302,6 +331,48 @@ cdef class Gate:
         """
         weight, bias = _check.augmented(weight, storage)
         return cls(weight, bias, storage=storage, threads=threads)
+
+    def save(self, file):
+        """Write the packed gate, for load, and for fastgate_gate_load_file of C.
+
+        Parameters
+        ----------
+        file : path or binary file object
+            The file of a path is replaced at once, by a new one.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        if type(self) is not Gate:  # as in __reduce__
+            raise TypeError(f"Gate.save() needs a Gate, not {type(self).__name__}")
+        buffer = np.empty(fastgate_gate_saved_size(self.gate), np.uint8)
+        fastgate_gate_save(self.gate, data(<PyObject *>buffer))
+        _saved.write(file, buffer)
+
+    @classmethod
+    def load(cls, source):
+        """The gate that save, or C, wrote: the same bits, storage and number of threads.
+
+        Of a file nothing is read but to check it: it is mapped, and all processes that load it share
+        its memory. To change it, replace it, as save does: one that is cut off while it is mapped kills
+        its readers.
+
+        Parameters
+        ----------
+        source : path or bytes-like
+            Bytes are copied.
+
+        Raises
+        ------
+        ValueError
+            If it is not a saved gate of this version and byte order, whole and undamaged. Content from
+            anywhere is safe to load.
+        OSError
+            If the file cannot be read.
+        """
+        return cls(_Saved(source))
 
     def __call__(self, *parts, out=None):
         """__call__(self, *parts, out=None)\n--\n

@@ -20,8 +20,6 @@ cdef class _Recurrent:
         cdef fastgate_lstm_options made
         cdef Py_ssize_t i
         first = cells[0]
-        self.storage = storage
-        self.type_number = PyArray_TYPE(<PyArrayObject *>first["bias"])
         made.storage = STORAGES[storage]
         made.input_size = first["weight_ih"].shape[1]
         made.hidden_size = len(first["bias"]) // 4
@@ -47,11 +45,44 @@ cdef class _Recurrent:
         PyMem_Free(weights)
         if code != FASTGATE_OK:
             raise MemoryError(f"no memory to pack an LSTM of hidden_size {made.hidden_size}")
+        self.describe()
+        return 0
+
+    cdef int read(self, _Saved saved) except -1:
+        """Load instead of pack."""
+        self.saved = saved
+        saved.check(fastgate_lstm_load(&self.lstm, saved.data, saved.size), "LSTM")
+        self.describe()
+        return 0
+
+    cdef void describe(self) noexcept:
+        """Set the attributes, from the packed LSTM."""
+        cdef const fastgate_lstm_options *made = self.options()
+        self.storage = _check.STORAGES[made.storage]
+        self.type_number = NPY_FLOAT64 if made.storage == FASTGATE_FLOAT64 else NPY_FLOAT32
         self.input_size = made.input_size
         self.hidden_size = made.hidden_size
         self.side_size = fastgate_lstm_output_size(self.lstm)
         self.nbytes = fastgate_lstm_nbytes(self.lstm)
-        return 0
+
+    def save(self, file):
+        """Write all that is packed, for load, and for fastgate_lstm_load_file of C.
+
+        Parameters
+        ----------
+        file : path or binary file object
+            The file of a path is replaced at once, by a new one.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        if type(self) is not LSTM and type(self) is not LSTMCell:  # as in __reduce__
+            raise TypeError(f"save() needs an LSTM or LSTMCell, not {type(self).__name__}")
+        buffer = np.empty(fastgate_lstm_saved_size(self.lstm), np.uint8)
+        fastgate_lstm_save(self.lstm, data(<PyObject *>buffer))
+        _saved.write(file, buffer)
 
     cdef tuple sizes(self):
         return self.input_size, self.side_size, self.hidden_size
@@ -91,11 +122,11 @@ cdef class _Recurrent:
         """The options that made this, but for those of LSTM alone."""
         cdef const fastgate_lstm_options *made = self.options()
         return {
-            "clip": made.clip,
-            "gate_clip": made.gate_clip,
+            "clip": made.clip or None,  # 0 is none to C
+            "gate_clip": made.gate_clip or None,
             "input_forget": bool(made.input_forget),
             "storage": self.storage,
-            "threads": made.threads,
+            "threads": made.threads or 1,
         }
 
     @property
@@ -187,11 +218,15 @@ cdef class LSTMCell(_Recurrent):
     def __cinit__(self, weight_ih, weight_hh, bias_ih=None, bias_hh=None, *, peephole=None,
                   projection=None, clip=None, gate_clip=None, input_forget=False,
                   storage="float32", threads=1):
+        self.vectorcall = cell_vectorcall
+        if type(weight_ih) is _Saved:
+            self.read(weight_ih)
+            _saved.refuse_cell(self.options().layers, self.options().directions, self.options().backwards)
+            return
         storage, threads = _check.options(storage, threads)
         given = (weight_ih, weight_hh, bias_ih, bias_hh, peephole, projection)
         cell = _check.cell_parameters(dict(zip(_check.PARAMETERS, given)), storage)
         self.pack([cell], 1, limits(clip, gate_clip, input_forget), storage, threads)
-        self.vectorcall = cell_vectorcall
 
     @classmethod
     def from_torch(cls, source, *, prefix="", storage="float32", threads=1):
@@ -208,6 +243,19 @@ cdef class LSTMCell(_Recurrent):
 
         layers, _ = weights.from_torch(source, prefix=prefix)
         return cls(**_check.one_layer(layers), storage=storage, threads=threads)
+
+    @classmethod
+    def load(cls, source):
+        """The cell that save, or C, wrote; as LSTM.load.
+
+        Raises
+        ------
+        ValueError
+            As LSTM.load, and if it has several layers or directions, or goes backwards.
+        OSError
+            If the file cannot be read.
+        """
+        return cls(_Saved(source), None)
 
     def __call__(self, x, h=None, c=None, *, out=None):
         """__call__(self, x, h=None, c=None, *, out=None)\n--\n
@@ -487,12 +535,15 @@ cdef class LSTM(_Recurrent):
 
     def __cinit__(self, layers, *, batch_first=False, reverse=False, clip=None, gate_clip=None,
                   input_forget=False, storage="float32", threads=1):
-        storage, threads = _check.options(storage, threads)
-        cells, directions = _check.lstm_parameters(layers, storage, bool(reverse))
-        self.pack(cells, directions, limits(clip, gate_clip, input_forget, reverse), storage, threads)
-        self.directions = directions
-        self.num_layers = len(cells) // directions
-        self.output_size = directions * self.side_size
+        if type(layers) is _Saved:
+            self.read(layers)
+        else:
+            storage, threads = _check.options(storage, threads)
+            cells, directions = _check.lstm_parameters(layers, storage, bool(reverse))
+            self.pack(cells, directions, limits(clip, gate_clip, input_forget, reverse), storage, threads)
+        self.directions = self.options().directions
+        self.num_layers = self.options().layers
+        self.output_size = self.directions * self.side_size
         self.batch_first = bool(batch_first)
 
     @classmethod
@@ -530,6 +581,31 @@ cdef class LSTM(_Recurrent):
 
         layers, options = from_onnx(source, node, weights=weights)
         return cls(layers, storage=storage, threads=threads, **options)
+
+    @classmethod
+    def load(cls, source, *, batch_first=False):
+        """The LSTM that save, or C, wrote: the same bits, storage and number of threads.
+
+        Of a file nothing is read but to check it: it is mapped, and all processes that load it share
+        its memory. To change it, replace it, as save does: one that is cut off while it is mapped kills
+        its readers.
+
+        Parameters
+        ----------
+        source : path or bytes-like
+            Bytes are copied.
+        batch_first : bool
+            As of the class: it is how the LSTM is called, and not saved.
+
+        Raises
+        ------
+        ValueError
+            If it is not a saved LSTM of this version and byte order, whole and undamaged. Content from
+            anywhere is safe to load.
+        OSError
+            If the file cannot be read.
+        """
+        return cls(_Saved(source), batch_first=batch_first)
 
     def __call__(self, x, state=None, *, lengths=None, out=None):
         """__call__(self, x, state=None, *, lengths=None, out=None)\n--\n
@@ -803,7 +879,7 @@ cdef class Stream:
 
     @property
     def state(self):
-        """(h, c), copies: (num_layers, [B,] size), of an LSTMCell ([B,] size). Can be set."""
+        """Copies of h and c, (num_layers, [B,] size), of an LSTMCell ([B,] size). Can be set."""
         check_stream(self)
         h, c = np.empty(self.h_shape, self.source.dtype()), np.empty(self.c_shape, self.source.dtype())
         fastgate_stream_get_state(self.stream, data(<PyObject *>h), data(<PyObject *>c))

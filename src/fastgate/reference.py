@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastgate import _check
+from fastgate import _check, _saved
 
 TYPE_CHECKING = False  # not from typing, for the sake of the import time
 if TYPE_CHECKING:
@@ -40,11 +40,18 @@ def rounded(weight: _Array, storage: str) -> _Array:
             bits += 0x7FFF + (bits >> 16 & 1)  # half a unit, or a little less if the last bit is even
             bits &= 0xFFFF0000
             return np.where(np.isnan(weight), weight, bits.view(np.float32))
+        integers, scale = quantized(weight)
+        result: _Array = integers * scale
+        return result
+
+
+def quantized(weight: _Array) -> tuple[_Array, _Array]:
+    """weight (m, n), finite -> integers (m, n) of -127 to 127 and a scale (m, 1) for each row: int8."""
+    with np.errstate(all="ignore"):  # underflow
         scale = np.abs(weight).max(axis=1, initial=0, keepdims=True) / np.float32(127)
         scale = (scale.view(np.uint32) & 0xFFFFFF80).view(np.float32)  # integer * scale is then exact
         integers = np.rint(weight / np.where(scale == 0, np.float32(np.inf), scale))
-        result: _Array = np.clip(integers, -127, 127) * scale
-        return result
+        return np.clip(integers, -127, 127), scale
 
 
 def sigmoid(z: _Array) -> _Array:
@@ -107,6 +114,26 @@ class Gate:
             return y
         target[...] = y
         return out
+
+    def save(self, file: Any) -> None:
+        """Write to a path or binary file object what load reads; see fastgate.Gate.save."""
+        sizes = {"input_size": self.input_size, "output_size": self.output_size}
+        packed = _saved.pack(self._weight, self._bias, self._storage)
+        data = _saved.seal(_saved.GATE, self._storage, [packed], threads=self._threads, **sizes)
+        _saved.write(file, data)
+
+    @classmethod
+    def load(cls, source: Any) -> Gate:
+        """The gate that save wrote to this path, or into these bytes."""
+        unsealed = _saved.unseal(_saved.read(source), _saved.GATE)
+        if unsealed is None:
+            raise _saved.refuse("gate", source)
+        head, saved = unsealed
+        storage = _check.STORAGES[head["storage"]]
+        rows, columns = int(head["output_size"]), int(head["input_size"])
+        sections = _saved.Sections(saved)
+        packed = sections.take(_saved.packed_size(rows, columns, storage))
+        return cls(*_saved.unpack(packed, rows, columns, storage), storage=storage, threads=head["threads"])
 
     def bind(self, *parts: Any, out: Any) -> BoundGate:
         """A function of no arguments: self(*parts, out=out)."""
@@ -230,6 +257,26 @@ class _Cell:
             arrays["projection"] = self.projection
         return {key: array.astype(self.dtype, order="C") for key, array in arrays.items()}
 
+    def sections(self, storage: str) -> list[bytes]:
+        """As they are saved: the gates in blocks of i, f, g and o of as many units as a panel has rows."""
+        _, outputs, hidden = self.sizes
+        panel = 64 // self.dtype.itemsize
+        padded = -(-hidden // panel) * panel
+
+        def in_blocks(a: _Array) -> _Array:  # (4 hidden, ..) -> (4 padded, ..)
+            units = np.zeros((4, padded, *a.shape[1:]))
+            units[:, :hidden] = a.reshape(4, hidden, *a.shape[1:])
+            return units.reshape(4, padded // panel, panel, *a.shape[1:]).swapaxes(0, 1).reshape(4 * padded, *a.shape[1:])
+
+        packed = [_saved.pack(in_blocks(self.weight), in_blocks(self.bias), storage)]
+        if self.projection is not None:
+            packed.append(_saved.pack(self.projection, np.zeros(outputs), storage))
+        if self.peephole is not None and hidden:
+            peephole = np.zeros((3, padded), self.dtype)
+            peephole[:, :hidden] = self.peephole
+            packed.append(peephole.tobytes())
+        return packed
+
     def step(self, x: _Array, h: _Array, c: _Array) -> tuple[_Array, _Array]:
         """x (..., n), h (..., output_size), c (..., hidden_size) -> the next h and c."""
         precise = np.longdouble if self.dtype == np.float64 else np.float64
@@ -271,6 +318,29 @@ class _Recurrent:
     def _parameters(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The weights as arguments and keywords, to be made again with."""
         raise NotImplementedError
+
+    def save(self, file: Any) -> None:
+        """Write to a path or binary file object what load reads; see fastgate.LSTM.save."""
+        sections = [bytes(cell.peephole is not None and cell.peephole.size > 0 for cell in self._cells)]
+        for cell in self._cells:
+            sections += cell.sections(self._storage)
+        options, first = self._options, self._cells[0]
+        backwards = _saved.BACKWARDS * options.get("reverse", False)
+        data = _saved.seal(
+            _saved.LSTM,
+            self._storage,
+            sections,
+            threads=self._threads,
+            directions=getattr(self, "_directions", 1),
+            flags=backwards + _saved.INPUT_FORGET * options["input_forget"],
+            input_size=first.sizes[0],
+            output_size=first.sizes[2],
+            projection_size=0 if first.projection is None else first.sizes[1],
+            layers=len(self._cells) // getattr(self, "_directions", 1),
+            clip=options["clip"],
+            gate_clip=options["gate_clip"],
+        )
+        _saved.write(file, data)
 
     @property
     def input_size(self) -> int:
@@ -325,6 +395,51 @@ def _options(clip: Any, gate_clip: Any, input_forget: Any) -> dict[str, Any]:
     }
 
 
+def _loaded(source: Any) -> tuple[list[Any], int, dict[str, Any]]:
+    """The layers, one after the other, the directions and the options of a saved LSTM."""
+    unsealed = _saved.unseal(_saved.read(source), _saved.LSTM)
+    if unsealed is None:
+        raise _saved.refuse("LSTM", source)
+    head, saved = unsealed
+    storage = _check.STORAGES[head["storage"]]
+    names = ("input_size", "output_size", "projection_size", "layers", "directions")
+    inputs, hidden, projected, layers, directions = (int(head[name]) for name in names)
+    outputs = projected or hidden
+    real = _check.dtype_of(storage)
+    panel = 64 // real.itemsize
+    padded = -(-hidden // panel) * panel
+    sections = _saved.Sections(saved)
+    peepholes = sections.take(layers * directions)
+
+    def matrix(rows: int, columns: int) -> tuple[_Array, _Array]:
+        return _saved.unpack(sections.take(_saved.packed_size(rows, columns, storage)), rows, columns, storage)
+
+    def from_blocks(a: _Array) -> _Array:  # (4 padded, ..) -> (4 hidden, ..)
+        units = a.reshape(padded // panel, 4, panel, *a.shape[1:]).swapaxes(0, 1).reshape(4, padded, *a.shape[1:])
+        return units[:, :hidden].reshape(4 * hidden, *a.shape[1:])
+
+    cells = []
+    for k, has_peephole in enumerate(peepholes):
+        columns = inputs if k < directions else directions * outputs
+        weight, bias = map(from_blocks, matrix(4 * padded, columns + outputs))
+        cell = {"weight_ih": weight[:, :columns], "weight_hh": weight[:, columns:], "bias_ih": bias}
+        if projected:
+            cell["projection"], _ = matrix(projected, hidden)
+        if has_peephole:
+            peephole = sections.take(3 * padded * real.itemsize).view(real)
+            cell["peephole"] = peephole.reshape(3, padded)[:, :hidden]
+        cells.append(cell)
+    options = {
+        "reverse": bool(head["flags"] & _saved.BACKWARDS),
+        "input_forget": bool(head["flags"] & _saved.INPUT_FORGET),
+        "clip": float(head["clip"]) or None,  # 0 is none to C
+        "gate_clip": float(head["gate_clip"]) or None,
+        "storage": storage,
+        "threads": max(1, int(head["threads"])),
+    }
+    return cells, directions, options
+
+
 class LSTMCell(_Recurrent):
     """One step of an LSTM, on one thread; see fastgate.LSTMCell."""
 
@@ -360,6 +475,13 @@ class LSTMCell(_Recurrent):
 
         layers, _ = weights.from_torch(source, prefix=prefix)
         return cls(**_check.one_layer(layers), storage=storage, threads=threads)
+
+    @classmethod
+    def load(cls, source: Any) -> LSTMCell:
+        """The cell that save wrote to this path, or into these bytes."""
+        cells, directions, options = _loaded(source)
+        _saved.refuse_cell(len(cells), directions, options.pop("reverse"))
+        return cls(**cells[0], **options)
 
     def __call__(
         self,
@@ -494,6 +616,13 @@ class LSTM(_Recurrent):
         layers, options = from_onnx(source, node, weights=weights)
         return cls(layers, storage=storage, threads=threads, **options)
 
+    @classmethod
+    def load(cls, source: Any, *, batch_first: bool = False) -> LSTM:
+        """The LSTM that save wrote to this path, or into these bytes."""
+        cells, directions, options = _loaded(source)
+        layers = cells if directions == 1 else list(zip(cells[::2], cells[1::2]))
+        return cls(layers, batch_first=batch_first, **options)
+
     def __call__(
         self,
         x: ArrayLike,
@@ -609,7 +738,7 @@ class Stream:
 
     @property
     def state(self) -> tuple[_Array, _Array]:
-        """(h, c), copies: (L, [B,] size), of an LSTMCell ([B,] size)."""
+        """Copies of h and c, (num_layers, [B,] size), of an LSTMCell ([B,] size)."""
         h, c = self._own()
         return h.copy(), c.copy()
 

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Builds csrc and its C tests with every compiler found, and runs them.
 #
-#     tests/c/run.sh [fast|full]      full also tries all 2^32 inputs of the sigmoid and of tanh
+#     tests/c/run.sh [fast|full]      full also tries all 2^32 inputs of the sigmoid and of tanh, and
+#                                     fuzzes for FUZZ_SECONDS, 60 if that is not set
 #
 # One line a step; the last line is a summary, the exit status 0 if nothing failed.  What a step
 # printed is shown where it failed.
@@ -43,8 +44,8 @@ build()
     folder=$1 compiler=$2 flags=$3
     cmake -S "${4:-$csrc}" -B "$folder" -DCMAKE_C_COMPILER="$compiler" -DCMAKE_BUILD_TYPE=None \
         -DCMAKE_C_FLAGS="$flags -Werror" &&
-        cmake --build "$folder" --target static -j "$(getconf _NPROCESSORS_ONLN)" || return
-    for test in bits lstm memory threads pool; do
+        cmake --build "$folder" --target fastgate_static -j "$(getconf _NPROCESSORS_ONLN)" || return
+    for test in bits lstm memory saved threads pool; do
         case $test in
         memory) extra=$wrap ;;
         pool) extra=-Wl,--wrap=pthread_create ;;
@@ -66,7 +67,8 @@ variant()
 build_activations()
 {
     folder=$1 isas= objects=
-    for isa in $(ar t "$folder/libfastgate.a" | sed -n 's/_f64\..*//p'); do
+    for isa in $(ar t "$folder/libfastgate.a" | sed 's/\..*//' | sort -u); do
+        [ -e "$csrc/isa/$isa.c" ] || continue
         flags=$(sed -n '1s,/\* .*:\(.*\) \*/,\1,p' "$csrc/isa/$isa.c") &&
             sed -n '/#define FG_ISA /s/FG_ISA /&tanh_/; /#define/p' "$csrc/isa/$isa.c" >"$folder/$isa.h" &&
             $cc -O1 $strict $flags -include "$folder/$isa.h" -c "$here/activations_isa.c" \
@@ -75,6 +77,17 @@ build_activations()
     done
     $cc -O3 $strict "-DISAS=$isas" "$here/activations.c" $objects "$folder/libfastgate.a" -o "$folder/activations" \
         -lm -lpthread
+}
+
+# fuzz.c under libFuzzer, with the library in FOLDER
+build_fuzz()
+{
+    folder=$1 flags="-O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all"
+    cmake -S "$out/csrc-checked" -B "$folder" -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=None \
+        -DCMAKE_C_FLAGS="$flags -fsanitize=fuzzer-no-link,address" &&
+        cmake --build "$folder" --target fastgate_static -j "$(getconf _NPROCESSORS_ONLN)" &&
+        clang $flags $strict -fsanitize=fuzzer,address "$here/fuzz.c" "$folder/libfastgate.a" -o "$folder/fuzz" \
+            -lm -lpthread
 }
 
 header()
@@ -115,6 +128,7 @@ for compiler in gcc clang; do
     step "$compiler: bits" digests "$out/$compiler/bits"
     step "$compiler: lstm" digests "$out/$compiler/lstm"
     step "$compiler: memory" "$out/$compiler/memory"
+    step "$compiler: saved" "$out/$compiler/saved"
     step "$compiler: threads" "$out/$compiler/threads"
     step "$compiler: pool" "$out/$compiler/pool"
 done
@@ -143,6 +157,7 @@ for sanitizer in "-O1 -fsanitize=address" "-O0 -fsanitize=undefined"; do
         [ "$mode" != full ] || [ "$test $kind" = "bits undefined" ] || step "$kind: $test" digests "$out/$kind/$test"
     done
     step "$kind: memory" "$out/$kind/memory" few
+    step "$kind: saved" "$out/$kind/saved" few
     step "$kind: threads" "$out/$kind/threads"
     step "$kind: pool" "$out/$kind/pool"
 done
@@ -164,9 +179,17 @@ if have aarch64-linux-gnu-gcc qemu-aarch64-static; then
         step "AArch64, emulated: bits" digests qemu-aarch64-static -cpu max "$out/aarch64/bits" &&
         step "AArch64, emulated: lstm" digests qemu-aarch64-static -cpu max "$out/aarch64/lstm" &&
         step "AArch64, emulated: memory" qemu-aarch64-static -cpu max "$out/aarch64/memory" few &&
+        step "AArch64, emulated: saved" qemu-aarch64-static -cpu max "$out/aarch64/saved" few &&
         step "AArch64, emulated: threads" qemu-aarch64-static -cpu max "$out/aarch64/threads"
 else
     say skip "AArch64" "$skipped"
+fi
+
+if [ "$mode" = full ] && have clang; then
+    mkdir -p "$out/corpus"
+    step "fuzz: build" build_fuzz "$out/fuzz" &&
+        step "fuzz: the C API and saved buffers" "$out/fuzz/fuzz" -max_len=4096 -print_final_stats=0 \
+            -max_total_time="${FUZZ_SECONDS:-60}" -artifact_prefix="$out/" "$out/corpus"
 fi
 
 if [ "$mode" = full ]; then
