@@ -46,7 +46,7 @@ def main() -> None:
         "a method of a Python class that does nothing, (x, out=y)": ("nothing(x, out=y)", False),
         "numpy.empty(1, numpy.float32)": ("empty(1, float32)", False),
     }
-    with kernel.compiled(options.build) as program:
+    with kernel.compiled("kernel", options.build) as program:
         if (core := pinned()) is not None:
             os.sched_setaffinity(0, {core})
         (rounds,) = kernel.measured(program, "read", ["1x1"]).values()
