@@ -20,7 +20,7 @@ import numpy as np
 from show import quartiles
 from sides import pinned, publish, stage
 
-CALLS = 20_000  # a turn
+CALLS = 2000  # a turn: short, so that few are cut into
 
 
 class Nothing:
@@ -30,7 +30,7 @@ class Nothing:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=101)
+    parser.add_argument("--rounds", type=int, default=1001)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--build", type=Path, metavar="DIR", help="of kernel.py")
     options = parser.parse_args()
@@ -39,12 +39,12 @@ def main() -> None:
     names = {"g": g, "call": g.bind(x, out=y), "x": x, "y": y, "empty": np.empty}
     names |= {"reverse": [].reverse, "nothing": Nothing().call, "float32": np.float32}
     ways = {  # a statement, and whether the kernel runs in it
-        "call = g.bind(x, out=y); call()": ("call()", True),
-        "g(x, out=y)": ("g(x, out=y)", True),
-        "g(x)": ("g(x)", True),
-        "a method of a compiled class that does nothing: [].reverse()": ("reverse()", False),
-        "a method of a Python class that does nothing, (x, out=y)": ("nothing(x, out=y)", False),
-        "numpy.empty(1, numpy.float32)": ("empty(1, float32)", False),
+        "`call = g.bind(x, out=y); call()`": ("call()", True),
+        "`g(x, out=y)`": ("g(x, out=y)", True),
+        "`g(x)`": ("g(x)", True),
+        "`[].reverse()`, a method of a compiled class with nothing to do": ("reverse()", False),
+        "`nothing(x, out=y)`, a method of a Python class with nothing to do": ("nothing(x, out=y)", False),
+        "`numpy.empty(1, numpy.float32)`": ("empty(1, float32)", False),
     }
     with kernel.compiled("kernel", options.build) as program:
         if (core := pinned()) is not None:
@@ -56,7 +56,7 @@ def main() -> None:
     for done in range(options.rounds):
         for name in random.sample(list(ways), len(ways)):
             times[name].append(timers[name].timeit(CALLS) / CALLS * 1e9)
-        if (done + 1) % 10 == 0:
+        if (done + 1) % 100 == 0:
             stage(done + 1, options.rounds, "rounds")
     rows: list[list[Any]] = [["the C kernel of a 1x1 gate, from C", alone, "-"]]
     for name, (_, works) in ways.items():

@@ -123,7 +123,7 @@ PARTS = {
         f"A step of a stream through the C API, and the kernel that it calls called directly, {KERNEL}.",
     ),
     "overhead": Part(
-        "What a call costs beyond its work", "bench/overhead.py", "--rounds 10", (12, 4),
+        "What a call costs beyond its work", "bench/overhead.py", "--rounds 100", (12, 4),
         "A 1x1 gate from Python, called in each way in turns in a process pinned to one core, beside calls "
         "that do nothing.",
     ),
@@ -204,11 +204,10 @@ def error_lines(part: dict[str, Any]) -> str:
 
 
 def overhead_lines(part: dict[str, Any]) -> str:
-    ways = ", ".join(
-        f"`{name}` {shown(less)} ns" if less != "-" else f"({name}: {shown(found[1])} ns)"
-        for name, found, less in part["tables"][0]["rows"][1:]
-    )
-    return f"A call costs, beyond the kernel: {ways} ({where(part)})."
+    rows = part["tables"][0]["rows"][1:]
+    costs = [f"{name} {shown(less)} ns" for name, _, less in rows if less != "-"]
+    nothing = [f"{name} {shown(found[1])} ns" for name, found, less in rows if less == "-"]
+    return f"A call costs, beyond the kernel: {', '.join(costs)}. Beside it: {'; '.join(nothing)} ({where(part)})."
 
 
 def install_lines(part: dict[str, Any]) -> str:
