@@ -39,9 +39,11 @@ class BuildCore(build_ext):
         macros = {"__STDC__", *subprocess.run(ask, capture_output=True, text=True).stdout.split()}
         isas = {}
         for shim in map(Path, sorted(glob("csrc/isa/*.c"))):
-            macro, flags = re.match(r"/\* (\w+):(.*) \*/\n", shim.read_text()).groups()
-            if macro in macros:
-                isas[shim.stem] = flags.split()
+            head = re.match(r"/\* (\w+):(.*) \*/\n", shim.read_text())
+            if not head:
+                sys.exit(f"{shim}: the first line must be /* MACRO: FLAGS */")
+            if head[1] in macros:
+                isas[shim.stem] = head[2].split()
         return isas
 
     def compile_csrc(self):

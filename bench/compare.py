@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Time y = sigmoid(W x + b) against the libraries used for it today: one vector, one core.
 
-    pip install '.[bench]'                    # torch is optional; a missing peer is reported
-    python bench/compare.py --json compare.json --plot compare.png
-    python bench/compare.py --batch           # B vectors in one call
-    python bench/compare.py --threads 2       # every side on two threads, not pinned
-    python bench/compare.py --storage         # fastgate's storages: time and error
-    python bench/compare.py --lstm            # the LSTM: steps, sequences, storages; see lstm.py
+    pip install '.[bench]'               # torch is optional; a missing peer is reported
+    python bench/compare.py              # report.py runs it with the other benchmarks, and draws
+    python bench/compare.py --batch      # B vectors in one call
+    python bench/compare.py --threads 2  # every side on two threads, not pinned
+    python bench/compare.py --storage    # fastgate's storages: time and error
+    python bench/compare.py --lstm       # the LSTM: steps, sequences, storages; see lstm.py
 
 What is timed: the whole Python call in float32, output preallocated where the library can,
 the same gate over and over, so weights are as warm as they fit in the caches. Each side runs
@@ -26,42 +26,42 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import json
-import os
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import lstm
 import numpy as np
+from show import (
+    PEERS,
+    SHADES,
+    Array,
+    Table,
+    chart,
+    colour,
+    lines_of,
+    plain,
+    pyplot,
+    save,
+    side_table,
+    storage_table,
+    text,
+)
 from sides import (
     STORAGES,
-    UNDISTURBED,
-    Array,
     Call,
     Side,
     Sides,
     about,
-    add,
-    best,
-    best_over,
-    chart,
-    colour,
-    lines_of,
     machine,
-    micro,
     nans,
+    note,
     onnx_binding,
     openvino_infer,
-    over,
     pinned,
-    plain,
-    pyplot,
-    sign,
-    storage_table,
-    table,
+    stage,
+    store,
     threads,
     torch_mode,
 )
@@ -261,7 +261,7 @@ FASTGATE: dict[str, Side] = {
 OWN_STORAGES: dict[str, Side] = {
     storage: functools.partial(fastgate_, OURS, storage=storage) for storage in STORAGES
 }
-PEERS: dict[str, Side] = {
+OTHERS: dict[str, Side] = {
     "numpy": numpy_,
     "numba": numba_,
     "torch": torch_,
@@ -285,26 +285,60 @@ def output(b: Array, x: Array | None = None) -> Array:
     return nans(*(() if x is None else x.shape[:-1]), len(b), dtype=b.dtype)
 
 
-# ---- what is printed and drawn ---------------------------------------------------------------
+# ---- what is measured, shown and drawn -------------------------------------------------------
 
 
-def gate_table(sizes: list[dict[str, Any]]) -> str:
-    further: dict[str, Callable[[dict[str, Any]], str]] = {}
-    if any(size["read_limit"] for size in sizes):
-        further["reading W"] = lambda size: micro(size["read_limit"]) if size["read_limit"] else ""
+def measure_gate(options: argparse.Namespace, report: dict[str, Any]) -> None:
+    numbers = re.compile(r"[,\s]+")
+    single, batches = SIZES, [1]
+    if options.batch:
+        single, batches = "128 512 1024", [int(B) for B in numbers.split(options.batch)]
+    elif options.threads > 1:
+        single, batches = "256 1024 2048 4096", [1, 64]
+    elif options.storage:
+        single = "128 256 512 1024 2048 4096"
+    able = list(OTHERS)
+    if options.threads > 1 or batches != [1]:
+        able = [*BATCHED, *["numba"] * (1 in batches)]
+
+    if options.storage:
+        sides = OWN_STORAGES
+    else:
+        ours = FASTGATE if able == list(OTHERS) else {OURS: FASTGATE[OURS]}
+        sides = {**ours, **{name: OTHERS[name] for name in options.peers or able}}
+    processes = Sides(sides, problem, report["core"], options.threads)
+    cells = list(itertools.product(numbers.split((options.sizes or single).strip()), batches))
+    for done, (size, batch) in enumerate(cells, 1):
+        m, n = map(int, size.split("x")) if "x" in size else (int(size), int(size))
+        results = processes.compare(m, n, batch, rounds=options.rounds, turn=options.turn / 1e3)
+        label = f"{m}x{n}" if batches == [1] else f"{m}x{n}x{batch}"
+        result = {"size": label, "m": m, "n": n, "batch": batch, "sides": results}
+        report["sizes"].append(result)
+        stage(done, len(cells), label)
+
+
+def tables(report: dict[str, Any]) -> list[Table]:
+    """Of what main stored; of one vector a call with limits, if report.py knows them."""
+    sizes = report["sizes"]
+    if report["mode"] == "lstm":
+        return lstm.tables(sizes)
+    if report["mode"] == "storage":
+        return [storage_table(sizes, "m x n")]
+    limits, further = report.get("limits", {}), {}
+    if any(size["size"] in limits for size in sizes):
+        further["reading W"] = lambda size: limits.get(size["size"], "-")
     column = "m x n x B" if any(size["batch"] > 1 for size in sizes) else "m x n"
-    return table(sizes, column, {**further, **best_over(OURS)})
+    return [side_table(sizes, column, OURS, further)]
 
 
-def draw(report: dict[str, Any], path: str) -> None:
+def draw(report: dict[str, Any], path: Path) -> None:
     """Time against n for the square gates, both axes logarithmic."""
     squares = sorted((s for s in report["sizes"] if s["m"] == s["n"]), key=lambda s: s["n"])
     places = np.log2([s["n"] for s in squares])
-    lines = lines_of(squares, [*PEERS, *reversed(FASTGATE)], places)
-    if not lines:
-        raise SystemExit("nothing to plot: no square size")
+    lines = lines_of(squares, [*OTHERS, *reversed(FASTGATE)], places)
     figure, axes = chart(lines, OURS, {"g.bind": "--", "gate(x, W, b)": ":"})
-    limits = [(at, s["read_limit"] * 1e6) for at, s in zip(places, squares) if s["read_limit"]]
+    known = report.get("limits", {})
+    limits = [(at, known[s["size"]]) for at, s in zip(places, squares) if s["size"] in known]
     if limits:
         at, microseconds = np.array(limits).T
         axes.fill_between(at, microseconds, 1e-9, color="0.93", lw=0)
@@ -313,11 +347,10 @@ def draw(report: dict[str, Any], path: str) -> None:
                   color="0.45", fontsize=9.5)  # fmt: skip
     axes.set_xticks(places, [f"{s['n']}²" for s in squares])
     axes.set_title("One gate call from Python: σ(W x + b), float32, one core", loc="left")
-    sign(figure, report, "lower")
-    figure.savefig(path)
+    save(figure, report, "lower", path)
 
 
-def draw_batch(report: dict[str, Any], path: str) -> None:
+def draw_batch(report: dict[str, Any], path: Path) -> None:
     """2 m n B operations a second against B, a panel a size; and the FMA peak, if it was given."""
     shapes = list(dict.fromkeys((s["m"], s["n"]) for s in report["sizes"]))
     figure, panels = pyplot().subplots(
@@ -325,14 +358,14 @@ def draw_batch(report: dict[str, Any], path: str) -> None:
     )
     for axes, (m, n) in zip(panels[0], shapes):
         sizes = [s for s in report["sizes"] if (s["m"], s["n"]) == (m, n)]
-        for name in (*PEERS, OURS):
+        for name in (*OTHERS, OURS):
             rounds = [(s["batch"], s["sides"].get(name, {}).get("rounds")) for s in sizes]
             rates = [(B, 2e-9 * m * n * B / np.median(r)) for B, r in rounds if r]
             if rates:
                 label = "fastgate" if name == OURS else name
                 axes.plot(*np.array(rates).T, c=colour(name), lw=3 if name == OURS else 1.3,
                           marker="o", ms=5.5 if name == OURS else 3.8, label=label)  # fmt: skip
-        if report["fma"]:
+        if report.get("fma"):
             axes.axhline(report["fma"] / 1e9, color="0.45", lw=1, ls="--")
             axes.text(2, report["fma"] / 1e9, "FMA peak", color="0.45", fontsize=9, va="bottom")
         axes.set(xscale="log", ylim=(0, None))
@@ -344,11 +377,10 @@ def draw_batch(report: dict[str, Any], path: str) -> None:
     panels[0][0].legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(0, 0.92))
     figure.supxlabel("vectors in a call", fontsize=10, color="0.3")
     figure.suptitle("A batch from Python: σ(X Wᵀ + b), float32, one core", x=0.01, ha="left")
-    sign(figure, report, "higher")
-    figure.savefig(path)
+    save(figure, report, "higher", path)
 
 
-def draw_storage(report: dict[str, Any], path: str) -> None:
+def draw_storage(report: dict[str, Any], path: Path) -> None:
     """Time over float32's, and the errors, of each storage."""
     figure, (left, right) = pyplot().subplots(1, 2, figsize=(11, 4.4), dpi=100)
     chosen = [s for s in report["sizes"] if s["n"] in (512, 1024, 4096)] or report["sizes"]
@@ -356,7 +388,7 @@ def draw_storage(report: dict[str, Any], path: str) -> None:
     for i, size in enumerate(chosen):
         at = np.arange(len(names)) + (i - (len(chosen) - 1) / 2) * 0.8 / len(chosen)
         sides = [size["sides"][name] for name in names]
-        shade = ("#f0a58f", "#d1350f", "#7d1f08")[i % 3]
+        shade = SHADES[i % 3]
         float32 = size["sides"]["float32"]["rounds"]
         over = [np.percentile(np.divide(s["rounds"], float32), (25, 50, 75)) for s in sides]
         low, middle, high = np.array(over).T
@@ -372,42 +404,7 @@ def draw_storage(report: dict[str, Any], path: str) -> None:
     for axes in (left, right):
         axes.set_xticks(range(len(names)), names)
         plain(axes)
-    sign(figure, report, "random weights; lower")
-    figure.savefig(path)
-
-
-def measure_gate(options: argparse.Namespace, report: dict[str, Any]) -> None:
-    numbers = re.compile(r"[,\s]+")
-    single, squares = SIZES, "128 512 1024"
-    batches = [1]
-    if options.batch:
-        single, batches = squares, [int(B) for B in numbers.split(options.batch)]
-    elif options.threads > 1:
-        single, batches = "256 1024 2048 4096", [1, 64]
-    elif options.storage:
-        single = "128 256 512 1024 2048 4096"
-    able = list(PEERS)
-    if options.threads > 1 or batches != [1]:
-        able = [*BATCHED, *["numba"] * (1 in batches)]
-    limits = json.loads(options.read_limit.read_text()) if options.read_limit else {}
-
-    if options.storage:
-        sides = OWN_STORAGES
-    else:
-        ours = FASTGATE if able == list(PEERS) else {OURS: FASTGATE[OURS]}
-        sides = {**ours, **{name: PEERS[name] for name in options.peers or able}}
-    report["fma"] = limits.get("fma")
-    processes = Sides(sides, problem, report["core"], options.threads)
-    cells = itertools.product(numbers.split((options.sizes or single).strip()), batches)
-    for size, batch in cells:
-        m, n = map(int, size.split("x")) if "x" in size else (int(size), int(size))
-        results = processes.compare(m, n, batch, rounds=options.rounds, turn=options.turn / 1e3)
-        label = f"{m}x{n}" if batches == [1] else f"{m}x{n}x{batch}"
-        result = {"size": label, "m": m, "n": n, "batch": batch, "read_limit": limits.get(label)}
-        add(report, {**result, "sides": results}, options.json)
-        ratios = over(results, best(results), OURS)
-        found = f"{best(results)} / {OURS} = {np.median(ratios):.2f}" if ratios else ""
-        print(label, found, file=sys.stderr, flush=True)
+    save(figure, report, "random weights; lower", path)
 
 
 def main() -> None:
@@ -419,44 +416,28 @@ def main() -> None:
     parser.add_argument("--lstm", action="store_true", help="the LSTM instead of the gate")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--turn", type=float, default=20, metavar="MS", help="a side in a round")
-    parser.add_argument("--peers", help="default: those that can, of " + ",".join(PEERS))
+    parser.add_argument("--peers", help="default: those that can, of " + ",".join(OTHERS))
     parser.add_argument("--core", type=int, help="default: the last that this process may use")
-    parser.add_argument("--read-limit", type=Path, metavar="JSON", help="of kernel.py, to draw")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's time")
-    parser.add_argument("--plot", metavar="FILE.png")
     options = parser.parse_args()
     if options.peers:
         options.peers = options.peers.split(",")
-        if unknown := set(options.peers) - set(PEERS):
+        if unknown := set(options.peers) - set(OTHERS):
             parser.error(f"no such peer: {', '.join(unknown)}")
     if options.lstm and (options.batch or options.storage or options.threads > 1):
         parser.error("--lstm runs all its tables, on one thread")
     core = options.core
     if core is None and options.threads == 1:
         core = pinned()
-    report = {**about(), "core": core, "threads": options.threads}
-    report |= {"lstm": options.lstm, "sizes": []}
+    mode = "lstm" if options.lstm else "storage" if options.storage else "gate"
+    report = {**about(), "core": core, "threads": options.threads, "mode": mode, "sizes": []}
     (lstm.measure if options.lstm else measure_gate)(options, report)
-    show(report, options.plot)
-
-
-def show(report: dict[str, Any], picture: str | None) -> None:
-    """The tables on stdout, the picture in a file."""
-    sizes = report["sizes"]
-    if report["lstm"]:
-        text, drawing = lstm.tables(sizes), lstm.draw
-    elif any("float16" in size["sides"] for size in sizes):
-        text, drawing = storage_table(sizes, "m x n"), draw_storage
-    else:
-        text = gate_table(sizes)
-        drawing = draw_batch if any(size["batch"] > 1 for size in sizes) else draw
-    print(f"{machine(report)}\n\n{text}")
-    shares = [x for s in sizes for side in s["sides"].values() for x in side["shares"]]
-    cut = sum(share <= UNDISTURBED for share in shares)
-    if cut and report["core"] is not None:
-        print(f"{cut} of {len(shares)} turns had to share core {report['core']}", file=sys.stderr)
-    if picture:
-        drawing(report, picture)
+    print(f"{machine(report)}\n\n{text(tables(report))}")
+    store(report, options.json)
+    sides = [side for size in report["sizes"] for side in size["sides"].values()]
+    if shared := sum(side["shared"] for side in sides) if core is not None else 0:
+        turns = sum(len(side["rounds"]) for side in sides)
+        note(f"{shared} of {turns} turns had to share core {core}")
 
 
 if __name__ == "__main__":

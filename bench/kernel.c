@@ -2,19 +2,19 @@
  * The packed gate, sigmoid included, beside the fastest plain reads of the same bytes, beside the
  * FMA peak, and beside itself.
  *
- *     kernel read MxN...  prints, for each: m n bytes gate read turning low median high
+ * prints a line a round: the cell, then seconds a call of each side, which take turns.
  *
- * gate is seconds a call.  read is seconds for the faster of two reads that always go forwards, one
- * stream or four; turning for one that, like the gate, goes backwards every other time, in blocks
- * of 64 rows.  All take turns in every round; gate, read and turning are medians over the rounds,
- * low, median and high the quartiles of read / gate in one round.
+ *     kernel read MxN...       bytes, then sides: the gate, a plain read, a turning one
+ *
+ * The plain read is the faster of two that always go forwards, one stream or four; the turning one,
+ * like the gate, goes backwards every other time, in blocks of 64 rows.
  *
  *     kernel batch MxNxB...    sides: FMA in registers, a batch, a single call
  *     kernel storage MxNxB...  sides: float32, float16, bfloat16, int8, float64
  *     kernel threads MxNxB...  sides: one thread, two
  *
- * print a line a round: the cell, then seconds a call of each side; of FMA, for 10^9 operations.
- * The sides take turns of a millisecond, each after an eighth of that to warm up.
+ * The seconds of FMA are for 10^9 operations.  Turns take a millisecond, each after an eighth of that
+ * to warm up.
  */
 #define _POSIX_C_SOURCE 200112L
 #include "../csrc/gate.c" /* for the address of the packed weights */
@@ -31,7 +31,7 @@
 #define WIDTH 32
 #endif
 typedef float vector __attribute__((vector_size(WIDTH)));
-#define ROUNDS 41
+#define ROUNDS 101
 
 static volatile float sink;
 
@@ -85,12 +85,6 @@ static void read_turning(const vector *p, size_t count, size_t block, int backwa
     }
 }
 
-static int ascending(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static int measure(size_t m, size_t n)
 {
     float *weight = malloc(m * n * sizeof *weight), *x = malloc(n * sizeof *x);
@@ -109,7 +103,6 @@ static int measure(size_t m, size_t n)
     const vector *plain = (const vector *)gate->packed;
     const fastgate_part part = {x, n, 0};
     const size_t calls = 4 + 20000000 / (bytes + 2000), count = bytes / WIDTH;
-    double gates[ROUNDS], reads[ROUNDS], turnings[ROUNDS], ratios[ROUNDS];
     for (int round = 0; round < ROUNDS; round++) {
         double spent[4];
         for (int side = 0; side < 4; side++) {
@@ -126,17 +119,9 @@ static int measure(size_t m, size_t n)
             }
             spent[side] = (now() - start) / (double)calls;
         }
-        gates[round] = spent[0];
-        reads[round] = spent[1] < spent[2] ? spent[1] : spent[2];
-        turnings[round] = spent[3];
-        ratios[round] = reads[round] / gates[round];
+        const double read = spent[1] < spent[2] ? spent[1] : spent[2];
+        printf("%zux%zu %zu %.6g %.6g %.6g\n", m, n, bytes, spent[0], read, spent[3]);
     }
-    double *all[] = {gates, reads, turnings, ratios};
-    for (int i = 0; i < 4; i++)
-        qsort(all[i], ROUNDS, sizeof(double), ascending);
-    printf("%zu %zu %zu %.9f %.9f %.9f %.4f %.4f %.4f\n", m, n, bytes, gates[ROUNDS / 2],
-           reads[ROUNDS / 2], turnings[ROUNDS / 2], ratios[ROUNDS / 4], ratios[ROUNDS / 2],
-           ratios[3 * ROUNDS / 4]);
     fflush(stdout);
     fastgate_gate_free(gate);
     free(x);
@@ -208,7 +193,7 @@ static void take_turns(const char *cell, side *sides, int count)
             const double calls = 1e-3 / turn(s);
             s->calls = calls < 1 ? 1 : (size_t)calls;
         }
-    for (int round = 0; round < 101; round++) {
+    for (int round = 0; round < ROUNDS; round++) {
         printf("%s", cell);
         for (const side *s = sides; s < sides + count; s++)
             printf(" %.6g", turn(s) * (s->gate ? 1 : 1e9 / FMA_OPERATIONS));

@@ -14,29 +14,21 @@ import argparse
 import functools
 import itertools
 import re
-import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from show import Array, Table, chart, is_peer, lines_of, ratio, save, side_table, storage_table
 from sides import (
     STORAGES,
-    Array,
     Call,
     Side,
     Sides,
-    add,
-    best_over,
-    chart,
-    is_peer,
-    lines_of,
     nans,
     onnx_binding,
     openvino_infer,
-    ratio,
-    sign,
-    storage_table,
-    table,
+    stage,
     torch_mode,
 )
 
@@ -235,11 +227,12 @@ TABLES = {  # sides, what is true, steps, batches
     "storage": (OWN_STORAGES, functools.partial(problem, last=True), STEPS, (1,)),
 }
 
-# ---- what is measured, printed and drawn -----------------------------------------------------
+# ---- what is measured, shown and drawn -------------------------------------------------------
 
 
 def measure(options: argparse.Namespace, report: dict[str, Any]) -> None:
     sizes = re.split(r"[,\s]+", (options.sizes or SIZES).strip())
+    total = len(sizes) * sum(len(batches) for *_, batches in TABLES.values())
     for kind, (sides, true, steps, batches) in TABLES.items():
         if options.peers:
             chosen = (s for s in sides if not is_peer(s) or s.split()[0] in options.peers)
@@ -252,29 +245,29 @@ def measure(options: argparse.Namespace, report: dict[str, Any]) -> None:
             )
             label = size if batches == (1,) else f"{size} x {batch}"
             result = {"table": kind, "size": label, "n": n, "H": H, "steps": steps, "batch": batch}
-            add(report, {**result, "sides": results}, options.json)
-            print(kind, label, file=sys.stderr, flush=True)
+            report["sizes"].append({**result, "sides": results})
+            stage(len(report["sizes"]), total, f"{kind} {label}")
 
 
-def tables(sizes: list[dict[str, Any]]) -> str:
+def tables(sizes: list[dict[str, Any]]) -> list[Table]:
     step, sequence, storage = ([s for s in sizes if s["table"] == kind] for kind in TABLES)
 
-    def beside(ours: str) -> Any:
-        return {f"{PEER} / {ours}": functools.partial(ratio, name=PEER, other=ours)}
+    def beside(*ours: str) -> Any:
+        return {
+            f"{PEER} / {name}": lambda size, name=name: ratio(size["sides"], PEER, name)
+            for name in ours
+        }
 
-    return "\n\n".join(
-        [
-            "One step, µs:",
-            table(step, "n/h", {**best_over(STREAM), **beside(BOUND), **beside(STREAM)}),
-            f"A sequence of {STEPS} steps, µs:",
-            table(sequence, "n/h x B", {**best_over(SEQUENCE), **beside(SEQUENCE)}),
-            f"One step by storage; errors of h after {STEPS} steps:",
-            storage_table(storage, "n/h"),
-        ]
-    )
+    return [
+        side_table(step, "n/h", STREAM, beside(BOUND, STREAM), "One step, µs"),
+        side_table(
+            sequence, "n/h x B", SEQUENCE, beside(SEQUENCE), f"A sequence of {STEPS} steps, µs"
+        ),
+        storage_table(storage, "n/h", f"One step by storage; errors of h after {STEPS} steps"),
+    ]
 
 
-def draw(report: dict[str, Any], path: str) -> None:
+def draw(report: dict[str, Any], path: Path) -> None:
     """Time of a step by size."""
     sizes = [s for s in report["sizes"] if s["table"] == "step"]
     lines = lines_of(sizes, [*reversed(STEP)], range(len(sizes)))
@@ -282,5 +275,4 @@ def draw(report: dict[str, Any], path: str) -> None:
     axes.set_xticks(range(len(sizes)), [s["size"] for s in sizes])
     axes.set_xlabel("inputs/hidden units", color="0.3")
     axes.set_title("One LSTM step from Python, float32, one core", loc="left")
-    sign(figure, report, "lower")
-    figure.savefig(path)
+    save(figure, report, "lower", path)

@@ -14,7 +14,7 @@ decay     silence after a loud start, with biases of 0 and with a forget gate ne
           down to subnormal numbers: late steps over early ones, beside ONNX Runtime's
 million   a million steps: memory, and the distance from a float64 LSTM that is fed the same, which
           is itself compared with fastgate.reference over 1000 steps
-Ratios are medians over the rounds with their quartiles.
+Figures are medians over the rounds with their quartiles.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ import fastgate
 import lstm
 import numpy as np
 from fastgate import reference
-from sides import about, machine, spread
+from show import Table, quartiles
+from sides import note, publish, stage
 
 SECONDS = 0.4  # of a measurement of threads
 
@@ -71,7 +72,7 @@ def rate(works: list[Callable[[], Any]], units: int) -> float:
     return sum(done) / (time.perf_counter() - start)
 
 
-def four_threads(options: argparse.Namespace) -> None:
+def four_threads(options: argparse.Namespace) -> Table:
     shared = fastgate.LSTM([problem(128, 256).layer()])
     x, long = noise(128), noise(1000, 128)
 
@@ -92,12 +93,15 @@ def four_threads(options: argparse.Namespace) -> None:
         singles.append(rate([streaming()], 100))
         fours.append(rate([streaming() for _ in range(4)], 100))
         sequence.append(rate([sequences] * 2, 1000) / rate([sequences], 1000))
-    print(f"One thread: {np.median(singles):.0f} steps of 128/256 a second.")
-    print(f"Four threads, a stream each, over one: {spread(np.divide(fours, singles))}")
-    print(f"Two threads in sequences of 1000 over one: {spread(sequence)}")
+    rows = [
+        ["one thread, steps of 128/256 a second", quartiles(singles)],
+        ["four threads, a stream each, over one", quartiles(np.divide(fours, singles))],
+        ["two threads in sequences of 1000 steps, over one", quartiles(sequence)],
+    ]
+    return {"title": "Threads that share an LSTM, on two cores", "columns": ["", "rate"], "rows": rows}
 
 
-def counting(options: argparse.Namespace) -> None:
+def counting(options: argparse.Namespace) -> Table:
     shared, x = fastgate.LSTM([problem(128, 256).layer()]), noise(10_000, 128)
     cores = sorted(os.sched_getaffinity(0))[-2:]
 
@@ -126,8 +130,11 @@ def counting(options: argparse.Namespace) -> None:
         alone.append(speed(lambda: time.sleep(SECONDS)))
         beside.append(speed(lambda: shared(x)))
     os.sched_setaffinity(0, own)
-    print(f"Alone: {np.median(alone) / 1e6:.1f} million a second.")
-    print(f"Beside 10000 steps of 128/256, over alone: {spread(np.divide(beside, alone))}")
+    rows = [
+        ["alone, million a second", quartiles(np.divide(alone, 1e6))],
+        ["beside 10000 steps of 128/256, over alone", quartiles(np.divide(beside, alone))],
+    ]
+    return {"title": "A thread that counts", "columns": ["", "rate"], "rows": rows}
 
 
 def timed(call: Callable[[], Any], number: int, into: array[int]) -> None:
@@ -140,12 +147,17 @@ def timed(call: Callable[[], Any], number: int, into: array[int]) -> None:
 
 def steps(p: lstm.Problem) -> dict[str, Callable[[], Any]]:
     """A step in place."""
-    ours, theirs = (next(lstm.STEP[name](p)).names for name in (lstm.BOUND, lstm.PEER))
-    run = functools.partial(theirs["run"], theirs["binding"])
-    return {lstm.BOUND: ours["call"], lstm.PEER: run}
+    sides = {lstm.BOUND: next(lstm.STEP[lstm.BOUND](p)).names["call"]}
+    try:
+        names = next(lstm.STEP[lstm.PEER](p)).names
+    except ImportError as e:
+        note(f"{lstm.PEER} missing: {e}")
+    else:
+        sides[lstm.PEER] = functools.partial(names["run"], names["binding"])
+    return sides
 
 
-def tail(options: argparse.Namespace) -> None:
+def tail(options: argparse.Namespace) -> Table:
     own = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(own)})
     sides = steps(problem(64, 128))
@@ -172,18 +184,20 @@ def tail(options: argparse.Namespace) -> None:
             if name != lstm.PEER or i % 10 == 0:
                 timed(call, 1000, times[name])
     os.sched_setaffinity(0, own)
-    print("| 64/128 | steps | median, µs | 99.9 %, µs | 99.9 % / median |\n|---|---|---|---|---|")
+    rows = []
     for name, found in times.items():
-        middle, high = np.percentile(found, (50, 99.9)) / 1e3
-        print(f"| {name} | {len(found)} | {middle:.2f} | {high:.2f} | {high / middle:.2f} |")
+        middle, high = (float(q) / 1e3 for q in np.percentile(found, (50, 99.9)))
+        rows.append([name, len(found), middle, high, high / middle])
+    columns = ["64/128", "steps", "median, µs", "99.9 %, µs", "99.9 % / median"]
+    return {"title": "The tail of single steps", "columns": columns, "rows": rows}
 
 
-def decay(options: argparse.Namespace) -> None:
+def decay(options: argparse.Namespace) -> Table:
     H = 128
     p, forget = problem(64, H), np.zeros(4 * H, np.float32)
     forget[H : 2 * H] = 4  # a forget gate of 0.98: subnormal from some 4800 steps on, and never 0
     p = p._replace(R=p.R / 100, x=0 * p.x, h=np.ones_like(p.h), c=np.full_like(p.c, 10))
-    print("The last 1000 of 10000 steps of silence over the first 100:")
+    rows = []
     for name, bias in (("biases of 0", 0 * forget), ("forget gate's bias 4", forget)):
         ratios: dict[str, list[float]] = {}
         for _ in range(options.rounds):
@@ -191,9 +205,10 @@ def decay(options: argparse.Namespace) -> None:
                 times = array("q")
                 timed(step, 10_000, times)
                 late = float(np.median(times[-1000:]) / np.median(times[:100]))
-                ratios.setdefault(f"{side}, {name}", []).append(late)
-        for side, found in ratios.items():
-            print(f"{side}: {spread(found)}")
+                ratios.setdefault(side, []).append(late)
+        rows += [[side, name, quartiles(found)] for side, found in ratios.items()]
+    columns = ["64/128", "weights", "the last 1000 steps over the first 100"]
+    return {"title": "10000 steps of silence after a loud start", "columns": columns, "rows": rows}
 
 
 def resident() -> float:
@@ -202,7 +217,7 @@ def resident() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def million(options: argparse.Namespace) -> None:
+def million(options: argparse.Namespace) -> Table:
     n, H = 64, 128
     weights = problem(n, H).layer()
     exact = {name: a.astype(np.float64) for name, a in weights.items()}
@@ -211,10 +226,8 @@ def million(options: argparse.Namespace) -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1000, n))
     true, _ = reference.LSTM([exact], storage="float64")(x)
-    print(f"float64 from fastgate.reference, 1000 steps: {np.abs(oracle(x)[0] - true).max():.1e}")
-
-    print("| 64/128, steps | largest error of h, last 100 | RMS | resident, MB |")
-    print("|---|---|---|---|")
+    near = float(np.abs(oracle(x)[0] - true).max())
+    rows = []
     for done in range(100, options.calls + 1, 100):
         chunk = rng.standard_normal((100, n), np.float32)
         for i in range(100):
@@ -222,8 +235,12 @@ def million(options: argparse.Namespace) -> None:
         true, state = oracle(chunk.astype(np.float64), state)
         if done in (100, 1000, 10_000, 100_000, options.calls):
             error = np.abs(y - true)
-            print(f"| {done} | {error.max():.1e} | {np.sqrt(np.mean(error**2)):.1e} | "
-                  f"{resident():.1f} |")  # fmt: skip
+            rms = float(np.sqrt(np.mean(error**2)))
+            rows.append([done, float(error.max()), rms, resident()])
+    columns = ["64/128, steps", "largest error of h, last 100", "RMS", "resident, MB"]
+    notes = [f"that float64 LSTM and fastgate.reference, 1000 steps: {near:.1e} apart at most"]
+    title = "A long stream, beside a float64 LSTM"
+    return {"title": title, "columns": columns, "rows": rows, "notes": notes}
 
 
 PARTS = {
@@ -240,13 +257,15 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--calls", type=int, default=1_000_000, help="of tail and million")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(unknown)}")
-    print(machine(about()))
-    for part in options.parts or PARTS:
-        print(f"\n{part}", flush=True)
-        PARTS[part](options)
+    chosen, tables = options.parts or list(PARTS), []
+    for done, part in enumerate(chosen, 1):
+        tables.append(PARTS[part](options))
+        stage(done, len(chosen), part)
+    publish(tables, options.json)
 
 
 if __name__ == "__main__":

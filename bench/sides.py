@@ -1,4 +1,4 @@
-"""What compare.py and lstm.py share: sides that take turns, libraries set up, tables, pictures.
+"""What the benchmarks share: sides that take turns, libraries set up, the machine, what is stored.
 
 A side is a generator of configurations of one library. It runs in a process of its own, on one
 core shared by all; at each size the fastest configuration whose result agrees with float64 runs, in
@@ -15,16 +15,18 @@ import multiprocessing
 import os
 import platform
 import random
+import re
 import sys
 import time
 import timeit
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from show import PEERS, Array, significant, text
 
 THREADS = ("OMP", "OPENBLAS", "MKL", "NUMBA", "NUMEXPR", "VECLIB_MAXIMUM")
 STORAGES = ("float32", "float16", "bfloat16", "int8", "float64")
@@ -32,16 +34,6 @@ TOLERANCE = 2e-6  # of y, against float64: float32 passes at every size, bfloat1
 TOLERANCES = {"float16": 1e-3, "bfloat16": 1e-2, "int8": 2e-2}  # where they are asked for
 REST = 0.01  # seconds until another side's threads sleep
 UNDISTURBED = 0.97  # of the core during a turn
-COLOURS = {  # of the peers; fastgate's stands out
-    "numpy": "#3b6fb6",
-    "numba": "#3f8f4f",
-    "torch": "#8a5aa8",
-    "onnxruntime": "#2a9d9d",
-    "openvino": "#8c6d4f",
-    "numkong": "#b8860b",
-}
-FASTGATE_COLOUR = "#d1350f"
-Array = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @dataclass
@@ -235,29 +227,51 @@ class Sides:
         return self.links[name].recv()
 
     def compare(self, *size: int, rounds: int, turn: float) -> dict[str, Any]:
-        """All at one size: {side: its Prepared, and a list of seconds a call, a round each}."""
-        ready: dict[str, Any] = {}
+        """All at one size: {side: what it ran, its errors, and seconds a call, a round each}.
+
+        shared counts the rounds in which another process had the core too.
+        """
+        ready: dict[str, Prepared] = {}
+        results: dict[str, Any] = {}
         for name in list(self.links):
             try:
-                prepared = self.ask(name, "prepare", *size)
+                ready[name] = found = self.ask(name, "prepare", *size)
             except (EOFError, ConnectionError):
-                prepared = Prepared(failure="its process died", gone=True)
-            if prepared.gone:
+                ready[name] = found = Prepared(failure="its process died", gone=True)
+            if found.gone:
                 del self.links[name]
-            ready[name] = {**asdict(prepared), "rounds": [], "shares": []}
-        order = [name for name in ready if ready[name]["configuration"]]
+                note(f"{name} {found.failure}")
+            results[name] = {
+                "configuration": found.configuration, "failure": found.failure,
+                "error": significant(found.error), "rms": significant(found.rms),
+                "shared": 0, "rounds": [],
+            }  # fmt: skip
+        order = [name for name in ready if ready[name].configuration]
         for _ in range(rounds):
             random.shuffle(order)
             for name in order:
-                number = max(1, round(turn / ready[name]["seconds"]))
+                number = max(1, round(turn / ready[name].seconds))
                 time.sleep(self.rest)
                 for _ in range(3):  # a turn that another process cut into is taken again, twice
                     seconds, share = self.ask(name, "turn", number)
                     if share > UNDISTURBED:
                         break
-                ready[name]["rounds"].append(seconds)
-                ready[name]["shares"].append(share)
-        return ready
+                results[name]["rounds"].append(significant(seconds))
+                results[name]["shared"] += share <= UNDISTURBED
+        return results
+
+
+# ---- what every benchmark says and stores ----------------------------------------------------
+
+
+def stage(done: int, total: int, what: str) -> None:
+    """Progress, which report.py reads too."""
+    print(f"{done}/{total} {what}", file=sys.stderr, flush=True)
+
+
+def note(what: str) -> None:
+    """Something that the reader must know: report.py hands it on."""
+    print(f"note: {what}", file=sys.stderr, flush=True)
 
 
 def pinned() -> int | None:
@@ -266,189 +280,68 @@ def pinned() -> int | None:
 
 
 def about() -> dict[str, Any]:
-    try:
-        cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        cpuinfo = []
-    models = [line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")]
-    versions = {"python": platform.python_version()}
-    for name in ("fastgate", *COLOURS, "scipy"):
-        try:
+    """The command, when, and on what."""
+    import fastgate
+
+    versions = {"python": platform.python_version(), "fastgate": fastgate.__version__}
+    for name in (*PEERS, "scipy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
-        "command": " ".join(sys.argv),
+        "command": " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "cpu": models[0] if models else platform.processor() or platform.machine(),
-        "platform": platform.platform(),
+        **cpu(),
+        "os": f"{os_name()}, {platform.platform()}",
+        **core(fastgate),
         "versions": versions,
     }
 
 
+def cpu() -> dict[str, Any]:
+    fields: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            fields.setdefault(key.strip(), value.strip())
+    model = fields.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" in fields:
+        model += f" (family {fields['cpu family']}, model {fields['model']})"
+    caches = []
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        level, kind, size = ((index / f).read_text().strip() for f in ("level", "type", "size"))
+        if kind != "Instruction":
+            caches.append(f"L{level} {size}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cpu": model, "cores": cores, "caches": ", ".join(caches) or "unknown"}
+
+
+def os_name() -> str:
+    with contextlib.suppress(OSError):
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    return platform.system()
+
+
+def core(fastgate: Any) -> dict[str, str]:
+    if fastgate._core is None:
+        return {"isa": "none: the NumPy reference", "compiler": "none"}
+    return {"isa": fastgate._core.instruction_set(), "compiler": fastgate._core.build_info()[1]}
+
+
+def store(report: dict[str, Any], path: Path | None) -> None:
+    """As JSON, lists of numbers on a line."""
+    if path:
+        lines = json.dumps(report, indent=1, ensure_ascii=False)
+        lines = re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), lines)
+        lines = lines.replace("[ ", "[").replace(" ]", "]")
+        path.write_text(lines + "\n")
+
+
+def publish(tables: list[dict[str, Any]], path: Path | None, **further: Any) -> None:
+    """Prints tables (as show.table takes them) and stores them, with further figures."""
+    report = {**about(), **further, "tables": tables}
+    print(f"{machine(report)}\n\n{text(tables)}")
+    store(report, path)
+
+
 def machine(report: dict[str, Any]) -> str:
     return ", ".join([report["cpu"], *(f"{k} {v}" for k, v in report["versions"].items())])
-
-
-def add(report: dict[str, Any], result: dict[str, Any], path: Path | None) -> None:
-    """A size's result joins the report, and the file."""
-    report["sizes"].append(result)
-    if path:
-        path.write_text(json.dumps(report, indent=1) + "\n")
-
-
-# ---- tables ----------------------------------------------------------------------------------
-
-
-def micro(seconds: float) -> str:
-    return f"{seconds * 1e6:.0f}" if seconds >= 1e-4 else f"{seconds * 1e6:#.3g}"
-
-
-def cell(seconds: list[float]) -> str:
-    low, middle, high = np.percentile(seconds, (25, 50, 75))
-    return f"{micro(middle)} ±{(high - low) / 2 / middle:.0%}"
-
-
-def spread(values: Any) -> str:
-    low, middle, high = np.percentile(values, (25, 50, 75))
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
-
-
-def over(sides: dict[str, Any], name: str | None, other: str) -> list[float]:
-    """The time of one side over that of another in each round; [] if one did not run."""
-    rounds = [sides[side]["rounds"] for side in (name, other) if side in sides]
-    return [a / b for a, b in zip(*rounds)] if len(rounds) == 2 else []
-
-
-def best(sides: dict[str, Any]) -> str | None:
-    """The fastest peer."""
-    peers = [name for name in sides if is_peer(name) and sides[name]["rounds"]]
-    return min(peers, key=lambda name: float(np.median(sides[name]["rounds"])), default=None)
-
-
-def is_peer(name: str) -> bool:
-    return name.split()[0] in COLOURS
-
-
-def table(
-    sizes: list[dict[str, Any]], column: str, further: dict[str, Callable[[dict[str, Any]], str]]
-) -> str:
-    """Markdown: microseconds a call at each size, then what each side ran."""
-    names = list(dict.fromkeys(name for size in sizes for name in size["sides"]))
-    head = [column, *names, *further]
-    lines = [head, ["---"] * len(head)]
-    notes: dict[str, dict[str, list[str]]] = {name: {} for name in names}
-    for size in sizes:
-        line = [size["size"]]
-        for name in names:
-            side = size["sides"].get(name)
-            line.append(cell(side["rounds"]) if side and side["rounds"] else "-")
-            if side:
-                note = side["failure"] or side["configuration"]
-                notes[name].setdefault(note, []).append(size["size"])
-        lines.append([*line, *(value(size) for value in further.values())])
-    text = ["| " + " | ".join(line) + " |" for line in lines] + [""]
-    for name, found in notes.items():
-        how = [f"{note} ({', '.join(at)})" for note, at in found.items()]
-        text.append(f"- {name}: {'; '.join(how if len(found) > 1 else found)}")
-    return "\n".join(text)
-
-
-def best_over(ours: str) -> dict[str, Callable[[dict[str, Any]], str]]:
-    """Columns of a table."""
-    return {
-        "best peer": lambda size: best(size["sides"]) or "",
-        f"best peer / {ours}": lambda size: ratio(size, best(size["sides"]), ours),
-    }
-
-
-def ratio(size: dict[str, Any], name: str | None, other: str) -> str:
-    ratios = over(size["sides"], name, other)
-    return spread(ratios) if ratios else ""
-
-
-def storage_table(sizes: list[dict[str, Any]], column: str) -> str:
-    """Markdown: a line a size and storage: microseconds, over float32's, errors."""
-    text = [f"| {column} | storage | µs | time / float32's | largest error | RMS error |"]
-    text.append("|---" * 6 + "|")
-    for size in sizes:
-        for name, side in size["sides"].items():
-            line = f"| {size['size']} | {name} | "
-            if side["rounds"]:
-                times = "1" if name == "float32" else ratio(size, name, "float32")
-                line += f"{cell(side['rounds'])} | {times} | "
-                line += f"{side['error']:.1e} | {side['rms']:.1e} |"
-            else:
-                line += f"{side['failure']} | | | |"
-            text.append(line)
-    return "\n".join(text)
-
-
-# ---- pictures --------------------------------------------------------------------------------
-
-
-def pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    return plt
-
-
-def plain(axes: Any) -> None:
-    axes.minorticks_off()
-    axes.grid(axis="y", color="0.9", lw=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(length=0, labelcolor="0.3")
-
-
-def sign(figure: Any, report: dict[str, Any], note: str) -> None:
-    text = f"{report['cpu']}, {report['date'][:10]}; {note} is better"
-    figure.text(0.99, 0.01, text, ha="right", fontsize=8, color="0.45")
-    figure.tight_layout(rect=(0, 0.02, 1, 1))
-
-
-def chart(lines: dict[str, Array], ours: str, styles: dict[str, str]) -> tuple[Any, Any]:
-    """Time, logarithmic, of each side: (places, microseconds), a label at each line's start."""
-    figure, axes = pyplot().subplots(figsize=(9, 5.6), dpi=100)
-    for name, (at, microseconds) in lines.items():
-        width = 3 if name == ours else 1.3 if is_peer(name) else 1.8
-        marker = "o" if name == ours or is_peer(name) else ""
-        axes.plot(at, microseconds, styles.get(name, "-"), c=colour(name), lw=width, marker=marker,
-                  ms=2.5 + width)  # fmt: skip
-    everything = np.concatenate([times for _, times in lines.values()])
-    bottom, top = everything.min() / 1.6, everything.max() * 1.6
-    axes.set(yscale="log", ylim=(bottom, top))
-    names = sorted(lines, key=lambda name: lines[name][1][0])
-    at = np.log([lines[name][1][0] for name in names])
-    gap = np.log(top / bottom) / 24
-    for _ in range(500):  # move labels apart until none overlap
-        push = np.maximum(gap - np.diff(at), 0) / 2
-        at[:-1] -= push
-        at[1:] += push
-    at += max(0.0, np.log(bottom) + gap / 2 - at[0])
-    for name, log in zip(names, at):
-        label = name if is_peer(name) else f"fastgate {name}"
-        weight = "bold" if name == ours else "normal"
-        axes.text(lines[name][0][0] - 0.16, np.exp(log), label, ha="right", va="center",
-                  color=colour(name), fontsize=9.5, fontweight=weight)  # fmt: skip
-    axes.yaxis.set_major_formatter(lambda t, _: f"{t:g} µs" if t < 1e3 else f"{t / 1e3:g} ms")
-    plain(axes)
-    axes.yaxis.tick_right()
-    return figure, axes
-
-
-def colour(name: str) -> str:
-    return COLOURS[name.split()[0]] if is_peer(name) else FASTGATE_COLOUR
-
-
-def lines_of(sizes: list[dict[str, Any]], names: list[str], places: Any) -> dict[str, Array]:
-    """(places, microseconds) of the sides that ran, medians."""
-    lines = {}
-    for name in names:
-        rounds = [(at, s["sides"].get(name, {}).get("rounds")) for at, s in zip(places, sizes)]
-        if found := [(at, np.median(r) * 1e6) for at, r in rounds if r]:
-            lines[name] = np.array(found).T
-    return lines

@@ -1,4 +1,4 @@
-"""What one call costs, and how much of it is the call itself. Prints and stores; asserts no time.
+"""What one call costs, before and after a change. Prints and stores; asserts no time.
 
     taskset -c 1 python -m pytest bench/test_gate.py --benchmark-columns=min,median,iqr,rounds
     ... --benchmark-autosave, then --benchmark-compare, for before and after
@@ -6,9 +6,8 @@
 Each test is timed by itself, not in turns with another, so that two of them compare only as far as
 the machine is quiet; for storages and threads in turns see kernel.py --storage and --threads.
 
-pytest-benchmark calls each function as f(*args, **kwargs) from a Python loop: some 50 ns that
-the overhead group shows by itself, with a no-op beside each way of calling. For figures without
-it, and against the peers, see compare.py.
+pytest-benchmark calls each function as f(*args, **kwargs) from a Python loop, which costs some
+tens of ns. For figures without it see overhead.py, and against the peers compare.py.
 """
 
 from __future__ import annotations
@@ -92,27 +91,3 @@ def test_threads(benchmark: BenchmarkFixture, threads: int, n: int, batch: int) 
     """Not under taskset: two threads need two cores."""
     g = fastgate.Gate(*gate_of(n, n), threads=threads)
     benchmark(g, vector(batch, n), out=np.empty((batch, n), np.float32))
-
-
-class Nothing:
-    """The no-op beside a call: the same arguments through a Python method."""
-
-    def call(self, x: Array, *, out: Array | None = None) -> Array | None:
-        return out
-
-
-@pytest.mark.benchmark(group="overhead, 1x1")
-@pytest.mark.parametrize("way", ["g(x)", "g(x, out=)", "bound", "python no-op", "C no-op"])
-def test_overhead(benchmark: BenchmarkFixture, way: str) -> None:
-    g = fastgate.Gate(np.ones((1, 1), np.float32), np.zeros(1, np.float32))
-    x, y = np.ones(1, np.float32), np.empty(1, np.float32)
-    if way == "g(x)":
-        benchmark(g, x)
-    elif way == "g(x, out=)":
-        benchmark(g, x, out=y)
-    elif way == "bound":
-        benchmark(g.bind(x, out=y))
-    elif way == "python no-op":
-        benchmark(Nothing().call, x, out=y)
-    else:
-        benchmark([].reverse)  # a C method without arguments, as a bound call is

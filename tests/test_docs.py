@@ -43,6 +43,11 @@ def run(code, names=None):
     return names
 
 
+@pytest.fixture(autouse=True)
+def _files_go_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize("program", list(programs()))
 def test_docs(program):
     if "import keras" in program and not os.environ.get("KERAS_BACKEND"):
@@ -96,8 +101,7 @@ SUPPOSED = {
 
 
 @pytest.mark.parametrize("maker", SUPPOSED)
-def test_readme_switch_to_it(maker, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_readme_switch_to_it(maker):
     if maker == "from_keras" and not os.environ.get("KERAS_BACKEND"):
         pytest.skip("needs KERAS_BACKEND")
     [code] = [code for code in blocks(section("Switch to it"), "python") if f"{maker}(" in code]

@@ -2,6 +2,9 @@
 """The C API, fastgate.h, which documents it. No function raises, and none needs the GIL.
 
     cimport fastgate    # compile with fastgate.get_include(), link as python -m fastgate --libs says
+
+A module so linked has the library as a copy of its own: fastgate_select_isa and fastgate_override_threads are for
+the calls that it makes, and neither FASTGATE_ISA nor FASTGATE_THREADS of the environment reaches it.
 """
 
 

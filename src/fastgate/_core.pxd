@@ -15,7 +15,7 @@ from fastgate cimport *
 ctypedef object (*vectorcall)(object, PyObject **, size_t, PyObject *)
 
 
-cdef class Saved:
+cdef class _Saved:
     cdef object source
     cdef const unsigned char[::1] view
     cdef const void *data
@@ -26,7 +26,7 @@ cdef class Saved:
 cdef class Gate:
     cdef vectorcall vectorcall
     cdef fastgate_gate *gate
-    cdef Saved saved  # which holds what gate computes with, or None
+    cdef _Saved saved  # which holds what gate computes with, or None
     cdef int type_number  # NumPy's, of x, bias and y
     cdef readonly str storage
     cdef readonly size_t output_size
@@ -47,7 +47,7 @@ cdef class BoundGate:
 
 cdef class _Recurrent:
     cdef fastgate_lstm *lstm
-    cdef Saved saved
+    cdef _Saved saved
     cdef int type_number
     cdef size_t side_size  # elements of h, of one direction
     cdef readonly str storage
@@ -56,7 +56,7 @@ cdef class _Recurrent:
     cdef readonly size_t nbytes
     cdef int pack(self, list cells, size_t directions, dict options, str storage,
                   unsigned threads) except -1
-    cdef int read(self, Saved saved) except -1
+    cdef int read(self, _Saved saved) except -1
     cdef void describe(self) noexcept
     cdef tuple sizes(self)
     cdef object dtype(self)

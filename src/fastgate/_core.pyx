@@ -224,7 +224,7 @@ cdef inline PyObject *keyword_out(PyObject **args, Py_ssize_t count,
 # ---- saved ------------------------------------------------------------------------------------
 
 @cython.final
-cdef class Saved:
+cdef class _Saved:
     """What a path or bytes hold, kept for a gate or LSTM to compute with where it lies."""
 
     def __cinit__(self, source):
@@ -292,7 +292,7 @@ cdef class Gate:
 
     def __cinit__(self, weight, bias=None, *, storage="float32", threads=1):
         self.vectorcall = gate_vectorcall
-        if type(weight) is Saved:
+        if type(weight) is _Saved:
             self.saved = weight
             self.saved.check(fastgate_gate_load(&self.gate, self.saved.data, self.saved.size), "gate")
             self.storage = _check.STORAGES[fastgate_gate_storage(self.gate)]
@@ -372,7 +372,7 @@ cdef class Gate:
         OSError
             If the file cannot be read.
         """
-        return cls(Saved(source))
+        return cls(_Saved(source))
 
     def __call__(self, *parts, out=None):
         """__call__(self, *parts, out=None)\n--\n

@@ -48,7 +48,7 @@ cdef class _Recurrent:
         self.describe()
         return 0
 
-    cdef int read(self, Saved saved) except -1:
+    cdef int read(self, _Saved saved) except -1:
         """Load instead of pack."""
         self.saved = saved
         saved.check(fastgate_lstm_load(&self.lstm, saved.data, saved.size), "LSTM")
@@ -219,7 +219,7 @@ cdef class LSTMCell(_Recurrent):
                   projection=None, clip=None, gate_clip=None, input_forget=False,
                   storage="float32", threads=1):
         self.vectorcall = cell_vectorcall
-        if type(weight_ih) is Saved:
+        if type(weight_ih) is _Saved:
             self.read(weight_ih)
             _saved.refuse_cell(self.options().layers, self.options().directions, self.options().backwards)
             return
@@ -255,7 +255,7 @@ cdef class LSTMCell(_Recurrent):
         OSError
             If the file cannot be read.
         """
-        return cls(Saved(source), None)
+        return cls(_Saved(source), None)
 
     def __call__(self, x, h=None, c=None, *, out=None):
         """__call__(self, x, h=None, c=None, *, out=None)\n--\n
@@ -535,7 +535,7 @@ cdef class LSTM(_Recurrent):
 
     def __cinit__(self, layers, *, batch_first=False, reverse=False, clip=None, gate_clip=None,
                   input_forget=False, storage="float32", threads=1):
-        if type(layers) is Saved:
+        if type(layers) is _Saved:
             self.read(layers)
         else:
             storage, threads = _check.options(storage, threads)
@@ -605,7 +605,7 @@ cdef class LSTM(_Recurrent):
         OSError
             If the file cannot be read.
         """
-        return cls(Saved(source), batch_first=batch_first)
+        return cls(_Saved(source), batch_first=batch_first)
 
     def __call__(self, x, state=None, *, lengths=None, out=None):
         """__call__(self, x, state=None, *, lengths=None, out=None)\n--\n

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Builds csrc and its C tests with every compiler found, and runs them.
 #
-#     tests/c/run.sh [fast|full]      full also tries all 2^32 inputs of the sigmoid and of tanh
+#     tests/c/run.sh [fast|full]      full also tries all 2^32 inputs of the sigmoid and of tanh, and
+#                                     fuzzes for FUZZ_SECONDS, 60 if that is not set
 #
 # One line a step; the last line is a summary, the exit status 0 if nothing failed.  What a step
 # printed is shown where it failed.
@@ -43,7 +44,7 @@ build()
     folder=$1 compiler=$2 flags=$3
     cmake -S "${4:-$csrc}" -B "$folder" -DCMAKE_C_COMPILER="$compiler" -DCMAKE_BUILD_TYPE=None \
         -DCMAKE_C_FLAGS="$flags -Werror" &&
-        cmake --build "$folder" --target static -j "$(getconf _NPROCESSORS_ONLN)" || return
+        cmake --build "$folder" --target fastgate_static -j "$(getconf _NPROCESSORS_ONLN)" || return
     for test in bits lstm memory saved threads pool; do
         case $test in
         memory) extra=$wrap ;;
@@ -66,7 +67,8 @@ variant()
 build_activations()
 {
     folder=$1 isas= objects=
-    for isa in $(ar t "$folder/libfastgate.a" | sed -n 's/_f64\..*//p'); do
+    for isa in $(ar t "$folder/libfastgate.a" | sed 's/\..*//' | sort -u); do
+        [ -e "$csrc/isa/$isa.c" ] || continue
         flags=$(sed -n '1s,/\* .*:\(.*\) \*/,\1,p' "$csrc/isa/$isa.c") &&
             sed -n '/#define FG_ISA /s/FG_ISA /&tanh_/; /#define/p' "$csrc/isa/$isa.c" >"$folder/$isa.h" &&
             $cc -O1 $strict $flags -include "$folder/$isa.h" -c "$here/activations_isa.c" \
@@ -75,6 +77,17 @@ build_activations()
     done
     $cc -O3 $strict "-DISAS=$isas" "$here/activations.c" $objects "$folder/libfastgate.a" -o "$folder/activations" \
         -lm -lpthread
+}
+
+# fuzz.c under libFuzzer, with the library in FOLDER
+build_fuzz()
+{
+    folder=$1 flags="-O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all"
+    cmake -S "$out/csrc-checked" -B "$folder" -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=None \
+        -DCMAKE_C_FLAGS="$flags -fsanitize=fuzzer-no-link,address" &&
+        cmake --build "$folder" --target fastgate_static -j "$(getconf _NPROCESSORS_ONLN)" &&
+        clang $flags $strict -fsanitize=fuzzer,address "$here/fuzz.c" "$folder/libfastgate.a" -o "$folder/fuzz" \
+            -lm -lpthread
 }
 
 header()
@@ -170,6 +183,13 @@ if have aarch64-linux-gnu-gcc qemu-aarch64-static; then
         step "AArch64, emulated: threads" qemu-aarch64-static -cpu max "$out/aarch64/threads"
 else
     say skip "AArch64" "$skipped"
+fi
+
+if [ "$mode" = full ] && have clang; then
+    mkdir -p "$out/corpus"
+    step "fuzz: build" build_fuzz "$out/fuzz" &&
+        step "fuzz: the C API and saved buffers" "$out/fuzz/fuzz" -max_len=4096 -print_final_stats=0 \
+            -max_total_time="${FUZZ_SECONDS:-60}" -artifact_prefix="$out/" "$out/corpus"
 fi
 
 if [ "$mode" = full ]; then

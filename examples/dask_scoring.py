@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""Score a large array in Dask's workers, and compare with one process: rate, ratio, bits.
+
+    pip install '.[dask]'
+    python examples/dask_scoring.py                 # two workers beside this process
+    python examples/dask_scoring.py --compare       # two workers against one, in turns
+
+Two workers need two free cores.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import scoring
+from dask.distributed import Client, Future, progress
+
+
+SETTINGS = {
+    # Before the workers start, since it is read at import. Dask does so with OMP_NUM_THREADS itself.
+    "distributed.nanny.pre-spawn-environ.FASTGATE_THREADS": "1",
+    # With Dask's own value glibc maps every array of more than 128 KB anew: page faults, 7 % of the time here.
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**25,
+    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**25,
+    # What Dask does to watch itself takes an eighth of a core beside two workers; with these, a fiftieth.
+    "distributed.worker.profile.enabled": False,
+    "distributed.worker.memory.monitor-interval": "1s",
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
+}
+
+
+def start(workers: int) -> Client:
+    """A client of so many new worker processes (its own LocalCluster), one thread each."""
+    with dask.config.set(SETTINGS):
+        return Client(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0")
+
+
+def share(client: Client, model: scoring.Model) -> Future:
+    """The model in every worker, each of which unpickles it once."""
+    return client.scatter(model, broadcast=True, hash=False)  # a hash would pickle it here, twice
+
+
+def score_block(path: str, model: scoring.Model, block_info: Any = None) -> Any:
+    """A block of the scores, in a worker: where it lies says which images to map."""
+    start, stop = block_info[None]["array-location"][0]
+    return scoring.score(path, start, stop, model)
+
+
+def scores(path: str | os.PathLike[str], model: Future, block: int = scoring.BLOCK) -> da.Array:
+    """The scores of all images of this file, (rows, 2) float32, not yet computed.
+
+    model is what share() gave: the graph holds its name only. meta= and chunks= save a trial call.
+    """
+    rows = len(np.load(path, mmap_mode="r"))
+    return da.map_blocks(
+        score_block,
+        os.fspath(path),
+        model,
+        chunks=da.core.normalize_chunks((block, 2), (rows, 2)),
+        meta=np.empty((0, 0), np.float32),
+        name=f"scores-{uuid.uuid4().hex}",  # not from the path: the file may have changed
+    )
+
+
+def run(client: Client, lazy: da.Array, workers: list[str] | None = None) -> tuple[Any, float]:
+    """Compute, on these workers or on all -> (the array, seconds); a progress bar if a terminal looks on."""
+    begin = time.perf_counter()
+    future = client.compute(lazy, workers=workers)
+    if workers is None and sys.stdout.isatty():
+        progress(future, notebook=False)
+    return future.result(), time.perf_counter() - begin
+
+
+def compare(client: Client, path: str, model: Future, rounds: int) -> None:
+    """Print the rates of one worker and of all of them, in turns, and their ratios."""
+    workers = list(client.nthreads())
+    ratios = []
+    for i in range(rounds):
+        rates = {}
+        for count in (1, len(workers)) if i % 2 else (len(workers), 1):
+            result, seconds = run(client, scores(path, model), workers[:count])
+            rates[count] = len(result) / seconds
+        ratios.append(rates[len(workers)] / rates[1])
+        print(f"1 worker {rates[1]:.0f} rows/s, {len(workers)} workers {rates[len(workers)]:.0f}: "
+              f"{ratios[-1]:.2f}", flush=True)  # fmt: skip
+    print(f"median {np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+def main() -> int:
+    parser = scoring.parser(__doc__)
+    parser.add_argument("--compare", action="store_true", help="all workers against one, in turns")
+    parser.add_argument("--rounds", type=int, default=5, help="of --compare")
+    options = parser.parse_args()
+    model = scoring.Model()
+    with start(options.workers) as client:
+        shared = share(client, model)
+
+        def prepare(path: str) -> Callable[[], Any]:
+            for worker in client.nthreads():
+                run(client, scores(path, shared)[:1], [worker])
+            return lambda: run(client, scores(path, shared))[0]
+
+        if not options.compare:
+            return scoring.report(options, model, prepare)
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "images.npy")
+            scoring.write_images(path, options.rows)
+            prepare(path)
+            compare(client, path, shared, options.rounds)
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

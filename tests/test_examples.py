@@ -1,0 +1,217 @@
+"""The examples of scaling out, each in its engine's own processes, against one process."""
+
+import importlib
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import fastgate
+import numpy as np
+import pytest
+from conftest import same_bits
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+ROWS, BLOCK = 2500, 300  # nine blocks, the last one uneven
+
+pytestmark = pytest.mark.skipif(not EXAMPLES.exists(), reason="needs the source tree")
+
+
+class Counted:
+    """A model that notes where it is unpickled: a line in the file, the process and its FASTGATE_THREADS."""
+
+    def __init__(self, model, log):
+        self.model, self.log = model, log
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        with open(self.log, "a") as file:
+            file.write(f"{os.getpid()} {fastgate._check.override}\n")
+
+    def __call__(self, images):
+        return self.model(images)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """(the module of the job, a file of images, what one process that takes all at once makes of them).
+
+    The examples are there to import, in the processes that start from now on too.
+    """
+    folder = tmp_path_factory.mktemp("job")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLES)
+        paths = [EXAMPLES, Path(__file__).parent, *filter(None, [os.environ.get("PYTHONPATH")])]
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        scoring = importlib.import_module("scoring")
+        images = folder / "images.npy"
+        scoring.write_images(images, ROWS)
+        model = scoring.Model()
+        yield scoring, images, model(np.load(images))
+
+
+@pytest.fixture
+def narrow(tmp_path):
+    """A file of images with 7 columns."""
+    np.save(tmp_path / "narrow.npy", np.zeros((ROWS, 8, 7), np.uint8))
+    return tmp_path / "narrow.npy"
+
+
+def unpickled(log):
+    """The processes that did, once for each time, in order; in all of them gates run on one thread."""
+    lines = [line.split() for line in log.read_text().splitlines()]
+    assert {threads for _, threads in lines} == {"1"}
+    return sorted(int(process) for process, _ in lines)
+
+
+# ---- the job ----------------------------------------------------------------------------------
+
+
+def test_scores_by_hand(job):
+    """Of Gate and LSTM, by fastgate.reference in float64."""
+    scoring, images, expected = job
+    model, reference = scoring.Model(), fastgate.reference
+    rows = np.load(images)[:200] / 16.0
+
+    def exact(gate):
+        weight, bias = gate.__reduce__()[1][:2]
+        return reference.Gate(weight.astype(float), bias.astype(float), storage="float64")
+
+    features = rows.reshape(200, 64)
+    error = exact(model.features)(exact(model.hidden)(features)) - features
+    np.testing.assert_allclose(expected[:200, 0], np.mean(error**2, axis=1), rtol=1e-4)
+
+    [layer] = model.lstm.__reduce__()[1][1][0]
+    layer = {name: array.astype(float) for name, array in layer.items() if array is not None}
+    y, _ = reference.LSTM([layer], batch_first=True, storage="float64")(rows)
+    error = exact(model.next_row)(y[:, :-1]) - rows[:, 1:]
+    np.testing.assert_allclose(expected[:200, 1], np.mean(error**2, axis=(1, 2)), rtol=1e-4)
+
+
+def test_scores_tell_the_scrambled(job, tmp_path):
+    scoring, _, _ = job
+    scrambled = scoring.write_images(tmp_path / "i.npy", 5000)
+    scores = scoring.score(tmp_path / "i.npy", 0, 5000, scoring.Model())
+    assert 20 < scrambled.sum() < 100
+    for column in scores.T:
+        assert np.median(column[scrambled]) > np.quantile(column[~scrambled], 0.99)
+
+
+def test_any_piece_gives_the_same_bits(job):
+    scoring, images, expected = job
+    model = scoring.Model()
+    same_bits(scoring.score(images, 0, ROWS, model), expected)
+    for i in range(50):
+        same_bits(scoring.score(images, i, i + 1, model), expected[i : i + 1])
+
+
+# ---- Dask -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dask(job):
+    """(the example, a client of two workers)"""
+    pytest.importorskip("dask.array")
+    pytest.importorskip("distributed")
+    example = importlib.import_module("dask_scoring")
+    with example.start(2) as client:
+        yield example, client
+
+
+def test_dask_gives_the_same_bits_and_unpickles_once_a_worker(dask, job, tmp_path):
+    example, client = dask
+    scoring, images, expected = job
+    log = tmp_path / "log"
+    model = example.share(client, Counted(scoring.Model(), log))
+    lazy = example.scores(images, model, BLOCK)
+    assert lazy.chunks == ((BLOCK,) * 8 + (100,), (2,)) and lazy.dtype == np.float32
+    for _ in range(2):
+        result, _ = example.run(client, example.scores(images, model, BLOCK))
+        same_bits(result, expected)
+    for worker in client.nthreads():
+        same_bits(example.run(client, lazy, [worker])[0], expected)
+    assert list(client.nthreads().values()) == [1, 1]
+    assert unpickled(log) == sorted(client.run(os.getpid).values())
+
+
+def test_dask_raises_what_a_worker_raises(dask, job, narrow):
+    example, client = dask
+    model = example.share(client, job[0].Model())
+    with pytest.raises(ValueError, match=r"\b56\b.*\b64\b|\b64\b.*\b56\b"):
+        example.run(client, example.scores(narrow, model, BLOCK))
+
+
+def test_dask_command_line(dask, job, monkeypatch, capsys):
+    example, client = dask
+    scoring, images, _ = job
+    monkeypatch.setattr(sys, "argv", ["dask_scoring.py", "--rows", "3000"])
+    assert example.main() == 0
+    lines = capsys.readouterr().out.splitlines()  # no progress bar: not a terminal
+    assert len(lines) == 4 and lines[1].endswith("the same bits")
+    example.compare(client, images, example.share(client, scoring.Model()), rounds=2)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["1", "1", "median"]
+
+
+# ---- Ray --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ray(job, tmp_path_factory):
+    """(the example, a pool of two actors, where they note that they unpickled their model)"""
+    ray = pytest.importorskip("ray")
+    example = importlib.import_module("ray_scoring")
+    example.start(2)
+    log = tmp_path_factory.mktemp("ray") / "log"
+    yield example, example.scorers(Counted(job[0].Model(), log), 2), log
+    ray.shutdown()
+
+
+def test_ray_gives_the_same_bits_and_unpickles_once_an_actor(ray, job):
+    example, pool, log = ray
+    _, images, expected = job
+    for _ in range(2):
+        same_bits(example.scores(images, pool, BLOCK), expected)
+    assert len(unpickled(log)) == 2 and len(set(unpickled(log))) == 2
+
+
+def test_ray_raises_what_an_actor_raises(ray, narrow):
+    example, pool, _ = ray
+    with pytest.raises(ValueError, match=r"\b56\b.*\b64\b|\b64\b.*\b56\b"):
+        example.scores(narrow, pool, BLOCK)
+
+
+# ---- Spark ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def spark(job):
+    """(the example, a session of two workers)"""
+    for module in ("pyspark", "pyarrow", "pandas"):
+        pytest.importorskip(module)
+    if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
+        pytest.skip("needs Java")
+    example = importlib.import_module("spark_scoring")
+    session = example.start(2)
+    yield example, session
+    session.stop()
+
+
+def test_spark_gives_the_same_bits_and_unpickles_once_a_worker(spark, job, tmp_path):
+    example, session = spark
+    scoring, images, expected = job
+    log = tmp_path / "log"
+    example.write_table(np.load(images), tmp_path / "table", files=9)
+    table = session.read.parquet(str(tmp_path / "table"))
+    scores = example.scores(table.repartition(8), Counted(scoring.Model(), log))
+    for _ in range(2):
+        same_bits(example.collected(scores), expected)
+    assert len(unpickled(log)) == 2 and len(set(unpickled(log))) == 2
+
+
+def test_spark_raises_what_a_worker_raises(spark, job, narrow, tmp_path):
+    example, session = spark
+    example.write_table(np.load(narrow), tmp_path / "table", files=2)
+    scores = example.scores(session.read.parquet(str(tmp_path / "table")), job[0].Model())
+    with pytest.raises(Exception, match=r"ValueError: .*(\b56\b.*\b64\b|\b64\b.*\b56\b)"):
+        example.collected(scores)
