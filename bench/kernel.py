@@ -66,10 +66,10 @@ def compiled(name: str, build: Path | None) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as temporary:
         build = (build or Path(temporary)).absolute()
         library, program = f"{build}/libfastgate.a", f"{build}/{name}"
-        make = ["--build", build, "--target", "fastgate_static", "-j", str(os.cpu_count())]
-        for step in (["-S", ROOT / "csrc", "-B", build], make):
+        make = ["--build", f"{build}", "--target", "fastgate_static", "-j", str(os.cpu_count())]
+        for step in (["-S", f"{ROOT}/csrc", "-B", f"{build}"], make):
             subprocess.run(["cmake", *step], check=True, stdout=subprocess.DEVNULL)
-        source = ROOT / "bench" / f"{name}.c"
+        source = f"{ROOT}/bench/{name}.c"
         flags = ["-O3", "-march=native", "-pthread"]
         subprocess.run([*compiler, *flags, source, library, "-lm", "-o", program], check=True)
         yield program
@@ -96,7 +96,7 @@ def reads(cells: dict[str, Array]) -> tuple[Table, dict[str, Any]]:
     rows, limits = [], {}
     for cell, rounds in cells.items():
         size, gate, read, turning = rounds.T
-        row = [cell]
+        row: list[Any] = [cell]
         for side in (gate, read):
             row += [quartiles(side * 1e6), quartiles(size / side / 1e9)[1]]
         rows.append([*row, quartiles(read / gate), quartiles(turning / gate)])

@@ -58,7 +58,7 @@ def main() -> None:
             times[name].append(timers[name].timeit(CALLS) / CALLS * 1e9)
         if (done + 1) % 10 == 0:
             stage(done + 1, options.rounds, "rounds")
-    rows = [["the C kernel of a 1x1 gate, from C", alone, "-"]]
+    rows: list[list[Any]] = [["the C kernel of a 1x1 gate, from C", alone, "-"]]
     for name, (_, works) in ways.items():
         found = quartiles(times[name])
         rows.append([name, found, found[1] - alone[1] if works else "-"])

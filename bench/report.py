@@ -71,50 +71,52 @@ PARTS = {
         "The gate", "bench/compare.py --rounds 151", "--sizes 32,128 --rounds 2 --turn 2", (415, 15),
         "One call from Python with one vector, float32, µs: median ± half the interquartile range. Each "
         "library in a process of its own on one thread, all pinned to one core, in turns of 20 ms in random "
-        "order; the same gate over and over, so that weights stay in the caches as far as they fit. Each runs "
-        "the fastest of the variants that agree with float64; which, is listed below the table. `gate(x, W, b)` "
-        "is the unpacked one-shot call; `reading W` the time of the fastest plain read of the same bytes. "
-        "Ratios are medians of each round's, with quartiles.",
+        "order; the same gate over and over, so that weights stay in the caches as far as they fit. Each "
+        "runs the fastest of the variants that agree with float64; which, is listed below the table. "
+        "`gate(x, W, b)` is the unpacked one-shot call; `reading W` the time of the fastest plain read of "
+        "the same bytes. Ratios are medians of each round's, with quartiles.",
         "compare.png", compare.draw,
     ),
     "lstm": Part(
-        "The LSTM", "bench/compare.py --lstm --rounds 101", "--sizes 32/32 --rounds 2 --turn 2", (445, 12),
-        "One layer, float32, measured as the gate: a step of one row, the state going on in place; a sequence of "
-        "100 steps in one call, of 1 and of 16 rows; a step by storage, time over float32's and error of h.",
+        "The LSTM", "bench/compare.py --lstm --rounds 101", "--sizes 32/32,64/64 --rounds 2 --turn 2", (445, 12),
+        "One layer, float32, measured as the gate: a step of one row, the state going on in place; a "
+        "sequence of 100 steps in one call, of 1 and of 16 rows; a step by storage, time over float32's and "
+        "error of h.",
         "lstm.png", lstm.draw,
     ),
     "batch": Part(
-        "Batches", "bench/compare.py --batch --rounds 101", "--batch 2,8 --sizes 128 --rounds 2 --turn 2", (330, 8),
-        "B vectors in one call of the gate, measured as one vector is. The dashed line of the picture is the FMA "
-        "peak of the part below.",
+        "Batches", "bench/compare.py --batch --rounds 101", "--batch 2,8 --sizes 128 --rounds 2 --turn 2",
+        (330, 8),
+        "B vectors in one call of the gate, measured as one vector is. The dashed line of the picture is "
+        "the FMA peak of the part below.",
         "batch.png", compare.draw_batch,
     ),
     "storage": Part(
         "Storages", "bench/compare.py --storage --rounds 121", "--sizes 128 --rounds 2 --turn 2", (100, 4),
-        "The gate, one vector, by how the weights are held: time over float32's in the same round, and errors of y "
-        "against float64 with weights not rounded.",
+        "The gate, one vector, by how the weights are held: time over float32's in the same round, and "
+        "errors of y against float64 with weights not rounded.",
         "storage.png", compare.draw_storage,
     ),
     "errors": Part(
         "Errors by storage", "bench/errors.py", "", (5, 5),
-        "The demo's trained LSTM over its held-out digits, and a gate of random weights, against float64 with weights "
-        "not rounded. No times: the same on every machine.",
+        "The demo's trained LSTM over its held-out digits, and a gate of random weights, against float64 "
+        "with weights not rounded. No times.",
         "demo.png", draw_demo,
     ),
     "kernel": Part(
         "The kernel beside a plain read", "bench/kernel.py", "32x32 128x128", (55, 45),
-        f"The gate's kernel with one vector, {KERNEL}, beside the fastest plain read of the same bytes that we could write, which goes "
-        "forwards, and one that turns around every other time, as the gate does.",
+        f"The gate's kernel with one vector, {KERNEL}, beside the fastest plain read of the same bytes that "
+        "we could write, which goes forwards, and one that turns around every other time, as the gate does.",
     ),
     "fma": Part(
         "The kernel in batches beside the FMA peak", "bench/kernel.py --batch", "64x64x8", (16, 4),
-        f"The gate's kernel with B vectors, {KERNEL}: `share` is its rate over that of 12 independent sums in "
-        "registers (the FMA peak), `gain` B single calls over the batch.",
+        f"The gate's kernel with B vectors, {KERNEL}: `share` is its rate over that of 12 independent sums "
+        "in registers (the FMA peak), `gain` B single calls over the batch.",
     ),
     "threads": Part(
         "Two threads over one", "bench/kernel.py --threads", "64x64x8", (40, 4),
-        "The gate's kernel in C, not pinned, one vector and batches of 64, on one thread and on two in turns. Where "
-        "another process has the second core, a second thread gains nothing.",
+        "The gate's kernel in C, not pinned, one vector and batches of 64, on one thread and on two in "
+        "turns. Where another process has the second core, a second thread gains nothing.",
     ),
     "stream": Part(
         "A stream in C", "bench/kernel.py --stream", "", (10, 10),
@@ -122,20 +124,23 @@ PARTS = {
     ),
     "overhead": Part(
         "What a call costs beyond its work", "bench/overhead.py", "--rounds 10", (12, 4),
-        "A 1x1 gate from Python, called in each way in turns in a process pinned to one core, beside calls that do "
-        "nothing.",
+        "A 1x1 gate from Python, called in each way in turns in a process pinned to one core, beside calls "
+        "that do nothing.",
     ),
     "service": Part(
         "What services ask", "bench/service.py --rounds 25", "--rounds 1 --calls 2000", (160, 8),
-        "Threads that share an LSTM, other threads beside it, the tail of single steps, silence, and a million steps.",
+        "Threads that share an LSTM, other threads beside it, the tail of single steps, silence, and a "
+        "million steps.",
     ),
     "install": Part(
         "Size and import", "bench/install.py --rounds 31", "fastgate onnxruntime --rounds 2", (160, 10),
-        "Import time in fresh processes pinned to one core, after NumPy's import, in turns; bytes of the files that "
-        "were installed, and the same with all that is required but NumPy; deflated, as a wheel is.",
+        "Import time in fresh processes pinned to one core, after NumPy's import, in turns; bytes of the "
+        "files that were installed, and the same with all that is required but NumPy; deflated, as a wheel "
+        "is.",
     ),
     "dask": Part(
-        "Two Dask workers over one", "examples/dask_scoring.py --compare", "--rounds 1 --rows 20000", (60, 20),
+        "Two Dask workers over one", "examples/dask_scoring.py --compare", "--rounds 1 --rows 20000",
+        (60, 20),
         "The example that scores a data set with Dask: one worker's time over that of two.",
     ),
 }  # fmt: skip
@@ -152,7 +157,7 @@ def medians(sizes: list[dict[str, Any]], ours: str, peer: str = "") -> dict[str,
 def extent(ratios: dict[str, float]) -> str:
     if not ratios:
         return "(not measured)"
-    ends = (min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__))
+    ends = dict.fromkeys((min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)))
     return " to ".join(f"{shown(ratios[size])} ({size})" for size in ends)
 
 
@@ -168,8 +173,9 @@ def summary(gate: dict[str, Any], step: dict[str, Any]) -> str:
     over = medians(steps(step), lstm.STREAM), medians(steps(step), lstm.STREAM, lstm.PEER)
     return (
         f"Measured on one core ({where(gate)}): the fastest library that we could set against it took "
-        f"{extent(medians(gate['sizes'], compare.OURS))} times as long as a gate, and {extent(over[0])} times as "
-        f"long as a step of an LSTM's stream; ONNX Runtime {extent(over[1])} times as long as that step."
+        f"{extent(medians(gate['sizes'], compare.OURS))} times as long as a gate, and {extent(over[0])} "
+        f"times as long as a step of an LSTM's stream; ONNX Runtime {extent(over[1])} times as long as "
+        "that step."
     )
 
 
@@ -211,8 +217,8 @@ def install_lines(part: dict[str, Any]) -> str:
         for name, times, _, size, _ in part["tables"][0]["rows"]
     ]
     return (
-        "Import time beyond NumPy's (asked of fastgate: at most 5 ms), and size with all that is required but "
-        f"NumPy: {', '.join(found)} ({where(part)})."
+        "Import time beyond NumPy's (asked of fastgate: at most 5 ms), and size with all that is required "
+        f"but NumPy: {', '.join(found)} ({where(part)})."
     )
 
 
@@ -255,8 +261,8 @@ def whole(report: dict[str, Any], name: str) -> dict[str, Any]:
 def document(report: dict[str, Any]) -> str:
     lines = [
         "# Benchmarks",
-        "Written by `bench/report.py` from [benchmarks.json](benchmarks.json), which has every figure: do not "
-        "edit. Figures of a machine with AVX-512, taken earlier, are in "
+        "Written by `bench/report.py` from [benchmarks.json](benchmarks.json), which has every figure: do "
+        "not edit. Figures of a machine with AVX-512, taken earlier, are in "
         "[benchmarks-avx512.md](benchmarks-avx512.md).",
         "\n".join(f"- {key}: {report[key]}" for key in ("cpu", "caches", "cores", "os", "isa", "compiler"))
         + "\n- versions: " + ", ".join(f"{name} {v}" for name, v in report["versions"].items()),
@@ -293,6 +299,10 @@ def say(line: str, *, passing: bool = False) -> None:
     print(f"{start}{line}", end=end, flush=True)
 
 
+def span(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
 def usage(command: list[str]) -> tuple[str, str]:
     """The --help of a script, and why the command cannot be had here, or nothing."""
     script, *arguments = command
@@ -309,7 +319,7 @@ def usage(command: list[str]) -> tuple[str, str]:
 def measure(report: dict[str, Any], names: list[str], path: Path) -> bool:
     """Runs the parts, storing the report after each; whether none failed."""
     left = {name: PARTS[name].seconds[report["quick"]] for name in names}
-    say(f"{len(names)} parts, about {sum(left.values()) / 60:.0f} min; nothing else should run meanwhile")
+    say(f"{', '.join(names)}: about {span(sum(left.values()))}; nothing else should run meanwhile")
     failed = False
     with tempfile.TemporaryDirectory() as build:
         for number, name in enumerate(names, 1):
@@ -322,8 +332,8 @@ def measure(report: dict[str, Any], names: list[str], path: Path) -> bool:
                 continue
 
             def progress(line: str, share: float) -> None:
-                minutes = (sum(left.values()) + seconds * (1 - share)) / 60
-                say(f"{head} {line}, about {minutes:.0f} min left", passing=True)
+                remaining = span(sum(left.values()) + seconds * (1 - share))
+                say(f"{head} {line}, about {remaining} left", passing=True)
 
             progress("started", 0)
             output = Path(build) / f"{name}.json"
@@ -331,7 +341,7 @@ def measure(report: dict[str, Any], names: list[str], path: Path) -> bool:
             if failure := run([*command, *further], progress):
                 failed = True
                 say(f"{head}: failed: {failure}")
-                found = {"failure": f"failed: {failure}"}
+                found = {"failure": "failed"}  # why is for the terminal: it may name this machine's paths
             else:
                 found = {**json.loads(output.read_text()), "command": f"python {shlex.join(command)}"}
                 found = {key: value for key, value in found.items() if report.get(key) != value}
@@ -343,9 +353,11 @@ def measure(report: dict[str, Any], names: list[str], path: Path) -> bool:
 def run(command: list[str], progress: Callable[[str, float], None]) -> str:
     """A part in a process of its own; what went wrong, if it did."""
     last: collections.deque[str] = collections.deque(maxlen=1)
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, *command], cwd=ROOT, text=True, **pipes) as child:
-        for line in child.stderr:
+    child = subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    with child:
+        for line in child.stderr or ():
             if stage := re.fullmatch(r"(\d+)/(\d+) (.*)\n", line):
                 progress(stage[0].strip(), int(stage[1]) / int(stage[2]))
             elif line.startswith("note: "):
@@ -391,7 +403,7 @@ def main() -> int:
     stale = [file for file, now in texts.items() if not file.exists() or file.read_text() != now]
     if options.check:
         for file in stale:
-            say(f"{file.relative_to(ROOT)} is not what {path.relative_to(ROOT)} gives: bench/report.py --from-json")
+            say(f"{file.relative_to(ROOT)} is not what {path.name} gives: bench/report.py --from-json")
         return bool(stale)
     for file in stale:
         file.write_text(texts[file])
