@@ -124,6 +124,34 @@ def test_import_is_light():
     assert not loaded & {"inspect", "typing", "importlib.metadata", "platform", "shlex", "subprocess"}
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="about interpreters as they are from 3.12 on")
+@pytest.mark.parametrize("kind", ["legacy", "isolated"])
+def test_a_second_interpreter_is_told_no(kind):
+    """NumPy cannot be loaded by two; whether they share a GIL or not, an ImportError says so."""
+    run = run_python(f"""
+        import sys
+        import numpy as np
+        import fastgate
+
+        code = '''if True:
+            try:
+                import fastgate
+            except ImportError:
+                print("ImportError", flush=True)'''
+        if sys.version_info < (3, 13):
+            import _xxsubinterpreters as interpreters
+            other = interpreters.create(isolated={kind == "isolated"})
+            interpreters.run_string(other, code)
+        else:
+            import _interpreters as interpreters
+            other = interpreters.create({kind!r})
+            assert interpreters.exec(other, code) is None
+        interpreters.destroy(other)
+        print(*fastgate.gate(np.zeros(2, np.float32), np.zeros((1, 2), np.float32)))
+    """)
+    assert (run.returncode, run.stdout) == (0, "ImportError\n0.5\n"), run.stderr
+
+
 @compiled_only
 @pytest.mark.skipif(not importlib.util.find_spec("mypy"), reason="needs mypy")
 def test_stubs_tell_the_truth(tmp_path):
