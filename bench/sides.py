@@ -284,14 +284,14 @@ def about() -> dict[str, Any]:
     import fastgate
 
     versions = {"python": platform.python_version(), "fastgate": fastgate.__version__}
-    for name in (*PEERS, "scipy"):
+    for name in (*PEERS, "scipy", "dask"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return {
         "command": " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **cpu(),
-        "os": f"{os_name()}, {platform.platform()}",
+        "os": os_name(),
         **core(fastgate),
         "versions": versions,
     }
@@ -316,9 +316,10 @@ def cpu() -> dict[str, Any]:
 
 
 def os_name() -> str:
+    names = [f"{platform.system()} {platform.release().partition('-')[0]}", platform.machine()]
     with contextlib.suppress(OSError):
-        return platform.freedesktop_os_release()["PRETTY_NAME"]
-    return platform.system()
+        names.insert(0, platform.freedesktop_os_release()["PRETTY_NAME"])
+    return ", ".join([*names, " ".join(platform.libc_ver())])
 
 
 def core(fastgate: Any) -> dict[str, str]:

@@ -10,6 +10,7 @@ Two workers need two free cores.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -94,25 +95,30 @@ def run(client: Client, lazy: da.Array, workers: list[str] | None = None) -> tup
     return future.result(), time.perf_counter() - begin
 
 
-def compare(client: Client, path: str, model: str, rounds: int) -> None:
-    """Print the rates of one worker and of all of them, in turns, and their ratios."""
+def compare(client: Client, path: str, model: str, rounds: int) -> dict[str, Any]:
+    """Print the rates of one worker and of all of them, in turns, and their ratios -> their quartiles, as a table."""
     workers = list(client.nthreads())
-    ratios = []
+    found, ratios = [], []
     for i in range(rounds):
         rates = {}
         for count in (1, len(workers)) if i % 2 else (len(workers), 1):
             result, seconds = run(client, scores(path, model), workers[:count])
             rates[count] = len(result) / seconds
+        found.append([rates[1], rates[len(workers)]])
         ratios.append(rates[len(workers)] / rates[1])
         print(f"1 worker {rates[1]:.0f} rows/s, {len(workers)} workers {rates[len(workers)]:.0f}: "
               f"{ratios[-1]:.2f}", flush=True)  # fmt: skip
     print(f"median {np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    one, all_ = np.percentile(found, (25, 50, 75), axis=0).T.tolist()
+    rows = [[1, one, 1], [len(workers), all_, np.percentile(ratios, (25, 50, 75)).tolist()]]
+    return {"columns": ["workers", "rows a second", "over one worker"], "rows": rows}
 
 
 def main() -> int:
     parser = scoring.parser(__doc__)
     parser.add_argument("--compare", action="store_true", help="all workers against one, in turns")
     parser.add_argument("--rounds", type=int, default=5, help="of --compare")
+    parser.add_argument("--json", metavar="FILE", help="of --compare: what bench/report.py shows")
     options = parser.parse_args()
     model = scoring.Model()
     with start(options.workers) as client:
@@ -129,7 +135,10 @@ def main() -> int:
             path = os.path.join(folder, "images.npy")
             scoring.write_images(path, options.rows)
             prepare(path)
-            compare(client, path, shared, options.rounds)
+            table = compare(client, path, shared, options.rounds)
+        if options.json:
+            with open(options.json, "w") as file:
+                json.dump({"tables": [table]}, file)
         return 0
 
 
