@@ -23,7 +23,7 @@ import dask
 import dask.array as da
 import numpy as np
 import scoring
-from dask.distributed import Client, Future, progress
+from dask.distributed import Client, WorkerPlugin, get_worker, progress
 
 
 SETTINGS = {
@@ -46,21 +46,34 @@ def start(workers: int) -> Client:
         return Client(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0")
 
 
-def share(client: Client, model: scoring.Model) -> Future:
-    """The model in every worker, each of which unpickles it once."""
-    return client.scatter(model, broadcast=True, hash=False)  # a hash would pickle it here, twice
+class Keep(WorkerPlugin):
+    """Keeps a model in a worker, which unpickles it when the plugin comes: once, and later workers too.
+
+    (client.scatter(model, broadcast=True) is shorter, but a worker may be sent it twice.)
+    """
+
+    def __init__(self, model: scoring.Model) -> None:
+        self.name = f"model-{uuid.uuid4().hex}"
+        self.model = model
 
 
-def score_block(path: str, model: scoring.Model, block_info: Any = None) -> Any:
+def share(client: Client, model: scoring.Model) -> str:
+    """Give every worker the model -> the name that it has there."""
+    plugin = Keep(model)
+    client.register_plugin(plugin)
+    return plugin.name
+
+
+def score_block(path: str, model: str, block_info: Any = None) -> Any:
     """A block of the scores, in a worker: where it lies says which images to map."""
     start, stop = block_info[None]["array-location"][0]
-    return scoring.score(path, start, stop, model)
+    return scoring.score(path, start, stop, get_worker().plugins[model].model)
 
 
-def scores(path: str | os.PathLike[str], model: Future, block: int = scoring.BLOCK) -> da.Array:
+def scores(path: str | os.PathLike[str], model: str, block: int = scoring.BLOCK) -> da.Array:
     """The scores of all images of this file, (rows, 2) float32, not yet computed.
 
-    model is what share() gave: the graph holds its name only. meta= and chunks= save a trial call.
+    model is the name that share() gave, all that the graph holds of it. meta= and chunks= save a trial call.
     """
     rows = len(np.load(path, mmap_mode="r"))
     return da.map_blocks(
@@ -82,7 +95,7 @@ def run(client: Client, lazy: da.Array, workers: list[str] | None = None) -> tup
     return future.result(), time.perf_counter() - begin
 
 
-def compare(client: Client, path: str, model: Future, rounds: int) -> dict[str, Any]:
+def compare(client: Client, path: str, model: str, rounds: int) -> dict[str, Any]:
     """Print the rates of one worker and of all of them, in turns, and their ratios -> their quartiles, as a table."""
     workers = list(client.nthreads())
     found, ratios = [], []

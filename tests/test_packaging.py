@@ -87,7 +87,7 @@ def declarations(text):
 def test_cython_declares_the_header():
     header = Path(fastgate.get_include(), "fastgate.h").read_text()
     header = re.sub(r"/\*.*?\*/", "", header, flags=re.S)
-    cython = (PACKAGE / "__init__.pxd").read_text().replace("bint ", "int ")
+    cython = (PACKAGE / "__init__.pxd").read_text().partition("cdef extern")[2].replace("bint ", "int ")
     expected, found = declarations(header), declarations(cython)
     assert len(expected) > 30
     assert found == expected
@@ -122,6 +122,34 @@ def test_import_is_light():
     loaded = set(run.stdout.split())
     assert "fastgate" in loaded
     assert not loaded & {"inspect", "typing", "importlib.metadata", "platform", "shlex", "subprocess"}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="about interpreters as they are from 3.12 on")
+@pytest.mark.parametrize("kind", ["legacy", "isolated"])
+def test_a_second_interpreter_is_told_no(kind):
+    """NumPy cannot be loaded by two; whether they share a GIL or not, an ImportError says so."""
+    run = run_python(f"""
+        import sys
+        import numpy as np
+        import fastgate
+
+        code = '''if True:
+            try:
+                import fastgate
+            except ImportError:
+                print("ImportError", flush=True)'''
+        if sys.version_info < (3, 13):
+            import _xxsubinterpreters as interpreters
+            other = interpreters.create(isolated={kind == "isolated"})
+            interpreters.run_string(other, code)
+        else:
+            import _interpreters as interpreters
+            other = interpreters.create({kind!r})
+            assert interpreters.exec(other, code) is None
+        interpreters.destroy(other)
+        print(*fastgate.gate(np.zeros(2, np.float32), np.zeros((1, 2), np.float32)))
+    """)
+    assert (run.returncode, run.stdout) == (0, "ImportError\n0.5\n"), run.stderr
 
 
 @compiled_only

@@ -3,8 +3,12 @@
 Stress runs for FASTGATE_STRESS_SECONDS (default 5).
 """
 
+import contextlib
+import copy
 import os
+import pickle
 import sys
+import sysconfig
 import threading
 import time
 
@@ -212,6 +216,71 @@ def test_eight_threads_call_gates_of_two_threads(set_threads):
     in_threads(8, work)
     assert min(calls) > 0
     print(f"\n{sum(calls)} turns in {SECONDS:g} s")
+
+
+# ---- without the GIL ----------------------------------------------------------------------------
+
+
+@compiled_only
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="about free-threaded Python")
+def test_the_gil_stays_off():
+    run = run_python("import sys, fastgate; print(sys._is_gil_enabled())", "-W", "error")
+    assert (run.returncode, run.stdout, run.stderr) == (0, "False\n", "")
+
+
+@pytest.mark.parametrize("size", [24, 300])  # steps that hold the GIL, where there is one, and steps that do not
+def test_threads_that_break_the_rules_break_no_memory(size, set_threads):
+    """All change one stream, one bound call's buffers, one list: any values, but objects as sound as before."""
+    layer = {"weight_ih": draw(4 * size, size) / size, "weight_hh": draw(4 * size, size, seed=1) / size}
+    cell, lstm = fastgate.LSTMCell(**layer), fastgate.LSTM([layer, layer])
+    gate = fastgate.Gate(layer["weight_ih"][:size], threads=2)
+    x, h, c = draw(3, size), np.zeros((3, size), np.float32), np.zeros((3, size), np.float32)
+    y, ys, listed, lengths = gate(x), np.empty((5, 3, size), np.float32), [0.5] * size, np.array([5, 2, 3])
+    stream, zeros = lstm.stream(3), lstm.stream(3).state
+    bound_gate, bound_cell = gate.bind(x, out=y), cell.bind(x, h, c, out=(h, c))
+    want = lstm(np.repeat(x[None], 5, 0))[0].tobytes()
+
+    def change_list():
+        del listed[size // 2 :]
+        listed.extend([1.5] * (size - len(listed)))
+        with contextlib.suppress(ValueError, IndexError, RuntimeError):  # another length at that moment
+            gate(listed)
+
+    def change_lengths():
+        lengths[:] = [5, 99, -1]
+        lengths[:] = 5
+        with contextlib.suppress(ValueError):
+            lstm(ys, lengths=lengths, out=ys)
+
+    actions = [
+        lambda: stream.step(x, out=y),
+        lambda: stream.step(x),
+        stream.reset,
+        lambda: setattr(stream, "state", zeros),
+        lambda: copy.copy(stream).step(x),
+        lambda: pickle.dumps(stream),
+        bound_gate,
+        bound_cell,
+        lambda: cell(x, h, c, out=(h, c)),
+        change_list,
+        change_lengths,
+        lambda: set_threads(None),
+        lambda: set_threads(3),
+    ]
+    deadline = time.monotonic() + SECONDS / 5
+
+    def work(me, errors):
+        turn = me
+        while time.monotonic() < deadline:
+            actions[turn % len(actions)]()
+            turn += me + 1
+
+    in_threads(8, work)
+    stream.reset()
+    for _ in range(5):
+        last = stream.step(x)
+    same_bits(last, np.frombuffer(want, np.float32).reshape(5, 3, size)[-1])
+    same_bits(bound_gate(), fastgate.Gate(layer["weight_ih"][:size])(x))
 
 
 # ---- forks and exits --------------------------------------------------------------------------

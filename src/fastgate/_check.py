@@ -505,7 +505,7 @@ def sequence(
         return x, h, c, None
     if not batch:
         raise ValueError(f"lengths are for a batch, but x is of shape {x.shape}")
-    counts = integers(lengths, "lengths", "iu")
+    counts = integers(lengths, "lengths", "iu").copy()  # what is checked here is used, whoever changes lengths
     if counts.shape != batch:
         raise ValueError(
             f"lengths of shape {counts.shape} must be of shape {batch} for x of shape {x.shape}"

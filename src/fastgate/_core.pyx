@@ -1,6 +1,6 @@
 # cython: language_level=3, embedsignature=True, embedsignature.format=clinic
 # cython: boundscheck=False, cdivision=True, initializedcheck=False
-# cython: auto_pickle=False, autotestdict=False
+# cython: auto_pickle=False, autotestdict=False, freethreading_compatible=True
 """Python objects over csrc/fastgate.h: checks and pointers, nothing numeric.
 
 Every call has two roads. The fast one takes arrays that can be used as they lie, and answers
