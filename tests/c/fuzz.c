@@ -7,6 +7,7 @@
  * An input is a saved buffer as it stands, or says how a small gate or LSTM is made, run by two roads
  * whose bits must be equal, saved, changed, sealed again or not, and loaded.
  */
+#define _POSIX_C_SOURCE 200112L
 #include "test.h"
 #include "../../csrc/saved.h"
 
