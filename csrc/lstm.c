@@ -332,9 +332,10 @@ int fastgate_lstm_load(fastgate_lstm **lstm, const void *buffer, size_t size)
 {
     fg_saved header;
     fastgate_lstm *made;
+    /* each layer and unit, and row of a projection, has a byte at least */
     if (fg_open_saved(&header, FG_SAVED_LSTM, buffer, size) || header.storage > FASTGATE_FLOAT64 ||
-        header.input_size > SIZE_MAX || header.output_size > SIZE_MAX || header.projection_size > SIZE_MAX ||
-        header.layers > size - sizeof header) /* each has a byte at least */
+        header.input_size > SIZE_MAX ||
+        header.layers > size - sizeof header || header.output_size > size || header.projection_size > size)
         return FASTGATE_ERROR_FORMAT;
     const fastgate_lstm_options o = {.storage = (fastgate_storage)header.storage,
                                      .input_size = (size_t)header.input_size,

@@ -87,7 +87,7 @@ void fg_seal(void *buffer, const fg_saved *header)
 
 int fg_open_file(fg_file *file, const char *path)
 {
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe may have no writer */
     struct stat status;
     if (fd < 0)
         return FASTGATE_ERROR_FILE;
@@ -118,6 +118,16 @@ void fg_close_file(fg_file *file)
 static long process(void)
 {
     return (long)getpid();
+}
+
+/* Whether a new file may be put there: not in place of a device or pipe, as /dev/null; errno says why. */
+static int is_replaceable(const char *path)
+{
+    struct stat status;
+    if (stat(path, &status) || S_ISREG(status.st_mode))
+        return 1;
+    errno = S_ISDIR(status.st_mode) ? EISDIR : ENODEV;
+    return 0;
 }
 #else
 int fg_open_file(fg_file *file, const char *path)
@@ -153,17 +163,27 @@ static long process(void)
 {
     return 0;
 }
+
+static int is_replaceable(const char *path)
+{
+    (void)path;
+    return 1;
+}
 #endif
 
 int fg_write_file(const char *path, const void *data, size_t size)
 {
     static atomic_uint writers;
+    if (!is_replaceable(path))
+        return FASTGATE_ERROR_FILE;
     const size_t room = strlen(path) + 64;
     char *beside = malloc(room);
     if (!beside)
         return FASTGATE_ERROR_MEMORY;
-    snprintf(beside, room, "%s.%ld-%u.tmp", path, process(), atomic_fetch_add(&writers, 1));
-    FILE *stream = fopen(beside, "wb");
+    FILE *stream;
+    do /* a new one: not what a link leads to, nor what another container's process of this number writes */
+        snprintf(beside, room, "%s.%ld-%u.tmp", path, process(), atomic_fetch_add(&writers, 1));
+    while (!(stream = fopen(beside, "wbx")) && errno == EEXIST);
     int failed = !stream;
     if (stream) {
         setvbuf(stream, NULL, _IONBF, 0); /* all at once */

@@ -3,9 +3,11 @@
 tests/c/saved.c and fuzz.c try the loader itself harder.
 """
 
+import errno
 import io
 import os
 import pickle
+import resource
 import subprocess
 import sys
 import zlib
@@ -13,8 +15,8 @@ import zlib
 import fastgate
 import numpy as np
 import pytest
-from conftest import STORAGES, compiled_only, draw, draw_gate, dtype_of, same_bits
-from fastgate import reference
+from conftest import COMPILED, STORAGES, compiled_only, draw, draw_gate, dtype_of, same_bits
+from fastgate import _saved, reference
 
 SIZES = [0, 1, 3, 15, 16, 17, 63, 64, 65, 130]
 
@@ -192,6 +194,77 @@ def test_files_that_cannot_be(api, tmp_path):
         api.Gate.load(tmp_path / "empty")
 
 
+class Raw(io.RawIOBase):
+    """Takes a part of what it is given, as a raw file does of more than 2 GiB."""
+
+    def __init__(self, most):
+        self.most, self.taken = most, b""
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        self.taken += bytes(data[: self.most])
+        return min(self.most, len(data)) or None  # None: it would have to wait
+
+
+def test_raw_files_are_given_the_rest(api):
+    gate, raw = random_gate(api, 20, 10, "float32"), Raw(100)
+    gate.save(raw)
+    assert raw.taken == saved(gate)
+    with pytest.raises(BlockingIOError):
+        gate.save(Raw(0))
+
+
+def test_what_is_no_file_is_not_replaced(api, tmp_path):
+    gate = random_gate(api, 20, 10, "float32")
+    os.mkfifo(tmp_path / "pipe")
+    os.symlink(os.devnull, tmp_path / "device")
+    for name in ("pipe", "device"):
+        with pytest.raises(OSError) as error:
+            gate.save(tmp_path / name)
+        assert error.value.errno == errno.ENODEV
+        assert not os.path.isfile(tmp_path / name)
+    with pytest.raises(IsADirectoryError):
+        gate.save(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["device", "pipe"]
+    code = f"from {api.__name__} import Gate; Gate.load({str(tmp_path / 'pipe')!r})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "ValueError: no saved gate" in run.stderr, "waited for who writes into the pipe"
+
+
+def test_the_old_file_stays_where_there_is_no_room(api, tmp_path):
+    path, gate = tmp_path / "gate", random_gate(api, 20, 10, "float32")
+    gate.save(path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError) as error:
+            random_gate(api, 100, 10, "float32").save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.value.errno == errno.EFBIG and os.listdir(tmp_path) == ["gate"]
+    assert path.read_bytes() == saved(gate)
+
+
+def test_what_lies_beside_is_not_written_to(api, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "urandom", bytes)
+    other = tmp_path / f"gate.{bytes(8).hex()}.tmp"
+    other.symlink_to(tmp_path / "none")
+    with pytest.raises(FileExistsError):
+        random_gate(api, 2, 3, "float32").save(tmp_path / "gate")
+    assert other.is_symlink() and os.listdir(tmp_path) == [other.name]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_loaded_gates_take_no_file_descriptors(api, tmp_path):
+    random_gate(api, 2, 3, "float32").save(tmp_path / "gate")
+    before = len(os.listdir("/proc/self/fd"))
+    gates = [api.Gate.load(tmp_path / "gate") for _ in range(10)]
+    mapped_by_a_descriptor = api is fastgate and COMPILED and sys.version_info < (3, 13)
+    assert len(os.listdir("/proc/self/fd")) == before + mapped_by_a_descriptor * len(gates)
+
+
 def test_bytes_are_copied(api):
     gate = random_gate(api, 20, 10, "float32")
     data = bytearray(saved(gate))
@@ -202,6 +275,9 @@ def test_bytes_are_copied(api):
             data[200] ^= 1
             same_bits(loaded(draw(10)), before)
             data[200] ^= 1
+    given = sys.getrefcount(data)
+    gates = [api.Gate.load(data) for _ in range(3)]
+    assert sys.getrefcount(data) == given, f"{gates} need them no more"
 
 
 # ---- damage -----------------------------------------------------------------------------------
@@ -257,6 +333,58 @@ def test_what_c_calls_no_clip(api):
     assert data[80:96] == np.float64([np.inf, np.inf]).tobytes()
     cell = api.LSTMCell.load(sealed(data[:80] + bytes(16) + data[96:]))
     same_bits(pickle.loads(pickle.dumps(cell))([100.0])[1], api.LSTMCell.load(data)([100.0])[1])
+
+
+def field(name, value):
+    """Header bytes from, to, and what is written there."""
+    dtype, offset = _saved.HEADER.fields[name]
+    return offset, value.to_bytes(min(dtype.itemsize, 8), sys.byteorder)
+
+
+FIELDS = [name for name in _saved.HEADER.names if name not in ("magic", "crc", "format", "size")]
+VALUES = [0, 1, 2, 3, 4, 5, 8, 16, 17, 64, 255, 257, 65535, *(2**k - e for k in (31, 32, 47, 57, 63, 64) for e in (0, 1))]
+VALUES += np.float64([-0.0, 0.5, -1, np.inf, np.nan]).view(np.uint64).tolist()
+
+
+@compiled_only
+@pytest.mark.parametrize("seed", range(20))
+def test_the_reference_takes_and_refuses_the_same(seed):
+    """Headers that say something else, and are sealed."""
+    rng = np.random.default_rng(seed)
+    kind = "LSTM" if seed % 4 else "Gate"
+    good = saved(random_lstm(fastgate, seed) if seed % 4 else random_gate(fastgate, seed % 3, 5, "float32"))
+    results = []
+    for _ in range(100):
+        data = bytearray(good + bytes(64 * (rng.integers(10) == 0)))
+        for name in rng.choice(FIELDS, rng.integers(1, 3)):
+            offset, value = field(name, VALUES[rng.integers(len(VALUES))] % 2 ** (8 * min(8, _saved.HEADER[name].itemsize)))
+            data[offset : offset + len(value)] = value
+        if rng.integers(5) == 0 and len(data) > 128:
+            data[128] = rng.integers(3)
+        offset, size = field("size", len(data))
+        data[offset : offset + len(size)] = size
+        loaded = []
+        for api in (fastgate, reference):
+            try:
+                loaded.append(repr(getattr(api, kind).load(sealed(bytes(data)))))
+            except ValueError:
+                loaded.append("refused")
+        assert loaded[0] == loaded[1], bytes(data[:128]).hex()
+        results.append(loaded[0])
+    assert "refused" in results and len(set(results)) > 1
+
+
+def test_sizes_and_threads_that_only_c_can_say(api):
+    empty = saved(api.Gate(np.zeros((0, 3), np.float32)))
+    for size in (2**57, 2**63, 2**64 - 1):
+        offset, value = field("input_size", size)
+        with pytest.raises(ValueError, match="beyond any array"):
+            api.Gate.load(sealed(empty[:offset] + value + empty[offset + 8 :]))
+    cell = saved(api.LSTMCell(draw(4, 1), draw(4, 1)))
+    for made_with, threads in ((0, 1), (2**32 - 1, 256)):
+        offset, value = field("threads", made_with)
+        loaded = api.LSTM.load(sealed(cell[:offset] + value + cell[offset + 4 :]))
+        assert f"threads={threads})" in repr(loaded) and repr(pickle.loads(pickle.dumps(loaded))) == repr(loaded)
 
 
 @compiled_only

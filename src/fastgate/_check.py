@@ -70,7 +70,7 @@ def thread_count(threads: int | str) -> int:
 
 def threads_now(made_with: int) -> int:
     """The threads that a call of a gate runs on."""
-    return override or made_with
+    return override or min(max(made_with, 1), MOST_THREADS)  # in C they may be any
 
 
 # ---- arrays -----------------------------------------------------------------------------------

@@ -238,6 +238,7 @@ cdef class _Saved:
             raise _saved.refuse(kind, self.source)
         if code != FASTGATE_OK:
             raise MemoryError(f"no memory to load a {kind}")
+        self.source = None  # bytes were copied
         return 0
 
 
@@ -292,13 +293,20 @@ cdef class Gate:
 
     def __cinit__(self, weight, bias=None, *, storage="float32", threads=1):
         self.vectorcall = gate_vectorcall
+        cdef const void *source
+        cdef size_t size
+        cdef int code
         if type(weight) is _Saved:
             self.saved = weight
-            self.saved.check(fastgate_gate_load(&self.gate, self.saved.data, self.saved.size), "gate")
+            source, size = self.saved.data, self.saved.size
+            with nogil:
+                code = fastgate_gate_load(&self.gate, source, size)
+            self.saved.check(code, "gate")
             self.storage = _check.STORAGES[fastgate_gate_storage(self.gate)]
             self.type_number = NPY_FLOAT64 if self.storage == "float64" else NPY_FLOAT32
             self.output_size = fastgate_gate_output_size(self.gate)
             self.input_size = fastgate_gate_input_size(self.gate)
+            _saved.refuse_size(self.input_size)
             self.nbytes = fastgate_gate_nbytes(self.gate)
             return
         self.storage, threads = _check.options(storage, threads)
@@ -308,7 +316,7 @@ cdef class Gate:
         self.output_size = PyArray_DIMS(w)[0]
         self.input_size = PyArray_DIMS(w)[1]
         cdef fastgate_storage kind = STORAGES[self.storage]
-        cdef int code = fastgate_gate_create(
+        code = fastgate_gate_create(
             &self.gate, kind, self.output_size, self.input_size, data(<PyObject *>weight),
             elements(PyArray_STRIDES(w)[0], self.type_number),
             elements(PyArray_STRIDES(w)[1], self.type_number),
@@ -348,7 +356,9 @@ cdef class Gate:
         if type(self) is not Gate:  # as in __reduce__
             raise TypeError(f"Gate.save() needs a Gate, not {type(self).__name__}")
         buffer = np.empty(fastgate_gate_saved_size(self.gate), np.uint8)
-        fastgate_gate_save(self.gate, data(<PyObject *>buffer))
+        cdef void *to = data(<PyObject *>buffer)
+        with nogil:
+            fastgate_gate_save(self.gate, to)
         _saved.write(file, buffer)
 
     @classmethod

@@ -51,8 +51,14 @@ cdef class _Recurrent:
     cdef int read(self, _Saved saved) except -1:
         """Load instead of pack."""
         self.saved = saved
-        saved.check(fastgate_lstm_load(&self.lstm, saved.data, saved.size), "LSTM")
+        cdef const void *source = saved.data
+        cdef size_t size = saved.size
+        cdef int code
+        with nogil:
+            code = fastgate_lstm_load(&self.lstm, source, size)
+        saved.check(code, "LSTM")
         self.describe()
+        _saved.refuse_size(self.input_size)
         return 0
 
     cdef void describe(self) noexcept:
@@ -81,7 +87,9 @@ cdef class _Recurrent:
         if type(self) is not LSTM and type(self) is not LSTMCell:  # as in __reduce__
             raise TypeError(f"save() needs an LSTM or LSTMCell, not {type(self).__name__}")
         buffer = np.empty(fastgate_lstm_saved_size(self.lstm), np.uint8)
-        fastgate_lstm_save(self.lstm, data(<PyObject *>buffer))
+        cdef void *to = data(<PyObject *>buffer)
+        with nogil:
+            fastgate_lstm_save(self.lstm, to)
         _saved.write(file, buffer)
 
     cdef tuple sizes(self):

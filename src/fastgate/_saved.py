@@ -4,7 +4,10 @@ csrc/kernels.h describe it.
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import sys
 
 import numpy as np
 
@@ -30,18 +33,29 @@ def write(target: Any, data: _Array) -> None:
 
     A new file replaces the old one at once: who has that one mapped keeps it.
     """
+    if isinstance(target, io.RawIOBase):  # which may take a part only
+        rest = data.data
+        while len(rest):
+            written = target.write(rest)
+            if not written:
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            rest = rest[written:]
+        return
     if hasattr(target, "write"):
         target.write(data.data)
         return
     path = os.fsdecode(target)
-    beside = f"{path}.{os.getpid()}-{id(data):x}.tmp"
+    if os.path.exists(path) and not os.path.isfile(path):  # as /dev/null
+        code = errno.EISDIR if os.path.isdir(path) else errno.ENODEV
+        raise OSError(code, "a file cannot take the place of this", path)
+    beside = f"{path}.{os.urandom(8).hex()}.tmp"
+    file = open(beside, "xb")  # a new one, not what a link leads to
     try:
-        with open(beside, "wb") as file:
+        with file:
             file.write(data.data)
         os.replace(beside, path)
     except BaseException:
-        if os.path.exists(beside):
-            os.unlink(beside)
+        os.unlink(beside)
         raise
 
 
@@ -50,10 +64,12 @@ def read(source: Any) -> Any:
     if isinstance(source, (str, os.PathLike)):
         import mmap
 
-        with open(source, "rb") as file:
+        with open(source, "rb", opener=_open) as file:
             if not os.fstat(file.fileno()).st_size:
                 return b""  # which cannot be mapped
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            # from Python 3.13 on without a file descriptor of its own
+            options: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ, **options)
     if not _check.is_buffer(source):
         raise TypeError(f"load() takes a path or bytes, not {type(source).__name__}")
     data = np.frombuffer(source, np.uint8)
@@ -62,6 +78,10 @@ def read(source: Any) -> Any:
     copy[:] = data
     copy.flags.writeable = False
     return copy
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe may have no writer
 
 
 def refuse(kind: str, source: Any) -> ValueError:
@@ -76,6 +96,12 @@ def refuse_cell(layers: int, directions: int, reverse: bool) -> None:
     """ValueError unless what was loaded can be an LSTMCell."""
     if layers != 1 or directions != 1 or reverse:
         raise ValueError("an LSTMCell is one layer in one direction forwards: load this with LSTM.load")
+
+
+def refuse_size(input_size: int) -> None:
+    """ValueError if no array can be so large, as of what has no outputs it may be in C."""
+    if input_size > min(2**47, sys.maxsize // 64):  # an address space
+        raise ValueError(f"an input_size of {input_size} is beyond any array")
 
 
 # ---- the packed form --------------------------------------------------------------------------
@@ -167,7 +193,7 @@ def pack(weight: _Array, bias: _Array, storage: str) -> bytes:
 
 def unpack(data: _Array, rows: int, columns: int, storage: str) -> tuple[_Array, _Array]:
     """The inverse, from uint8 (packed_size,)."""
-    order = _order(columns, storage)
+    order = _order(columns if rows else 0, storage)
     weight = np.empty((rows, columns), _check.dtype_of(storage))
     bias = np.empty(rows, weight.dtype)
     at = 0
@@ -179,7 +205,8 @@ def unpack(data: _Array, rows: int, columns: int, storage: str) -> tuple[_Array,
         stored = block["weights"]
         if storage == "int8":
             integers = stored.swapaxes(0, 1).reshape(stored.shape[1], len(stored) * QUAD)[:count, :columns]
-            weight[here] = integers * block["scales"][:count, np.newaxis]
+            with np.errstate(all="ignore"):  # of scales that pack() did not write
+                weight[here] = integers * block["scales"][:count, np.newaxis]
         elif storage == "bfloat16":
             bits = stored[:, _places(count)].T.astype(np.uint32) << 16
             weight[here, order] = bits.view(np.float32)
@@ -249,4 +276,11 @@ class Sections:
         if self.end > self.saved.size:
             raise ValueError("truncated")
         return self.saved[start : self.end]
+
+    def finish(self, head: Any, *known: str) -> None:
+        """ValueError unless that was all, and the header has 0 in what is not known."""
+        known += ("magic", "crc", "format", "size", "kind", "storage", "threads", "input_size", "output_size")
+        unknown = (head[name].tobytes() for name in HEADER.names or () if name not in known)
+        if self.end != self.saved.size or any(map(any, unknown)):
+            raise ValueError("more than there is to a saved gate or LSTM")
 

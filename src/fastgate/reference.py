@@ -133,6 +133,8 @@ class Gate:
         rows, columns = int(head["output_size"]), int(head["input_size"])
         sections = _saved.Sections(saved)
         packed = sections.take(_saved.packed_size(rows, columns, storage))
+        sections.finish(head)
+        _saved.refuse_size(columns)
         return cls(*_saved.unpack(packed, rows, columns, storage), storage=storage, threads=head["threads"])
 
     def bind(self, *parts: Any, out: Any) -> BoundGate:
@@ -408,8 +410,12 @@ def _loaded(source: Any) -> tuple[list[Any], int, dict[str, Any]]:
     real = _check.dtype_of(storage)
     panel = 64 // real.itemsize
     padded = -(-hidden // panel) * panel
+    known_flags = _saved.BACKWARDS | _saved.INPUT_FORGET
     sections = _saved.Sections(saved)
     peepholes = sections.take(layers * directions)
+    if directions not in (1, 2) or head["flags"] > known_flags or (peepholes > (hidden > 0)).any():
+        raise ValueError("options that an LSTM has not")
+    _saved.refuse_size(inputs)
 
     def matrix(rows: int, columns: int) -> tuple[_Array, _Array]:
         return _saved.unpack(sections.take(_saved.packed_size(rows, columns, storage)), rows, columns, storage)
@@ -429,6 +435,7 @@ def _loaded(source: Any) -> tuple[list[Any], int, dict[str, Any]]:
             peephole = sections.take(3 * padded * real.itemsize).view(real)
             cell["peephole"] = peephole.reshape(3, padded)[:, :hidden]
         cells.append(cell)
+    sections.finish(head, "projection_size", "layers", "directions", "flags", "clip", "gate_clip")
     options = {
         "reverse": bool(head["flags"] & _saved.BACKWARDS),
         "input_forget": bool(head["flags"] & _saved.INPUT_FORGET),

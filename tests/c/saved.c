@@ -7,6 +7,8 @@
 #include "../../csrc/saved.h"
 
 #include <errno.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -231,13 +233,17 @@ static void try_hostile_headers(const void *saved, size_t size, int few)
         fg_seal(copy, &header);
         fastgate_gate *gate;
         fastgate_lstm *lstm;
-        if (!fastgate_gate_load(&gate, copy, size)) {
+        int rc = fastgate_gate_load(&gate, copy, size);
+        CHECK(!rc || rc == FASTGATE_ERROR_FORMAT, "%d", rc);
+        if (!rc) {
             storage = fastgate_gate_storage(gate);
             if (fastgate_gate_input_size(gate) < size) /* else it has no outputs */
                 same_gates(gate, gate, &seed);
             fastgate_gate_free(gate);
         }
-        if (!fastgate_lstm_load(&lstm, copy, size)) {
+        rc = fastgate_lstm_load(&lstm, copy, size);
+        CHECK(!rc || rc == FASTGATE_ERROR_FORMAT, "%d", rc);
+        if (!rc) {
             storage = fastgate_lstm_get_options(lstm)->storage;
             if (fastgate_lstm_get_options(lstm)->input_size < size)
                 same_lstms(lstm, lstm, &seed);
@@ -311,6 +317,58 @@ static void try_files(void)
     CHECK(!stat(path, &status) && status.st_size > 8000, "replaced");
 }
 
+static long long size_of(const char *name)
+{
+    struct stat status;
+    CHECK(!lstat(name, &status), "%s", name);
+    return S_ISREG(status.st_mode) ? (long long)status.st_size : -1;
+}
+
+/* What there is in the way of a file, and no room for it.  Runs first: it knows the names beside. */
+static void try_places(void)
+{
+    enum { NAMES = 9 };
+    uint64_t seed = 6;
+    char at_path[sizeof path + 8], beside[NAMES][sizeof path + 40];
+    storage = FASTGATE_FLOAT32;
+    fastgate_gate *gate = random_gate(200, 10, &seed), *loaded;
+    const long long size = (long long)fastgate_gate_saved_size(gate);
+    snprintf(at_path, sizeof at_path, "%s.other", path);
+
+    alarm(60); /* not to wait for who writes into the pipe */
+    CHECK(!mkfifo(at_path, 0600), "a pipe");
+    file_refused(at_path, FASTGATE_ERROR_FILE, ENODEV);
+    alarm(0);
+    errno = 0;
+    CHECK(fastgate_gate_save_file(gate, at_path) == FASTGATE_ERROR_FILE && errno == ENODEV, "into a pipe");
+    CHECK(!unlink(at_path) && !symlink("/dev/null", at_path), "a link to a device");
+    CHECK(fastgate_gate_save_file(gate, at_path) == FASTGATE_ERROR_FILE && size_of(at_path) == -1, "a device");
+    CHECK(!unlink(at_path) && !symlink(path, at_path), "a link to a file");
+    CHECK(!fastgate_gate_save_file(gate, at_path) && size_of(at_path) == size && !size_of(path), "is replaced itself");
+
+    for (int i = 0; i < NAMES; i++) {
+        snprintf(beside[i], sizeof beside[i], "%s.%ld-%d.tmp", at_path, (long)getpid(), i);
+        CHECK(!symlink(path, beside[i]), "a link");
+    }
+    CHECK(!fastgate_gate_save_file(gate, at_path) && !size_of(path), "wrote where a link leads to");
+    CHECK(!fastgate_gate_load_file(&loaded, at_path), "load");
+    same_gates(loaded, gate, &seed);
+    for (int i = 0; i < NAMES; i++)
+        CHECK(size_of(beside[i]) == -1 && !unlink(beside[i]), "of another");
+
+    struct rlimit before, small;
+    CHECK(!getrlimit(RLIMIT_FSIZE, &before), "limit");
+    small = before, small.rlim_cur = 1000;
+    signal(SIGXFSZ, SIG_IGN);
+    CHECK(!setrlimit(RLIMIT_FSIZE, &small), "limit");
+    CHECK(fastgate_gate_save_file(gate, at_path) == FASTGATE_ERROR_FILE && errno == EFBIG, "no room");
+    CHECK(!setrlimit(RLIMIT_FSIZE, &before) && size_of(at_path) == size, "the old one stays");
+    snprintf(beside[0], sizeof beside[0], "%s.%ld-%d.tmp", at_path, (long)getpid(), NAMES + 1);
+    CHECK(access(beside[0], F_OK) && errno == ENOENT, "left beside");
+    unlink(at_path);
+    fastgate_gate_free(loaded), fastgate_gate_free(gate);
+}
+
 int main(int argc, char **argv)
 {
     (void)argv; /* any argument: fewer values */
@@ -319,6 +377,7 @@ int main(int argc, char **argv)
     CHECK(fg_crc32(0, "123456789", 9) == 0xcbf43926 && fg_crc32(fg_crc32(0, "12345678", 8), "9", 1) == 0xcbf43926 &&
               fg_crc32(fg_crc32(0, "123", 3), "456789", 6) == 0xcbf43926 && fg_crc32(0, NULL, 0) == 0, "CRC-32");
     CHECK(!strcmp(fastgate_version(), FASTGATE_VERSION), "version");
+    try_places();
     for (size_t s = 0; s < STORAGES; s++) {
         storage = storages[s];
         try_gates();
