@@ -68,7 +68,7 @@ class Part:
 KERNEL = "in C, pinned to one core, all sides in turns in every round"
 PARTS = {
     "gate": Part(
-        "The gate", "bench/compare.py --rounds 151", "--sizes 32,128 --rounds 2 --turn 2", (415, 15),
+        "The gate", "bench/compare.py --rounds 75", "--sizes 32,128 --rounds 2 --turn 2", (207, 15),
         "One call from Python with one vector, float32, µs: median ± half the interquartile range. Each "
         "library in a process of its own on one thread, all pinned to one core, in turns of 20 ms in random "
         "order; the same gate over and over, so that weights stay in the caches as far as they fit. Each "
@@ -78,21 +78,21 @@ PARTS = {
         "compare.png", compare.draw,
     ),
     "lstm": Part(
-        "The LSTM", "bench/compare.py --lstm --rounds 101", "--sizes 32/32,64/64 --rounds 2 --turn 2", (445, 12),
+        "The LSTM", "bench/compare.py --lstm --rounds 51", "--sizes 32/32,64/64 --rounds 2 --turn 2", (225, 12),
         "One layer, float32, measured as the gate: a step of one row, the state going on in place; a "
         "sequence of 100 steps in one call, of 1 and of 16 rows; a step by storage, time over float32's and "
         "error of h.",
         "lstm.png", lstm.draw,
     ),
     "batch": Part(
-        "Batches", "bench/compare.py --batch --rounds 101", "--batch 2,8 --sizes 128 --rounds 2 --turn 2",
-        (330, 8),
+        "Batches", "bench/compare.py --batch --rounds 51", "--batch 2,8 --sizes 128 --rounds 2 --turn 2",
+        (167, 8),
         "B vectors in one call of the gate, measured as one vector is. The dashed line of the picture is "
         "the FMA peak of the part below.",
         "batch.png", compare.draw_batch,
     ),
     "storage": Part(
-        "Storages", "bench/compare.py --storage --rounds 121", "--sizes 128 --rounds 2 --turn 2", (100, 4),
+        "Storages", "bench/compare.py --storage --rounds 61", "--sizes 128 --rounds 2 --turn 2", (50, 4),
         "The gate, one vector, by how the weights are held: time over float32's in the same round, and "
         "errors of y against float64 with weights not rounded.",
         "storage.png", compare.draw_storage,
@@ -128,12 +128,12 @@ PARTS = {
         "that do nothing.",
     ),
     "service": Part(
-        "What services ask", "bench/service.py --rounds 25", "--rounds 1 --calls 2000", (160, 8),
+        "What services ask", "bench/service.py --rounds 13", "--rounds 1 --calls 2000", (85, 8),
         "Threads that share an LSTM, other threads beside it, the tail of single steps, silence, and a "
         "million steps.",
     ),
     "install": Part(
-        "Size and import", "bench/install.py --rounds 31", "fastgate onnxruntime --rounds 2", (160, 10),
+        "Size and import", "bench/install.py --rounds 21", "fastgate onnxruntime --rounds 2", (108, 10),
         "Import time in fresh processes pinned to one core, after NumPy's import, in turns; bytes of the "
         "files that were installed, and the same with all that is required but NumPy; deflated, as a wheel "
         "is.",

@@ -2,7 +2,7 @@
  * For libFuzzer and AFL++: bytes as calls of the C API, and as saved gates and LSTMs.
  *
  *     clang -g -O1 -fsanitize=fuzzer,address,undefined -std=c11 tests/c/fuzz.c libfastgate.a -lm -pthread -o fuzz
- *     ./fuzz -max_len=4096 -max_total_time=600
+ *     ./fuzz -max_len=4096 -len_control=0 -max_total_time=600
  *
  * An input is a saved buffer as it stands, or says how a small gate or LSTM is made, run by two roads
  * whose bits must be equal, saved, changed, sealed again or not, and loaded.

@@ -188,7 +188,7 @@ fi
 if [ "$mode" = full ] && have clang; then
     mkdir -p "$out/corpus"
     step "fuzz: build" build_fuzz "$out/fuzz" &&
-        step "fuzz: the C API and saved buffers" "$out/fuzz/fuzz" -max_len=4096 -print_final_stats=0 \
+        step "fuzz: the C API and saved buffers" "$out/fuzz/fuzz" -max_len=4096 -len_control=0 \
             -max_total_time="${FUZZ_SECONDS:-60}" -artifact_prefix="$out/" "$out/corpus"
 fi
 
