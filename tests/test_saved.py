@@ -275,6 +275,9 @@ def test_bytes_are_copied(api):
             data[200] ^= 1
             same_bits(loaded(draw(10)), before)
             data[200] ^= 1
+    for strided in (memoryview(data * 2)[::2], np.frombuffer(data * 2, np.uint8)[::2]):
+        with pytest.raises(ValueError, match="contiguous"):
+            api.Gate.load(strided)
     given = sys.getrefcount(data)
     gates = [api.Gate.load(data) for _ in range(3)]
     assert sys.getrefcount(data) == given, f"{gates} need them no more"
