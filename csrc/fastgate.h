@@ -197,7 +197,9 @@ int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t inpu
  * version and a checksum.  Loading takes no time but that of the checksum, and copies nothing: the gate computes with the
  * weights where they are.  So the buffer must begin at a multiple of 64, as pages do, and must stay, unchanged, until
  * the gate is freed.  A gate of a file maps it, so that processes share its pages; do not write into a file
- * that is in use, replace it by another: a mapped file that is cut off kills its readers.  save_file does so.
+ * that is in use, replace it by another: a mapped file that is cut off kills its readers.  save_file does so: it writes
+ * a file beside, with the mode of any new one, and renames it, without waiting for the disk.  A symbolic link is replaced
+ * itself, and what is no file, as a device, is not: FASTGATE_ERROR_FILE.
  *
  * Files are read by the format's version, and the byte order, that wrote them: FASTGATE_ERROR_FORMAT for others, and for
  * anything else that saving did not write, whatever it holds; nothing is read past `size`.  *gate is

@@ -346,7 +346,8 @@ cdef class Gate:
         Parameters
         ----------
         file : path or binary file object
-            The file of a path is replaced at once, by a new one.
+            The file of a path is replaced at once, by a new one with the mode that new ones have; of a
+            symbolic link, the link is. What is no file, as a device, is an OSError.
 
         Raises
         ------

@@ -72,6 +72,8 @@ def read(source: Any) -> Any:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ, **options)
     if not _check.is_buffer(source):
         raise TypeError(f"load() takes a path or bytes, not {type(source).__name__}")
+    if not memoryview(source).c_contiguous:
+        raise ValueError("load() takes bytes that are contiguous")
     data = np.frombuffer(source, np.uint8)
     copy = np.empty(data.size + LINE, np.uint8)
     copy = copy[-_check.address(copy) % LINE :][: data.size]

@@ -35,7 +35,7 @@ static fastgate_lstm *random_lstm(const fastgate_lstm_options *o, unsigned peeph
 {
     const size_t output = o->projection_size ? o->projection_size : o->hidden_size;
     const size_t cells = o->layers * o->directions, hidden = o->hidden_size;
-    fastgate_lstm_weights weights[8];
+    fastgate_lstm_weights weights[8] = {{0}};
     void *arrays[8][5];
     CHECK(cells <= 8, "cells");
     for (size_t i = 0; i < cells; i++) {
@@ -344,7 +344,7 @@ static void try_places(void)
     CHECK(!unlink(at_path) && !symlink("/dev/null", at_path), "a link to a device");
     CHECK(fastgate_gate_save_file(gate, at_path) == FASTGATE_ERROR_FILE && size_of(at_path) == -1, "a device");
     CHECK(!unlink(at_path) && !symlink(path, at_path), "a link to a file");
-    CHECK(!fastgate_gate_save_file(gate, at_path) && size_of(at_path) == size && !size_of(path), "is replaced itself");
+    CHECK(!fastgate_gate_save_file(gate, at_path) && size_of(at_path) == size && !size_of(path), "is replaced");
 
     for (int i = 0; i < NAMES; i++) {
         snprintf(beside[i], sizeof beside[i], "%s.%ld-%d.tmp", at_path, (long)getpid(), i);
