@@ -39,9 +39,9 @@
  *
  * Memory:   arrays need the alignment of their elements only.  The caller owns every array passed in, and
  *           may free it when the call returns: what is kept is copied, but for the buffer of a gate or LSTM
- *           that is loaded.  Outputs overlap neither inputs nor
- *           each other, where nothing else is said; this and the bounds of arrays are not checked, nor
- *           are pointers, which may be NULL only where that is said, or where no element is read.
+ *           that is loaded.  Outputs overlap neither inputs nor each other, where nothing else is said; this
+ *           and the bounds of arrays are not checked, nor are pointers, which may be NULL only where that is
+ *           said, or where no element is read.
  *           fastgate_gate_run, fastgate_gate_once, fastgate_lstm_step and fastgate_stream_step allocate
  *           nothing, but that the first call shared among threads starts these.  They need some 120 KB of stack
  *           for a batch.
@@ -80,7 +80,8 @@ enum {
     FASTGATE_ERROR_MEMORY = 1, /* no memory, or a size that overflows size_t */
     FASTGATE_ERROR_SHAPE = 2,  /* sizes that do not fit together, as the parts' lengths and input_size */
     FASTGATE_ERROR_ISA = 3,    /* unknown instruction set, or not in this build or CPU */
-    FASTGATE_ERROR_VALUE = 4,  /* a weight that the storage cannot hold, or an option that is not there */
+    FASTGATE_ERROR_VALUE = 4,  /* a weight that the storage cannot hold, or a value that an option
+                                  cannot have */
     FASTGATE_ERROR_FORMAT = 5, /* not a saved gate or LSTM, as asked for, that this version reads; or a
                                   damaged, truncated or misaligned one */
     FASTGATE_ERROR_FILE = 6    /* a file cannot be opened, read or written: errno says why */
@@ -193,18 +194,20 @@ int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t inpu
                        ptrdiff_t y_stride);
 
 /*
- * Saved gates.  Saving writes the packed form into a buffer of fastgate_gate_saved_size bytes, or a file, behind a header with a
- * version and a checksum.  Loading takes no time but that of the checksum, and copies nothing: the gate computes with the
- * weights where they are.  So the buffer must begin at a multiple of 64, as pages do, and must stay, unchanged, until
- * the gate is freed.  A gate of a file maps it, so that processes share its pages; do not write into a file
- * that is in use, replace it by another: a mapped file that is cut off kills its readers.  save_file does so: it writes
- * a file beside, with the mode of any new one, and renames it, without waiting for the disk.  A symbolic link is replaced
- * itself, and what is no file, as a device, is not: FASTGATE_ERROR_FILE.
+ * Saved gates.  Saving writes the packed form into a buffer of fastgate_gate_saved_size bytes, or a file,
+ * behind a header with a version and a checksum.  Loading takes no time but that of the checksum, and
+ * copies nothing: the gate computes with the weights where they are.  So the buffer must begin at a
+ * multiple of 64, as pages do, and must stay, unchanged, until the gate is freed.  A gate of a file maps
+ * it, so that processes share its pages; do not write into a file that is in use, replace it by another: a
+ * mapped file that is cut off kills its readers.  save_file does so: it writes a file beside, with the mode
+ * of any new one, and renames it, without waiting for the disk.  A symbolic link is replaced itself, and
+ * what is no file, as a device, is not: FASTGATE_ERROR_FILE.
  *
- * Files are read by the format's version, and the byte order, that wrote them: FASTGATE_ERROR_FORMAT for others, and for
- * anything else that saving did not write, whatever it holds; nothing is read past `size`.  *gate is
- * set on success only.  FASTGATE_ERROR_MEMORY and FASTGATE_ERROR_FILE are as said above; save_file
- * needs memory for a copy.  A loaded gate has the bits, and the number of threads, of the one that was saved.
+ * Files are read by the format's version, and the byte order, that wrote them: FASTGATE_ERROR_FORMAT for
+ * others, and for anything else that saving did not write, whatever it holds; nothing is read past `size`.
+ * *gate is set on success only.  FASTGATE_ERROR_MEMORY and FASTGATE_ERROR_FILE are as said above; save_file
+ * needs memory for a copy.  A loaded gate has the bits, and the number of threads, of the one that was
+ * saved.
  */
 size_t fastgate_gate_saved_size(const fastgate_gate *gate);
 void fastgate_gate_save(const fastgate_gate *gate, void *buffer);
@@ -225,9 +228,9 @@ int fastgate_gate_load_file(fastgate_gate **gate, const char *path);
  *
  * so i has the bits of a gate's output, and h and c those of the same step in any batch, sequence, stream,
  * number of threads and instruction set.  tanh is within 1 ULP of the true value for every float z, within
- * 1.5 ULP for every double.  A
- * value of c or o tanh(c) smaller than 2^-100, in double 2^-960, becomes 0, so that a silent stream never
- * computes with subnormal numbers.  An LSTM is read-only: any number of threads may run it at once.
+ * 1.5 ULP for every double.  A value of c or o tanh(c) smaller than 2^-100, in double 2^-960, becomes 0, so
+ * that a silent stream never computes with subnormal numbers.  An LSTM is read-only: any number of threads
+ * may run it at once.
  */
 typedef struct fastgate_lstm fastgate_lstm;
 

@@ -41,7 +41,7 @@ const char *fastgate_strerror(int code)
     case FASTGATE_ERROR_ISA:
         return "instruction set unknown, not built or not usable on this CPU";
     case FASTGATE_ERROR_VALUE:
-        return "a weight does not fit the storage, or an option is not there";
+        return "a weight does not fit the storage, or an option cannot have this value";
     case FASTGATE_ERROR_FORMAT:
         return "not a saved gate or LSTM of this kind, version and byte order, or truncated, damaged or misaligned";
     case FASTGATE_ERROR_FILE:

@@ -9,4 +9,4 @@ extension = Extension(
     library_dirs=[fastgate.get_library_dir()],  # libfastgate.a
     libraries=["fastgate", "m", "pthread"],
 )
-setup(ext_modules=cythonize([extension]))
+setup(ext_modules=cythonize([extension]), py_modules=[])  # check.py is not part of it
