@@ -513,7 +513,7 @@ def sequence(
     wrong = (counts < 0) | (counts > steps)
     if wrong.any():
         raise ValueError(f"lengths must be 0 to {steps}, but there is {counts[wrong][0]}")
-    return x, h, c, np.ascontiguousarray(counts, np.int64)
+    return x, h, c, counts.astype(np.int64)  # not the C type of the same size, which NumPy 1 takes for it
 
 
 def integers(value: ArrayLike, name: str, kinds: str) -> _Array:
