@@ -168,8 +168,10 @@ fi
 
 if have valgrind; then # it hides AVX-512 from the program
     # the pool's threads live to the end, and with them what their stacks hold
-    step "valgrind: memory" valgrind -q --error-exitcode=9 --leak-check=full \
-        --show-leak-kinds=definite --errors-for-leak-kinds=definite "$out/$cc/memory" few
+    for test in memory saved; do
+        step "valgrind: $test" valgrind -q --error-exitcode=9 --leak-check=full --show-leak-kinds=definite \
+            --errors-for-leak-kinds=definite "$out/$cc/$test" few
+    done
 else
     say skip "valgrind" "$skipped"
 fi
