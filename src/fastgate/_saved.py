@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     _Array = NDArray[Any]
 
 LINE = 64  # bytes; where sections begin
+FORMAT = 1  # FG_FORMAT of csrc/saved.h
 GATE, LSTM = 1, 2  # kinds
 
 
@@ -114,13 +115,14 @@ INT8_SPAN = 4096
 QUAD = 4
 
 
-def _panel_rows(storage: str) -> int:
+def panel_rows(storage: str) -> int:
+    """Rows of W in a panel, and units of an LSTM in a block."""
     return LINE // _check.dtype_of(storage).itemsize
 
 
 def _order(columns: int, storage: str) -> _Array:
     """The inputs in the order of summation."""
-    chains = _panel_rows(storage)
+    chains = panel_rows(storage)
     span, place = np.divmod(np.arange(columns), SPAN_BYTES // _check.dtype_of(storage).itemsize)
     chain = place % chains
     return np.lexsort((place, chain, chain % 4, span))
@@ -147,7 +149,7 @@ def _block_dtype(rows: int, columns: int, storage: str) -> np.dtype[Any]:
 
 def _blocks(rows: int, columns: int, storage: str) -> list[tuple[slice, np.dtype[Any]]]:
     """The rows of W in each block, and how it lies."""
-    panel = _panel_rows(storage)
+    panel = panel_rows(storage)
     blocks = []
     for first in range(0, rows, PANELS * panel):
         here = slice(first, min(first + PANELS * panel, rows))
@@ -157,7 +159,7 @@ def _blocks(rows: int, columns: int, storage: str) -> list[tuple[slice, np.dtype
 
 
 def packed_size(rows: int, columns: int, storage: str) -> int:
-    panel = _panel_rows(storage)
+    panel = panel_rows(storage)
     whole, rest = divmod(rows, PANELS * panel)
     size = whole and whole * _block_dtype(PANELS * panel, columns, storage).itemsize
     return size + (rest and _block_dtype(-(-rest // panel) * panel, columns, storage).itemsize)
@@ -237,7 +239,7 @@ def seal(kind: int, storage: str, sections: list[bytes], **header: Any) -> _Arra
     for section in filter(None, sections):
         body += bytes(-len(body) % LINE) + section
     head = np.zeros((), HEADER)
-    fields = {"magic": b"fastgate", "format": 1, "size": HEADER.itemsize + len(body), "kind": kind}
+    fields = {"magic": b"fastgate", "format": FORMAT, "size": HEADER.itemsize + len(body), "kind": kind}
     for name, value in {**fields, "storage": _check.STORAGES.index(storage), **header}.items():
         head[name] = value
     head["crc"] = zlib.crc32(head.tobytes()[CHECKED:] + body)
@@ -254,7 +256,7 @@ def unseal(data: Any, kind: int) -> tuple[Any, _Array] | None:
     head = saved[: HEADER.itemsize].view(HEADER)[0]
     if (
         bytes(head["magic"]) != b"fastgate"
-        or head["format"] != 1
+        or head["format"] != FORMAT
         or head["size"] != saved.size
         or head["kind"] != kind
         or head["storage"] >= len(_check.STORAGES)

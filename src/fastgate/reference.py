@@ -262,7 +262,7 @@ class _Cell:
     def sections(self, storage: str) -> list[bytes]:
         """As they are saved: the gates in blocks of i, f, g and o of as many units as a panel has rows."""
         _, outputs, hidden = self.sizes
-        panel = 64 // self.dtype.itemsize
+        panel = _saved.panel_rows(storage)
         padded = -(-hidden // panel) * panel
 
         def in_blocks(a: _Array) -> _Array:  # (4 hidden, ..) -> (4 padded, ..)
@@ -408,7 +408,7 @@ def _loaded(source: Any) -> tuple[list[Any], int, dict[str, Any]]:
     inputs, hidden, projected, layers, directions = (int(head[name]) for name in names)
     outputs = projected or hidden
     real = _check.dtype_of(storage)
-    panel = 64 // real.itemsize
+    panel = _saved.panel_rows(storage)
     padded = -(-hidden // panel) * panel
     known_flags = _saved.BACKWARDS | _saved.INPUT_FORGET
     sections = _saved.Sections(saved)
