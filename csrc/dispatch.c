@@ -1,5 +1,5 @@
 /* Which kernels this build has, which this CPU can run, and which are in use. */
-#include "kernels.h"
+#include "internal.h"
 
 #include <stdatomic.h>
 #include <string.h>
@@ -39,7 +39,8 @@ static int has_avx512vnni(void)
     unsigned a, b, c, d;
     return has_avx512() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & bit_AVX512VNNI);
 }
-#define FG_NATIVE(X) X(avx512vnni, has_avx512vnni) X(avx512, has_avx512) X(avx2, has_avx2)
+#define FG_NATIVE(X)                                                                                               \
+    X(avx512vnni, has_avx512vnni, avx512, avx512vnni) X(avx512, has_avx512, avx512, avx512) X(avx2, has_avx2, avx2, avx2)
 #elif defined(__aarch64__) && !defined(FG_BASE_ONLY)
 #ifdef __linux__
 #include <sys/auxv.h>
@@ -52,7 +53,7 @@ static int has_dot_product(void)
 #else /* macOS: every 64-bit Arm Mac has it */
 #define has_dot_product always
 #endif
-#define FG_NATIVE(X) X(neondot, has_dot_product) X(neon, always)
+#define FG_NATIVE(X) X(neondot, has_dot_product, neon, neondot) X(neon, always, neon, neon)
 #else
 #define FG_NATIVE(X)
 #endif
@@ -62,17 +63,19 @@ static int always(void)
     return 1;
 }
 
-/* Best first.  To add an ISA: a shim in isa/, as kernels.inc says, and its name and test above. */
-#define FG_ALL(X) FG_NATIVE(X) X(base, always)
+/* Best first.  To add an ISA: shims in kernels/, as kernels.inc says, and its name, its test, and the shims whose
+ * kernels it takes for float and for int8. */
+#define FG_ALL(X) FG_NATIVE(X) X(base, always, base, base)
 
-#define FG_DECLARE(isa, usable) extern const fg_kernels fg_kernels_##isa, fg_kernels_f64_##isa;
+#define FG_DECLARE(isa, usable, real, int8)                                                                        \
+    extern const fg_kernels fg_kernels_##real, fg_kernels_##int8, fg_kernels_##real##_f64;
 FG_ALL(FG_DECLARE)
 
-#define FG_ENTRY(isa, usable) {#isa, usable, &fg_kernels_##isa, &fg_kernels_f64_##isa},
+#define FG_ENTRY(isa, usable, real, int8) {#isa, usable, &fg_kernels_##real, &fg_kernels_##int8, &fg_kernels_##real##_f64},
 static const struct {
     const char *name;
     int (*usable)(void);
-    const fg_kernels *kernels, *kernels_f64;
+    const fg_kernels *float32, *int8, *float64;
 } table[] = {FG_ALL(FG_ENTRY)};
 #define FG_COUNT (sizeof table / sizeof *table)
 
@@ -108,10 +111,20 @@ int fastgate_select_isa(const char *name)
     return FASTGATE_ERROR_ISA;
 }
 
-const fg_kernels *fg_active_kernels(fastgate_storage storage)
+static const fg_kernels *kernels_for(fastgate_storage storage)
 {
     const size_t isa = chosen();
-    return storage == FASTGATE_FLOAT64 ? table[isa].kernels_f64 : table[isa].kernels;
+    return storage == FASTGATE_FLOAT64 ? table[isa].float64 : storage == FASTGATE_INT8 ? table[isa].int8 : table[isa].float32;
+}
+
+fg_packed_kernel *fg_active_kernel(fastgate_storage storage)
+{
+    return kernels_for(storage)->packed[storage];
+}
+
+void fg_run_once(fastgate_storage storage, const fg_matrix *m, const void *x, void *y)
+{
+    kernels_for(storage)->once(m, x, y);
 }
 
 const char *fastgate_isa(void)

@@ -72,6 +72,10 @@ extern "C" {
 #define FASTGATE_VERSION_MINOR 1
 #define FASTGATE_VERSION_PATCH 0
 
+/* The format of saved gates and LSTMs that this version writes, and the only one that it reads.  It goes up when
+ * the packed form or the bits of results change.  A saved buffer has its own as a uint32_t at byte 12. */
+#define FASTGATE_FORMAT 2
+
 /* FASTGATE_VERSION of the library that is linked, or loaded, which may not be that of this header. */
 const char *fastgate_version(void);
 
@@ -82,9 +86,10 @@ enum {
     FASTGATE_ERROR_ISA = 3,    /* unknown instruction set, or not in this build or CPU */
     FASTGATE_ERROR_VALUE = 4,  /* a weight that the storage cannot hold, or a value that an option
                                   cannot have */
-    FASTGATE_ERROR_FORMAT = 5, /* not a saved gate or LSTM, as asked for, that this version reads; or a
-                                  damaged, truncated or misaligned one */
-    FASTGATE_ERROR_FILE = 6    /* a file cannot be opened, read or written: errno says why */
+    FASTGATE_ERROR_FORMAT = 5, /* not a saved gate or LSTM, as asked for; or a damaged, truncated or
+                                  misaligned one */
+    FASTGATE_ERROR_FILE = 6,   /* a file cannot be opened, read or written: errno says why */
+    FASTGATE_ERROR_VERSION = 7 /* a saved gate or LSTM in another format than FASTGATE_FORMAT */
 };
 
 /* A short English text for a code, or for a number that is none; static, never NULL. */

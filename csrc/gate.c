@@ -1,8 +1,7 @@
 /* A packed gate: create, run, save, load, free; and the gate that is not packed. */
 #define _DEFAULT_SOURCE /* madvise */
-#include "saved.h"
+#include "internal.h"
 
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #ifdef __linux__
@@ -10,19 +9,15 @@
 #endif
 
 struct fastgate_gate {
-    const fg_kernels *kernels;
+    fg_packed_kernel *kernel;
     fastgate_storage storage;
     unsigned threads;
-    size_t output_size, input_size;
+    size_t output_size, segments[2];
     size_t nbytes;
     const char *packed; /* aligned; in `block`, or in a buffer that was loaded */
     void *block;        /* or NULL */
     fg_file file;       /* which was loaded, or none */
-    atomic_bool backwards; /* the last walk; all that changes after create, see fastgate_gate_run */
 };
-
-/* A gate larger than this does not stay in the first cache, so the direction of the walk counts. */
-#define TURN_BYTES (32 * 1024)
 
 const char *fastgate_version(void)
 {
@@ -43,7 +38,9 @@ const char *fastgate_strerror(int code)
     case FASTGATE_ERROR_VALUE:
         return "a weight does not fit the storage, or an option cannot have this value";
     case FASTGATE_ERROR_FORMAT:
-        return "not a saved gate or LSTM of this kind, version and byte order, or truncated, damaged or misaligned";
+        return "not a saved gate or LSTM of this kind and byte order, or truncated, damaged or misaligned";
+    case FASTGATE_ERROR_VERSION:
+        return "saved by another version of fastgate, in another format";
     case FASTGATE_ERROR_FILE:
         return "a file cannot be opened, read or written; errno tells why";
     default:
@@ -54,14 +51,15 @@ const char *fastgate_strerror(int code)
 /* From this size on, packed weights begin at a multiple of it, and huge pages are asked for. */
 #define HUGE_PAGE ((size_t)2 << 20)
 
-size_t fg_packed_bytes(fastgate_storage storage, size_t output_size, size_t input_size)
+size_t fg_packed_bytes(fastgate_storage storage, size_t output_size, const size_t segments[2])
 {
     const size_t limit = PTRDIFF_MAX - HUGE_PAGE, rows = fg_panel_rows(storage);
     const size_t panels = output_size / rows + (output_size % rows != 0);
-    if (panels && (input_size > limit / FG_LINE - 4 ||
-                   panels > limit / fg_panel_bytes(storage, input_size)))
+    const size_t longest = limit / FG_LINE / 2 - 4; /* of a segment: its bytes and those of another one fit */
+    if (panels && (segments[0] > longest || segments[1] > longest ||
+                   panels > limit / fg_panel_bytes(storage, segments)))
         return SIZE_MAX;
-    return panels ? panels * fg_panel_bytes(storage, input_size) : 0;
+    return panels ? panels * fg_panel_bytes(storage, segments) : 0;
 }
 
 /* Where packed weights of this size begin in a block that has room to align them. */
@@ -76,19 +74,41 @@ static char *aligned_in(void *block, size_t nbytes)
     return packed;
 }
 
-int fg_create_in_place(fastgate_gate **gate, fastgate_storage storage, size_t output_size,
-                       size_t input_size, unsigned threads, const char *packed)
+int fg_create_in_place(fastgate_gate **gate, fastgate_storage storage, size_t output_size, const size_t segments[2],
+                       unsigned threads, const char *packed)
 {
     fastgate_gate *made = malloc(sizeof *made);
     if (!made)
         return FASTGATE_ERROR_MEMORY;
-    *made = (fastgate_gate){.kernels = fg_active_kernels(storage),
+    *made = (fastgate_gate){.kernel = fg_active_kernel(storage),
                             .storage = storage,
                             .threads = threads ? threads : 1,
                             .output_size = output_size,
-                            .input_size = input_size,
-                            .nbytes = fg_packed_bytes(storage, output_size, input_size),
+                            .segments = {segments[0], segments[1]},
+                            .nbytes = fg_packed_bytes(storage, output_size, segments),
                             .packed = packed};
+    *gate = made;
+    return FASTGATE_OK;
+}
+
+int fg_create(fastgate_gate **gate, fastgate_storage storage, const fg_matrix *m, unsigned threads)
+{
+    const size_t nbytes = fg_packed_bytes(storage, m->rows, m->segments);
+    if (nbytes == SIZE_MAX)
+        return FASTGATE_ERROR_MEMORY;
+    void *block = malloc(nbytes + (nbytes < HUGE_PAGE ? FG_LINE : HUGE_PAGE));
+    if (!block)
+        return FASTGATE_ERROR_MEMORY;
+    char *packed = aligned_in(block, nbytes);
+    fastgate_gate *made;
+    int rc = fg_pack(packed, storage, m);
+    if (!rc)
+        rc = fg_create_in_place(&made, storage, m->rows, m->segments, threads, packed);
+    if (rc) {
+        free(block);
+        return rc;
+    }
+    made->block = block;
     *gate = made;
     return FASTGATE_OK;
 }
@@ -99,25 +119,8 @@ int fastgate_gate_create(fastgate_gate **gate, fastgate_storage storage, size_t 
 {
     if ((unsigned)storage > FASTGATE_FLOAT64)
         return FASTGATE_ERROR_VALUE;
-    const size_t nbytes = fg_packed_bytes(storage, output_size, input_size);
-    if (nbytes == SIZE_MAX)
-        return FASTGATE_ERROR_MEMORY;
-    void *block = malloc(nbytes + (nbytes < HUGE_PAGE ? FG_LINE : HUGE_PAGE));
-    if (!block)
-        return FASTGATE_ERROR_MEMORY;
-    char *packed = aligned_in(block, nbytes);
-    const fg_matrix m = {weight, row_stride, column_stride, bias, output_size, input_size};
-    fastgate_gate *made;
-    int rc = fg_pack(packed, storage, &m);
-    if (!rc)
-        rc = fg_create_in_place(&made, storage, output_size, input_size, threads, packed);
-    if (rc) {
-        free(block);
-        return rc;
-    }
-    made->block = block;
-    *gate = made;
-    return FASTGATE_OK;
+    const fg_matrix m = {weight, row_stride, column_stride, bias, output_size, {input_size, 0}};
+    return fg_create(gate, storage, &m, threads);
 }
 
 void fastgate_gate_free(fastgate_gate *gate)
@@ -136,7 +139,7 @@ size_t fastgate_gate_output_size(const fastgate_gate *gate)
 
 size_t fastgate_gate_input_size(const fastgate_gate *gate)
 {
-    return gate->input_size;
+    return gate->segments[0] + gate->segments[1];
 }
 
 fastgate_storage fastgate_gate_storage(const fastgate_gate *gate)
@@ -156,7 +159,7 @@ size_t fastgate_gate_nbytes(const fastgate_gate *gate)
 
 void fastgate_gate_unpack(const fastgate_gate *gate, void *weight, void *bias)
 {
-    fg_unpack(gate->packed, gate->storage, gate->output_size, gate->input_size, weight, bias);
+    fg_unpack(gate->packed, gate->storage, gate->output_size, gate->segments, weight, bias);
 }
 
 /* ---- saved ------------------------------------------------------------------------------------- */
@@ -167,7 +170,7 @@ static fg_saved header_of(const fastgate_gate *gate)
                       .kind = FG_SAVED_GATE,
                       .storage = gate->storage,
                       .threads = gate->threads,
-                      .input_size = gate->input_size,
+                      .input_size = gate->segments[0],
                       .output_size = gate->output_size};
 }
 
@@ -192,12 +195,14 @@ int fastgate_gate_load(fastgate_gate **gate, const void *buffer, size_t size)
 {
     fg_saved header;
     fastgate_gate *made;
-    if (fg_open_saved(&header, FG_SAVED_GATE, buffer, size) || header.storage > FASTGATE_FLOAT64 ||
-        header.input_size > SIZE_MAX || header.output_size > SIZE_MAX)
+    int rc = fg_open_saved(&header, FG_SAVED_GATE, buffer, size);
+    if (rc)
+        return rc;
+    if (header.storage > FASTGATE_FLOAT64 || header.input_size > SIZE_MAX || header.output_size > SIZE_MAX)
         return FASTGATE_ERROR_FORMAT;
-    const int rc = fg_create_in_place(&made, (fastgate_storage)header.storage, (size_t)header.output_size,
-                                      (size_t)header.input_size, header.threads,
-                                      (const char *)buffer + sizeof header);
+    const size_t segments[2] = {(size_t)header.input_size, 0};
+    rc = fg_create_in_place(&made, (fastgate_storage)header.storage, (size_t)header.output_size, segments,
+                            header.threads, (const char *)buffer + sizeof header);
     if (rc)
         return rc;
     const fg_saved expected = header_of(made);
@@ -266,22 +271,19 @@ static int parts_add_up(const fastgate_part *parts, size_t part_count, size_t in
 typedef struct {
     const fg_call *call;
     fg_packed_kernel *kernel;
-    size_t blocks, batch;
-    size_t pieces, pieces_of_thread;
-    int of_batch, backwards;
+    size_t blocks, batch, pieces;
+    int of_batch;
 } shared_call;
 
 static void run_piece(void *context, size_t i)
 {
     const shared_call *s = context;
-    if (s->backwards) /* each thread its own */
-        i += s->pieces_of_thread - 1 - 2 * (i % s->pieces_of_thread);
     const size_t size = s->of_batch ? s->batch : s->blocks;
     const size_t first = size * i / s->pieces, count = size * (i + 1) / s->pieces - first;
     if (s->of_batch)
-        s->kernel(s->call, 0, s->blocks, first, count, s->backwards);
+        s->kernel(s->call, 0, s->blocks, first, count);
     else
-        s->kernel(s->call, first, count, 0, s->batch, s->backwards);
+        s->kernel(s->call, first, count, 0, s->batch);
 }
 
 static void share(unsigned threads, size_t cost, size_t nbytes, shared_call *s)
@@ -291,53 +293,37 @@ static void share(unsigned threads, size_t cost, size_t nbytes, shared_call *s)
     const size_t size = s->of_batch ? (s->batch + BATCH_PIECE - 1) / BATCH_PIECE : s->blocks;
     if (threads > size)
         threads = (unsigned)size;
-    /* more pieces than threads, for whoever is early to take over some; but every piece of the outputs
-     * prepares the batch anew */
-    const size_t most = s->batch > 1 && !s->of_batch ? 2 : 4;
-    s->pieces_of_thread = size / threads < most ? size / threads : most;
-    s->pieces = threads * s->pieces_of_thread;
+    /* more pieces than threads, for whoever is early to take over some */
+    s->pieces = threads * (size / threads < 4 ? size / threads : 4);
     fg_share(threads, s->pieces, cost >= WAKE_COST, run_piece, s);
 }
 
-int fg_run(const fastgate_gate *gate, size_t batch, const fastgate_part *parts, size_t part_count,
-           void *y, ptrdiff_t y_stride, fg_ending ending, const fg_cell *cell)
+void fg_run(const fastgate_gate *gate, size_t batch, fg_call call)
 {
-    if (!parts_add_up(parts, part_count, gate->input_size))
-        return FASTGATE_ERROR_SHAPE;
     if (!batch || !gate->output_size)
-        return FASTGATE_OK;
-    /*
-     * Every other walk goes backwards: it begins with the blocks that the one before ended with,
-     * which the cache still has.  A gate twice as large as a cache so finds half of itself there,
-     * where one that always started anew would find nothing.  A lost update costs only that.
-     */
-    atomic_bool *turn = (atomic_bool *)&gate->backwards;
-    const int turns = gate->nbytes > TURN_BYTES;
-    int backwards = turns && atomic_load_explicit(turn, memory_order_relaxed);
-    const fg_call call = {gate->packed, gate->output_size, gate->input_size, parts, y, y_stride,
-                          ending, cell};
-    fg_packed_kernel *const kernel = gate->kernels->packed[gate->storage];
+        return;
+    call.packed = gate->packed;
+    call.rows = gate->output_size;
+    memcpy(call.segments, gate->segments, sizeof call.segments);
     const size_t block = FG_PANELS * fg_panel_rows(gate->storage);
     const size_t blocks = gate->output_size / block + (gate->output_size % block != 0);
     const size_t cost = batch < 4 ? gate->nbytes * batch : gate->nbytes / 4 * batch;
     const unsigned threads = cost < SHARE_COST ? 1 : fg_threads_of(gate->threads);
     if (threads > 1) {
-        shared_call s = {.call = &call, .kernel = kernel, .blocks = blocks, .batch = batch,
-                         .backwards = backwards};
+        shared_call s = {&call, gate->kernel, blocks, batch, 0, 0};
         share(threads, cost, gate->nbytes, &s);
-        backwards = !backwards;
     } else {
-        backwards = kernel(&call, 0, blocks, 0, batch, backwards);
+        gate->kernel(&call, 0, blocks, 0, batch);
     }
-    if (turns)
-        atomic_store_explicit(turn, backwards, memory_order_relaxed);
-    return FASTGATE_OK;
 }
 
 int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_part *parts,
                       size_t part_count, void *y, ptrdiff_t y_stride)
 {
-    return fg_run(gate, batch, parts, part_count, y, y_stride, FG_SIGMOID, NULL);
+    if (!parts_add_up(parts, part_count, gate->segments[0]))
+        return FASTGATE_ERROR_SHAPE;
+    fg_run(gate, batch, (fg_call){.last_segment = 1, .parts = parts, .y = y, .y_stride = y_stride});
+    return FASTGATE_OK;
 }
 
 int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t input_size,
@@ -347,11 +333,10 @@ int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t inpu
 {
     if (storage != FASTGATE_FLOAT32 && storage != FASTGATE_FLOAT64)
         return FASTGATE_ERROR_VALUE;
-    const fg_kernels *kernels = fg_active_kernels(storage);
     const ptrdiff_t width = (ptrdiff_t)fg_real_bytes(storage);
-    const fg_matrix m = {weight, row_stride, column_stride, bias, output_size, input_size};
+    const fg_matrix m = {weight, row_stride, column_stride, bias, output_size, {input_size, 0}};
     for (ptrdiff_t b = 0; (size_t)b < batch && output_size; b++)
-        kernels->strided(&m, input_size ? (const char *)x + b * x_stride * width : x,
-                         (char *)y + b * y_stride * width);
+        fg_run_once(storage, &m, input_size ? (const char *)x + b * x_stride * width : x,
+                    (char *)y + b * y_stride * width);
     return FASTGATE_OK;
 }

@@ -1,5 +1,5 @@
 /* Layers of LSTM cells on packed gates: create, save, load; step, sequence, stream. */
-#include "saved.h"
+#include "internal.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -108,10 +108,10 @@ static int create_layer(fastgate_lstm *lstm, size_t index, const fastgate_lstm_w
     char *bias, *weight = room_for_gates(lstm, inputs, &bias);
     if (!weight)
         return FASTGATE_ERROR_MEMORY;
-    const size_t columns = inputs + lstm->output_size;
+    const fg_matrix gates = {weight, (ptrdiff_t)(inputs + lstm->output_size), 1, bias, 4 * units,
+                             {inputs, lstm->output_size}};
     exchange(lstm, inputs, weight, bias, given, 1);
-    int rc = fastgate_gate_create(&made->gates, o->storage, 4 * units, columns, weight,
-                                  (ptrdiff_t)columns, 1, bias, o->threads);
+    int rc = fg_create(&made->gates, o->storage, &gates, o->threads);
     free(weight);
     if (!rc && o->projection_size)
         rc = fastgate_gate_create(&made->projection, o->storage, o->projection_size, o->hidden_size,
@@ -244,10 +244,8 @@ static places place_layer(const fastgate_lstm *lstm, size_t index, int has_peeph
     const fastgate_lstm_options *o = &lstm->options;
     const size_t inputs = inputs_of(lstm, index), units = padded_units(lstm);
     places p = {0};
-    p.gates_bytes = inputs > PTRDIFF_MAX - lstm->output_size
-                        ? SIZE_MAX
-                        : fg_packed_bytes(o->storage, 4 * units, inputs + lstm->output_size);
-    p.projection_bytes = fg_packed_bytes(o->storage, o->projection_size, o->hidden_size);
+    p.gates_bytes = fg_packed_bytes(o->storage, 4 * units, (size_t[]){inputs, lstm->output_size});
+    p.projection_bytes = fg_packed_bytes(o->storage, o->projection_size, (size_t[]){o->hidden_size, 0});
     p.peephole_bytes = has_peephole ? 3 * units * lstm->width : 0;
     p.gates = fg_section(end, p.gates_bytes);
     p.projection = fg_section(end, p.projection_bytes);
@@ -315,11 +313,11 @@ static int load_layers(fastgate_lstm *lstm, const char *buffer, size_t size)
         const places p = place_layer(lstm, i, has_peephole, &end);
         if (end > size || (has_peephole && (has_peephole != 1 || !units)))
             return FASTGATE_ERROR_FORMAT;
-        int rc = fg_create_in_place(&made->gates, o->storage, 4 * units, inputs_of(lstm, i) + lstm->output_size,
-                                    o->threads, buffer + p.gates);
+        int rc = fg_create_in_place(&made->gates, o->storage, 4 * units,
+                                    (size_t[]){inputs_of(lstm, i), lstm->output_size}, o->threads, buffer + p.gates);
         if (!rc && o->projection_size)
-            rc = fg_create_in_place(&made->projection, o->storage, o->projection_size, o->hidden_size, o->threads,
-                                    buffer + p.projection);
+            rc = fg_create_in_place(&made->projection, o->storage, o->projection_size,
+                                    (size_t[]){o->hidden_size, 0}, o->threads, buffer + p.projection);
         if (rc)
             return rc;
         made->peephole = has_peephole ? buffer + p.peephole : NULL;
@@ -332,9 +330,11 @@ int fastgate_lstm_load(fastgate_lstm **lstm, const void *buffer, size_t size)
 {
     fg_saved header;
     fastgate_lstm *made;
+    int rc = fg_open_saved(&header, FG_SAVED_LSTM, buffer, size);
+    if (rc)
+        return rc;
     /* each layer and unit, and row of a projection, has a byte at least */
-    if (fg_open_saved(&header, FG_SAVED_LSTM, buffer, size) || header.storage > FASTGATE_FLOAT64 ||
-        header.input_size > SIZE_MAX ||
+    if (header.storage > FASTGATE_FLOAT64 || header.input_size > SIZE_MAX ||
         header.layers > size - sizeof header || header.output_size > size || header.projection_size > size)
         return FASTGATE_ERROR_FORMAT;
     const fastgate_lstm_options o = {.storage = (fastgate_storage)header.storage,
@@ -348,7 +348,7 @@ int fastgate_lstm_load(fastgate_lstm **lstm, const void *buffer, size_t size)
                                      .clip = header.clip,
                                      .gate_clip = header.gate_clip,
                                      .threads = header.threads};
-    int rc = begin(&made, &o);
+    rc = begin(&made, &o);
     if (rc)
         return rc == FASTGATE_ERROR_MEMORY ? rc : FASTGATE_ERROR_FORMAT;
     made->in_place = 1;
@@ -420,10 +420,12 @@ static void step_layer(const fastgate_lstm *lstm, size_t index, size_t batch, ro
                           .gate_clip = o->gate_clip > 0 ? o->gate_clip : INFINITY,
                           .input_forget = o->input_forget};
     const rows out = k->projection ? (rows){m, (ptrdiff_t)o->hidden_size} : h_out;
-    fg_run(k->gates, batch, parts, 2, out.data, out.stride, FG_CELL, &cell);
+    fg_run(k->gates, batch, (fg_call){.last_segment = 2, .parts = parts, .y = out.data, .y_stride = out.stride,
+                                      .ending = FG_CELL, .cell = &cell});
     if (k->projection) {
         const fastgate_part part = {m, o->hidden_size, (ptrdiff_t)o->hidden_size};
-        fg_run(k->projection, batch, &part, 1, h_out.data, h_out.stride, FG_LINEAR, NULL);
+        fg_run(k->projection, batch, (fg_call){.last_segment = 1, .parts = &part, .y = h_out.data,
+                                               .y_stride = h_out.stride, .ending = FG_LINEAR});
     }
 }
 

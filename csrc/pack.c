@@ -1,22 +1,12 @@
-/* Weights into blocks of panels and back; kernels.h describes the packed form. */
+/* Weights into panels and back; internal.h describes the packed form. */
 #include "half.h"
-#include "kernels.h"
+#include "internal.h"
 
-#define MOST_ROWS (FG_PANELS * FG_LINE / sizeof(float)) /* in a block */
-#define LONGEST_SPAN (FG_SPAN_BYTES / sizeof(float))
+#include <math.h>
 
 static size_t smaller(size_t a, size_t b)
 {
     return a < b ? a : b;
-}
-
-/* order[i] = the input, of a span, that stands i-th in the order of summation */
-static void order_of_summation(size_t *order, size_t span, size_t chains)
-{
-    for (size_t j = 0; j < 4; j++)
-        for (size_t c = j; c < chains && c < span; c += 4)
-            for (size_t input = c; input < span; input += chains)
-                *order++ = input;
 }
 
 /* a[index] of an array of the type in which the gate is given; no float changes as a double */
@@ -33,43 +23,53 @@ static void set_element(void *a, fastgate_storage storage, size_t index, double 
         ((float *)a)[index] = (float)value;
 }
 
-/* Where row r of a block stands in a line of 16-bit weights. */
-static size_t place(fastgate_storage storage, size_t r)
+/* Element (i, k) of m. */
+static double weight_at(const fg_matrix *m, fastgate_storage storage, size_t i, size_t k)
 {
-    if (storage != FASTGATE_BFLOAT16)
-        return r;
-    return r / 16 * 16 + r % 8 * 2 + r % 16 / 8;
+    return element(m->weight, storage, (ptrdiff_t)i * m->row_stride + (ptrdiff_t)k * m->column_stride);
 }
 
-/* One input's weights, of `rows` rows; whether they all fit. */
-static int store_line(char *line, fastgate_storage storage, const double *weights, size_t rows)
+/* line[r] = weight, for every storage except int8; whether it fits. */
+static int store_weight(char *line, fastgate_storage storage, size_t r, double weight)
 {
-    int fits = 1;
-    for (size_t r = 0; r < rows; r++) {
-        if (storage == FASTGATE_FLOAT32 || storage == FASTGATE_FLOAT64) {
-            set_element(line, storage, r, weights[r]);
-            continue;
-        }
-        const float w = (float)weights[r];
-        const int wide = storage == FASTGATE_FLOAT16;
-        const uint16_t half = wide ? fg_to_float16(w) : fg_to_bfloat16(w);
-        fits &= !isfinite(w) || isfinite(wide ? fg_from_float16(half) : fg_from_bfloat16(half));
-        memcpy(line + 2 * place(storage, r), &half, sizeof half);
+    if (storage == FASTGATE_FLOAT32 || storage == FASTGATE_FLOAT64) {
+        set_element(line, storage, r, weight);
+        return 1;
     }
-    return fits;
+    const float w = (float)weight;
+    const int is_float16 = storage == FASTGATE_FLOAT16;
+    const uint16_t half = is_float16 ? fg_to_float16(w) : fg_to_bfloat16(w);
+    memcpy(line + r * sizeof half, &half, sizeof half);
+    return !isfinite(w) || isfinite(is_float16 ? fg_from_float16(half) : fg_from_bfloat16(half));
 }
 
-static void load_line(double *weights, fastgate_storage storage, const char *line, size_t rows)
+static double load_weight(const char *line, fastgate_storage storage, size_t r)
 {
-    for (size_t r = 0; r < rows; r++) {
-        uint16_t half;
-        if (storage == FASTGATE_FLOAT32 || storage == FASTGATE_FLOAT64) {
-            weights[r] = element(line, storage, (ptrdiff_t)r);
-            continue;
-        }
-        memcpy(&half, line + 2 * place(storage, r), sizeof half);
-        weights[r] = storage == FASTGATE_FLOAT16 ? fg_from_float16(half) : fg_from_bfloat16(half);
+    uint16_t half;
+    if (storage == FASTGATE_FLOAT32 || storage == FASTGATE_FLOAT64)
+        return element(line, storage, (ptrdiff_t)r);
+    memcpy(&half, line + r * sizeof half, sizeof half);
+    return storage == FASTGATE_FLOAT16 ? fg_from_float16(half) : fg_from_bfloat16(half);
+}
+
+/* ---- int8 -------------------------------------------------------------------------------------- */
+
+/* The line of sums of the span of column k, of a panel; the weights of the span follow. */
+static char *int8_span_of(const char *panel, const size_t segments[2], size_t k)
+{
+    const char *segment = panel + fg_head_bytes(FASTGATE_INT8);
+    if (k >= segments[0]) {
+        segment += fg_segment_bytes(FASTGATE_INT8, segments[0]);
+        k -= segments[0];
     }
+    return (char *)segment + fg_segment_bytes(FASTGATE_INT8, k / FG_INT8_SPAN * FG_INT8_SPAN);
+}
+
+static int8_t *int8_weight(const char *panel, const size_t segments[2], size_t r, size_t k)
+{
+    const size_t place = (k < segments[0] ? k : k - segments[0]) % FG_INT8_SPAN;
+    char *line = int8_span_of(panel, segments, k) + (1 + place / FG_QUAD) * FG_LINE;
+    return (int8_t *)line + r * FG_QUAD + place % FG_QUAD;
 }
 
 /* The scale of a row of int8 weights.  17 bits, so that its multiples by up to 127 are exact. */
@@ -78,131 +78,69 @@ static float scale_of(float largest)
     return fg_of_bits(fg_bits_of(largest / 127) & ~(uint32_t)0x7f);
 }
 
-/* Where things lie in a block of int8 weights. */
-typedef struct {
-    char *scales, *sums, *weights;
-    size_t line; /* bytes of one of them, or of four inputs' weights */
-} int8_block;
-
-static int8_block int8_parts(const char *block, size_t panels, size_t columns)
+/* Row i of m as row r of a panel, whose weights are zeros before. */
+static int pack_int8_row(char *panel, const fg_matrix *m, size_t i, size_t r)
 {
-    const size_t line = panels * FG_LINE;
-    char *scales = (char *)block + line, *sums = scales + line;
-    return (int8_block){scales, sums, sums + fg_int8_spans(columns) * line, line};
-}
-
-static char *int8_weight(const int8_block *b, size_t row, size_t k)
-{
-    return b->weights + k / FG_QUAD * b->line + row * FG_QUAD + k % FG_QUAD;
-}
-
-static int pack_int8(char *block, const fg_matrix *m, size_t first, size_t rows, size_t panels)
-{
-    const int8_block to = int8_parts(block, panels, m->columns);
-    memset(to.scales, 0, panels * (fg_panel_bytes(FASTGATE_INT8, m->columns) - FG_LINE));
-    for (size_t r = 0; r < rows; r++) {
-        const float *row = m->weight; /* without inputs it may be NULL, to which nothing is added */
-        if (m->columns)
-            row += (ptrdiff_t)(first + r) * m->row_stride;
-        float largest = 0;
-        for (size_t k = 0; k < m->columns; k++) {
-            const float w = fabsf(row[(ptrdiff_t)k * m->column_stride]);
-            if (!isfinite(w))
-                return FASTGATE_ERROR_VALUE;
-            largest = w > largest ? w : largest;
-        }
-        const float scale = scale_of(largest);
-        memcpy(to.scales + r * sizeof scale, &scale, sizeof scale);
-        for (size_t k = 0; k < m->columns && scale > 0;) {
-            int32_t sum = 0;
-            char *at = to.sums + k / FG_INT8_SPAN * to.line + r * sizeof sum;
-            for (size_t end = smaller(m->columns, k + FG_INT8_SPAN); k < end; k++) {
-                const float q = rintf(row[(ptrdiff_t)k * m->column_stride] / scale);
-                const int8_t w = (int8_t)(q > 127 ? 127 : q < -127 ? -127 : q);
-                memcpy(int8_weight(&to, r, k), &w, sizeof w);
-                sum += w;
-            }
-            memcpy(at, &sum, sizeof sum);
-        }
+    const size_t columns = m->segments[0] + m->segments[1];
+    float largest = 0;
+    for (size_t k = 0; k < columns; k++) {
+        const float w = fabsf((float)weight_at(m, FASTGATE_INT8, i, k));
+        if (!isfinite(w))
+            return FASTGATE_ERROR_VALUE;
+        largest = w > largest ? w : largest;
+    }
+    const float scale = scale_of(largest);
+    memcpy(panel + FG_LINE + r * sizeof scale, &scale, sizeof scale);
+    for (size_t k = 0; k < columns && scale > 0; k++) {
+        const float q = rintf((float)weight_at(m, FASTGATE_INT8, i, k) / scale);
+        const int8_t w = (int8_t)(q > 127 ? 127 : q < -127 ? -127 : q);
+        *int8_weight(panel, m->segments, r, k) = w;
+        ((int32_t *)int8_span_of(panel, m->segments, k))[r] += w;
     }
     return FASTGATE_OK;
 }
 
-static void unpack_int8(const char *block, size_t rows, size_t panels, size_t columns, float *weight)
+static void unpack_int8_row(const char *panel, const size_t segments[2], size_t r, float *weight)
 {
-    const int8_block from = int8_parts(block, panels, columns);
-    for (size_t r = 0; r < rows; r++) {
-        float scale;
-        memcpy(&scale, from.scales + r * sizeof scale, sizeof scale);
-        for (size_t k = 0; k < columns; k++) {
-            int8_t w;
-            memcpy(&w, int8_weight(&from, r, k), sizeof w);
-            weight[r * columns + k] = w * scale;
-        }
-    }
+    float scale;
+    memcpy(&scale, panel + FG_LINE + r * sizeof scale, sizeof scale);
+    for (size_t k = 0; k < segments[0] + segments[1]; k++)
+        weight[k] = *int8_weight(panel, segments, r, k) * scale;
 }
+
+/* ---- panels ------------------------------------------------------------------------------------ */
 
 int fg_pack(char *packed, fastgate_storage storage, const fg_matrix *m)
 {
-    const size_t panel = fg_panel_rows(storage);
-    const size_t longest = FG_SPAN_BYTES / fg_real_bytes(storage);
-    size_t order[LONGEST_SPAN];
-    double line[MOST_ROWS] = {0};
-    for (size_t first = 0; first < m->rows; first += FG_PANELS * panel) {
-        const size_t rows = smaller(m->rows - first, FG_PANELS * panel);
-        const size_t panels = (rows + panel - 1) / panel;
-        char *at = packed;
-        for (size_t r = 0; r < panels * panel; r++)
-            set_element(at, storage, r,
-                        m->bias && r < rows ? element(m->bias, storage, (ptrdiff_t)(first + r)) : 0);
-        at += panels * FG_LINE;
-        packed += panels * fg_panel_bytes(storage, m->columns);
-        if (storage == FASTGATE_INT8) {
-            if (pack_int8(at - panels * FG_LINE, m, first, rows, panels))
+    const size_t panel = fg_panel_rows(storage), bytes = fg_panel_bytes(storage, m->segments);
+    const size_t columns = m->segments[0] + m->segments[1], line = fg_line_bytes(storage);
+    for (size_t first = 0; first < m->rows; first += panel, packed += bytes) {
+        const size_t rows = smaller(m->rows - first, panel);
+        memset(packed, 0, bytes);
+        for (size_t r = 0; r < rows && m->bias; r++)
+            set_element(packed, storage, r, element(m->bias, storage, (ptrdiff_t)(first + r)));
+        for (size_t r = 0; r < rows && storage == FASTGATE_INT8; r++)
+            if (pack_int8_row(packed, m, first + r, r))
                 return FASTGATE_ERROR_VALUE;
-            continue;
-        }
-        memset(line + rows, 0, (MOST_ROWS - rows) * sizeof *line);
-        for (size_t k = 0; k < m->columns; k += longest) {
-            const size_t span = smaller(m->columns - k, longest);
-            order_of_summation(order, span, panel);
-            for (size_t i = 0; i < span; i++, at += panels * fg_line_bytes(storage)) {
-                for (size_t r = 0; r < rows; r++)
-                    line[r] = element(m->weight, storage,
-                                      (ptrdiff_t)(first + r) * m->row_stride +
-                                          (ptrdiff_t)(k + order[i]) * m->column_stride);
-                if (!store_line(at, storage, line, panels * panel))
+        for (size_t k = 0; k < columns && storage != FASTGATE_INT8; k++)
+            for (size_t r = 0; r < rows; r++)
+                if (!store_weight(packed + FG_LINE + k * line, storage, r, weight_at(m, storage, first + r, k)))
                     return FASTGATE_ERROR_VALUE;
-            }
-        }
     }
     return FASTGATE_OK;
 }
 
-void fg_unpack(const char *packed, fastgate_storage storage, size_t rows, size_t columns,
-               void *weight, void *bias)
+void fg_unpack(const char *packed, fastgate_storage storage, size_t rows, const size_t segments[2], void *weight,
+               void *bias)
 {
-    const size_t panel = fg_panel_rows(storage);
-    const size_t longest = FG_SPAN_BYTES / fg_real_bytes(storage);
-    size_t order[LONGEST_SPAN];
-    double line[MOST_ROWS];
-    for (size_t first = 0; first < rows; first += FG_PANELS * panel) {
-        const size_t here = smaller(rows - first, FG_PANELS * panel);
-        const size_t panels = (here + panel - 1) / panel;
-        const char *at = packed + panels * FG_LINE;
-        for (size_t r = 0; r < here; r++)
-            set_element(bias, storage, first + r, element(packed, storage, (ptrdiff_t)r));
+    const size_t panel = fg_panel_rows(storage), bytes = fg_panel_bytes(storage, segments);
+    const size_t columns = segments[0] + segments[1], line = fg_line_bytes(storage);
+    for (size_t i = 0; i < rows; i++) {
+        const char *from = packed + i / panel * bytes;
+        set_element(bias, storage, i, element(from, storage, (ptrdiff_t)(i % panel)));
         if (storage == FASTGATE_INT8 && columns)
-            unpack_int8(packed, here, panels, columns, (float *)weight + first * columns);
-        packed += panels * fg_panel_bytes(storage, columns);
-        for (size_t k = 0; k < columns && storage != FASTGATE_INT8; k += longest) {
-            const size_t span = smaller(columns - k, longest);
-            order_of_summation(order, span, panel);
-            for (size_t i = 0; i < span; i++, at += panels * fg_line_bytes(storage)) {
-                load_line(line, storage, at, here);
-                for (size_t r = 0; r < here; r++)
-                    set_element(weight, storage, (first + r) * columns + k + order[i], line[r]);
-            }
-        }
+            unpack_int8_row(from, segments, i % panel, (float *)weight + i * columns);
+        for (size_t k = 0; k < columns && storage != FASTGATE_INT8; k++)
+            set_element(weight, storage, i * columns + k, load_weight(from + FG_LINE + k * line, storage, i % panel));
     }
 }

@@ -13,7 +13,7 @@
  * its job.
  */
 #define _GNU_SOURCE /* sched_getaffinity, pthread_setname_np */
-#include "kernels.h"
+#include "internal.h"
 
 #include <stdatomic.h>
 

@@ -1,4 +1,4 @@
 /* __x86_64__: -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512 */
-#define FG_BYTES 64
-#define FG_ISA avx512
-#include "../kernels.inc"
+#define FG_KERNELS fg_kernels_avx512
+#include "vec_avx512.h"
+#include "kernels.inc"

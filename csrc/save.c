@@ -1,6 +1,6 @@
-/* Saved gates and LSTMs: the header, its checks, and files; saved.h describes the form. */
+/* Saved gates and LSTMs: the header, its checks, and files; internal.h describes the form. */
 #define _POSIX_C_SOURCE 200809L
-#include "saved.h"
+#include "internal.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -55,10 +55,12 @@ int fg_open_saved(fg_saved *header, fg_saved_kind kind, const void *buffer, size
     if (size < sizeof *header || (uintptr_t)buffer % FG_LINE)
         return FASTGATE_ERROR_FORMAT;
     memcpy(header, buffer, sizeof *header);
-    if (memcmp(header->magic, magic, sizeof magic) || header->format != FG_FORMAT || header->size != size ||
-        header->kind != kind || fg_crc32(0, (const char *)buffer + CHECKED, size - CHECKED) != header->crc)
+    if (memcmp(header->magic, magic, sizeof magic) || header->size != size ||
+        fg_crc32(0, (const char *)buffer + CHECKED, size - CHECKED) != header->crc)
         return FASTGATE_ERROR_FORMAT;
-    return FASTGATE_OK;
+    if (header->format != FASTGATE_FORMAT)
+        return FASTGATE_ERROR_VERSION;
+    return header->kind == (uint32_t)kind ? FASTGATE_OK : FASTGATE_ERROR_FORMAT;
 }
 
 int fg_same_header(const fg_saved *header, const fg_saved *expected)
@@ -71,7 +73,7 @@ void fg_seal(void *buffer, const fg_saved *header)
 {
     fg_saved sealed = *header;
     memcpy(sealed.magic, magic, sizeof magic);
-    sealed.format = FG_FORMAT;
+    sealed.format = FASTGATE_FORMAT;
     sealed.crc = fg_crc32(0, (const char *)&sealed + CHECKED, sizeof sealed - CHECKED);
     sealed.crc = fg_crc32(sealed.crc, (const char *)buffer + sizeof sealed, (size_t)header->size - sizeof sealed);
     memcpy(buffer, &sealed, sizeof sealed);

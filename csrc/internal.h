@@ -1,0 +1,255 @@
+/* What the files of csrc share: the order of summation, the packed form, the kernels, saved buffers.  Private to csrc. */
+#ifndef FASTGATE_INTERNAL_H
+#define FASTGATE_INTERNAL_H
+
+#include "fastgate.h"
+
+#include <math.h>
+#include <stdint.h>
+
+#pragma GCC visibility push(hidden)
+
+/*
+ * The order of summation, on which every bit of a result depends.  The inputs of a row are one segment, in a
+ * gate, or two, in an LSTM's gates: those from x and those from h.  Each segment is taken in spans of FG_SPAN
+ * inputs, the last of which may be shorter:
+ *
+ *     total = bias
+ *     for each segment, for each span, in order:
+ *         sum = 0
+ *         for k in span: sum = fma(w[k], x[k], sum)
+ *         total = total + sum
+ *     z = total
+ *
+ * So an accumulator stays in its register for a whole span, in a single call and in a batch alike, x is read
+ * where it lies, and the total after the x of an LSTM, for all of a sequence ahead, is one number for each row.
+ */
+#define FG_SPAN 256
+
+static inline size_t fg_real_bytes(fastgate_storage storage)
+{
+    return storage == FASTGATE_FLOAT64 ? sizeof(double) : sizeof(float);
+}
+
+/*
+ * A panel is as many rows of [bias, W] as a line of 64 bytes holds biases: 16, or 8 of double.  That is one
+ * AVX-512 register, two of AVX2, four of NEON.  Panels follow one another, each contiguous: a line of biases, then,
+ * input by input, a line of weights, which for 16-bit storages is half as long; then zeros up to a whole line.  Rows
+ * past the last are zero.  A block is four panels, or one to three at the end.
+ *
+ * int8: after the biases a line of scales, float; then for each span of up to FG_INT8_SPAN inputs of a segment a
+ * line of the sums of its weights, int32_t, and for each four inputs a line of their weights, row by row.  Inputs
+ * past the last of a span have weight 0.
+ */
+#define FG_LINE 64
+#define FG_PANELS 4 /* in a block */
+#define FG_QUAD 4   /* inputs */
+#define FG_INT8_SPAN 512
+
+static inline size_t fg_int8_spans(size_t columns)
+{
+    return columns / FG_INT8_SPAN + (columns % FG_INT8_SPAN != 0);
+}
+
+static inline size_t fg_panel_rows(fastgate_storage storage)
+{
+    return FG_LINE / fg_real_bytes(storage);
+}
+
+/* Bytes of the weights of one input, for a panel; not of int8. */
+static inline size_t fg_line_bytes(fastgate_storage storage)
+{
+    return storage == FASTGATE_FLOAT16 || storage == FASTGATE_BFLOAT16 ? FG_LINE / 2 : FG_LINE;
+}
+
+/* Bytes of the weights of a segment, for a panel. */
+static inline size_t fg_segment_bytes(fastgate_storage storage, size_t columns)
+{
+    if (storage == FASTGATE_INT8)
+        return (fg_int8_spans(columns) + (columns + FG_QUAD - 1) / FG_QUAD) * FG_LINE;
+    return columns * fg_line_bytes(storage);
+}
+
+/* Bytes before the weights of a panel: its biases, and the scales of int8. */
+static inline size_t fg_head_bytes(fastgate_storage storage)
+{
+    return storage == FASTGATE_INT8 ? 2 * FG_LINE : FG_LINE;
+}
+
+static inline size_t fg_panel_bytes(fastgate_storage storage, const size_t segments[2])
+{
+    const size_t bytes = fg_segment_bytes(storage, segments[0]) + fg_segment_bytes(storage, segments[1]);
+    return fg_head_bytes(storage) + (bytes + FG_LINE - 1) / FG_LINE * FG_LINE;
+}
+
+/* [bias, W]: element (i, k) of W is weight[i * row_stride + k * column_stride]; bias may be NULL. */
+typedef struct {
+    const void *weight;
+    ptrdiff_t row_stride, column_stride;
+    const void *bias;
+    size_t rows, segments[2]; /* columns: their sum */
+} fg_matrix;
+
+/* What becomes of the sums z = W x + bias. */
+typedef enum {
+    FG_SIGMOID, /* y (rows,) = sigma(z) */
+    FG_LINEAR,  /* y (rows,) = z */
+    FG_CELL     /* y (units,) = h and cell->c_out (units,), of an LSTM */
+} fg_ending;
+
+/*
+ * An LSTM's cell.  A block of its packed weights is the four gates i, f, g, o of as many units as a panel
+ * has rows: a panel each, so that a walk along the block ends with all that these units need.  Units
+ * past the last, up to a whole panel, have weights and biases of zero.
+ */
+typedef struct {
+    size_t units;
+    const void *c; /* (batch, units) */
+    void *c_out;   /* the same, which may be c */
+    ptrdiff_t c_stride, c_out_stride;
+    const void *peephole; /* (3, units rounded up to whole panels), of i, f and o; or NULL */
+    double clip, gate_clip; /* of c, and of what the activations take; INFINITY for none */
+    int input_forget; /* f = 1 - i */
+} fg_cell;
+
+/*
+ * A packed gate and what it is called on.  A call takes one segment or both; then totals begin as the biases, or as
+ * what `start` says, (batch, rows of whole blocks), which may be what a call with FG_LINEAR gave.
+ */
+typedef struct {
+    const char *packed;
+    size_t rows, segments[2];
+    size_t first_segment, last_segment; /* the segments [first, last) */
+    const fastgate_part *parts; /* their sizes add up to those of these segments */
+    const void *start;          /* or NULL */
+    ptrdiff_t start_stride;
+    void *y;
+    ptrdiff_t y_stride;
+    fg_ending ending;
+    const fg_cell *cell; /* of FG_CELL */
+} fg_call;
+
+/* y = the ending of W x + bias, of the rows in blocks [first_block, first_block + blocks) and of the rows
+ * [first, first + count) of x. */
+typedef void fg_packed_kernel(const fg_call *call, size_t first_block, size_t blocks, size_t first, size_t count);
+
+typedef struct {
+    fg_packed_kernel *packed[FASTGATE_FLOAT64 + 1]; /* by storage; NULL where another table has it */
+
+    /* y (rows,) = sigma(W x + bias), from a matrix where it lies, of one segment */
+    void (*once)(const fg_matrix *m, const void *x, void *y);
+} fg_kernels;
+
+/* packed = the packed form of m: its panels times fg_panel_bytes.  FASTGATE_ERROR_VALUE if a weight does
+ * not fit the storage. */
+int fg_pack(char *packed, fastgate_storage storage, const fg_matrix *m);
+
+/* weight (rows, columns), row-major, and bias (rows,) = what was packed, as rounded */
+void fg_unpack(const char *packed, fastgate_storage storage, size_t rows, const size_t segments[2], void *weight,
+               void *bias);
+
+/* Bytes of the packed form; SIZE_MAX if they, with room to align them, do not fit ptrdiff_t. */
+size_t fg_packed_bytes(fastgate_storage storage, size_t output_size, const size_t segments[2]);
+
+/* As fastgate_gate_create; of a matrix in one or two segments. */
+int fg_create(fastgate_gate **gate, fastgate_storage storage, const fg_matrix *m, unsigned threads);
+
+/* A gate of weights that are packed, and stay where they are; threads are as for fastgate_gate_create. */
+int fg_create_in_place(fastgate_gate **gate, fastgate_storage storage, size_t output_size, const size_t segments[2],
+                       unsigned threads, const char *packed);
+
+/* The packed form, fg_packed_bytes of it. */
+void fg_copy_packed(void *to, const fastgate_gate *gate);
+
+/* A call of a gate on a batch.  What says what the gate is, packed to segments, is filled in. */
+void fg_run(const fastgate_gate *gate, size_t batch, fg_call call);
+
+/* The kernels that fastgate_select_isa chose, or the best usable ones. */
+fg_packed_kernel *fg_active_kernel(fastgate_storage storage);
+void fg_run_once(fastgate_storage storage, const fg_matrix *m, const void *x, void *y);
+
+/* No more threads than this share a call. */
+#define FG_THREAD_LIMIT 256
+
+/* The threads for a gate created with `asked`: those, or what fastgate_override_threads says. */
+unsigned fg_threads_of(unsigned asked);
+
+/*
+ * Calls task(context, i) once for each i < count, on up to `threads` threads with the calling one
+ * among them, and returns when all calls have returned.  For the same threads and count, a thread
+ * begins with the same run of i, in order.  While another call has the workers, and from within a
+ * task, all run on the calling thread.  A task must not fork.
+ *
+ * Workers sleep when they have had nothing to do for a while, and waking one can take the caller 20
+ * microseconds.  With `wake` they are woken, for a job that is longer; otherwise only if the last
+ * call that found them asleep was a moment ago, so that many small calls in a row do share, and one
+ * now and then is run by the caller and by those who are awake.
+ */
+void fg_share(unsigned threads, size_t count, int wake, void (*task)(void *context, size_t i),
+              void *context);
+
+/* ---- saved ------------------------------------------------------------------------------------- */
+
+/*
+ * What is saved is a header and sections, each at the next multiple of FG_LINE bytes, zeros between: so a
+ * gate runs on a mapped file where it lies.  A gate has one section, its packed form.  An LSTM has first
+ * one byte for each layer and direction, 1 where there are peepholes, else 0; then, for each layer and
+ * direction, the packed form of its gates, that of its projection, if there are any, and its peepholes,
+ * as in fg_cell, if it has them.  Numbers are in the byte order of the machine that saved them.
+ *
+ * All sizes follow from the header, and whatever weights there are is safe to compute with: a file with
+ * hostile content that passes the checks is a gate or LSTM like any other.  FASTGATE_FORMAT goes up with every
+ * change of this, of the packed form and of the order of summation.
+ */
+typedef enum { FG_SAVED_GATE = 1, FG_SAVED_LSTM = 2 } fg_saved_kind;
+enum { FG_SAVED_BACKWARDS = 1, FG_SAVED_INPUT_FORGET = 2 };
+
+typedef struct {
+    char magic[8]; /* "fastgate" */
+    uint32_t crc;  /* CRC-32 of all that follows */
+    uint32_t format;
+    uint64_t size; /* bytes, of all */
+    uint32_t kind, storage, threads;
+    uint32_t directions, flags, zero; /* from here on, what a gate has not is 0 */
+    uint64_t input_size;
+    uint64_t output_size; /* of an LSTM: hidden_size */
+    uint64_t projection_size, layers;
+    double clip, gate_clip;
+    uint64_t zeros[4];
+} fg_saved;
+
+_Static_assert(sizeof(fg_saved) == 2 * FG_LINE, "as written in files");
+
+/* The offset of the section of so many bytes that follows *end bytes, and moves *end behind it, unless it is
+ * empty; SIZE_MAX is what does not fit ptrdiff_t, and stays. */
+size_t fg_section(size_t *end, size_t bytes);
+
+/* CRC-32 of zlib, PNG and others (IEEE 802.3), of which this is a continuation; 0 to begin with. */
+uint32_t fg_crc32(uint32_t crc, const void *data, size_t size);
+
+/* header = that of a buffer of `size` bytes, if it is aligned, unharmed and of this kind; else
+ * FASTGATE_ERROR_FORMAT, or FASTGATE_ERROR_VERSION if it is whole, but of another format. */
+int fg_open_saved(fg_saved *header, fg_saved_kind kind, const void *buffer, size_t size);
+
+/* Whether a header says nothing but what `expected` does; magic, crc and format are as fg_open_saved left them. */
+int fg_same_header(const fg_saved *header, const fg_saved *expected);
+
+/* Writes the header, made complete, before the sections in a buffer of header->size bytes. */
+void fg_seal(void *buffer, const fg_saved *header);
+
+/* A file in memory: mapped where that is possible. */
+typedef struct {
+    void *data;
+    size_t size; /* 0: there is none */
+    void *block; /* which holds data, where it is not mapped */
+} fg_file;
+
+int fg_open_file(fg_file *file, const char *path);
+void fg_close_file(fg_file *file);
+
+/* Replaces the file, by a new one: who has mapped the old one keeps it. */
+int fg_write_file(const char *path, const void *data, size_t size);
+
+#pragma GCC visibility pop
+
+#endif

@@ -1,0 +1,4 @@
+/* __x86_64__: -mavx2 -mfma -mf16c */
+#define FG_KERNELS fg_kernels_avx2
+#include "vec_avx2.h"
+#include "kernels.inc"

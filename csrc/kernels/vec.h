@@ -1,0 +1,68 @@
+/*
+ * What vec_avx2.h, vec_avx512.h, vec_neon.h and vec_generic.h share: the types of vectors of FG_BYTES, and the
+ * operations for which a compiler finds the instruction.  `real` is float or, with FG_FLOAT64, double;
+ * + - * / & | ~ << >> and comparisons are the compiler's own, lane by lane.
+ *
+ * Compile with -ffp-contract=off: where a product and a sum are to be fused, the source says fma.
+ */
+#include "../half.h"
+
+#include <float.h>
+#include <stddef.h>
+
+#if defined(__FAST_MATH__) || FLT_EVAL_METHOD != 0
+#error "needs IEEE arithmetic: no -ffast-math, and on i386 -msse2 -mfpmath=sse"
+#endif
+
+#ifdef FG_FLOAT64
+typedef double real;
+typedef int64_t integer;
+typedef uint64_t natural;
+#define FG_REAL_DIGITS DBL_MANT_DIG
+#else
+typedef float real;
+typedef int32_t integer;
+typedef uint32_t natural;
+#define FG_REAL_DIGITS FLT_MANT_DIG
+#endif
+#define FG_LANES (FG_BYTES / sizeof(real))
+
+typedef real vr __attribute__((vector_size(FG_BYTES)));
+typedef integer vi __attribute__((vector_size(FG_BYTES)));
+typedef natural vu __attribute__((vector_size(FG_BYTES)));
+
+#define FG_INLINE static inline __attribute__((always_inline))
+
+FG_INLINE vr vr_load(const void *p)
+{
+    vr v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+FG_INLINE void vr_store(void *p, vr v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+FG_INLINE vr vr_set1(real s)
+{
+    return s - (vr){0}; /* which is s, -0 and NaN too */
+}
+
+/* mask ? a : b, the lanes of mask being 0 or -1 */
+FG_INLINE vr vr_select(vi mask, vr a, vr b)
+{
+    return (vr)((mask & (vi)a) | (~mask & (vi)b));
+}
+
+#ifndef FG_FLOAT64
+/* 16-bit numbers as float: FG_LANES of them from p on */
+FG_INLINE vr vr_load_bfloat16(const void *p)
+{
+    typedef uint16_t halves __attribute__((vector_size(FG_BYTES / 2)));
+    halves h;
+    memcpy(&h, p, sizeof h);
+    return (vr)(__builtin_convertvector(h, vu) << 16);
+}
+#endif

@@ -1,0 +1,94 @@
+/* Vectors of 64 bytes, by AVX-512 F, BW, DQ and VL; byte dot products where VNNI is compiled for. */
+#define FG_BYTES 64
+#define FG_SUMS 24 /* accumulators of a tile: of 32 registers, less those for weights and x */
+#include "vec.h"
+
+#include <immintrin.h>
+
+#ifdef FG_FLOAT64
+FG_INLINE vr vr_fma(vr a, vr b, vr c)
+{
+    return (vr)_mm512_fmadd_pd(a, b, c);
+}
+
+FG_INLINE vr vr_min(vr a, vr b)
+{
+    return (vr)_mm512_min_pd(a, b);
+}
+
+FG_INLINE vr vr_select_negative(vr z, vr a, vr b)
+{
+    return (vr)_mm512_mask_blend_pd(_mm512_movepi64_mask((__m512i)z), b, a);
+}
+
+#define FG_TRANSPOSED 2
+
+FG_INLINE void vr_transpose(vr *t, const real *from, ptrdiff_t stride)
+{
+    __m512d v[2];
+    for (int j = 0; j < 2; j++) {
+        v[j] = _mm512_castpd128_pd512(_mm_loadu_pd(from + j * stride));
+        v[j] = _mm512_insertf64x2(v[j], _mm_loadu_pd(from + (j + 2) * stride), 1);
+        v[j] = _mm512_insertf64x2(v[j], _mm_loadu_pd(from + (j + 4) * stride), 2);
+        v[j] = _mm512_insertf64x2(v[j], _mm_loadu_pd(from + (j + 6) * stride), 3);
+    }
+    t[0] = (vr)_mm512_unpacklo_pd(v[0], v[1]);
+    t[1] = (vr)_mm512_unpackhi_pd(v[0], v[1]);
+}
+#else
+FG_INLINE vr vr_fma(vr a, vr b, vr c)
+{
+    return (vr)_mm512_fmadd_ps(a, b, c);
+}
+
+FG_INLINE vr vr_min(vr a, vr b)
+{
+    return (vr)_mm512_min_ps(a, b);
+}
+
+FG_INLINE vr vr_select_negative(vr z, vr a, vr b)
+{
+    return (vr)_mm512_mask_blend_ps(_mm512_movepi32_mask((__m512i)z), b, a);
+}
+
+FG_INLINE vr vr_load_float16(const void *p)
+{
+    return (vr)_mm512_cvtph_ps(_mm256_loadu_si256(p));
+}
+
+#define FG_TRANSPOSED 4
+
+FG_INLINE void vr_transpose(vr *t, const real *from, ptrdiff_t stride)
+{
+    __m512 v[4];
+    for (int j = 0; j < 4; j++) {
+        v[j] = _mm512_castps128_ps512(_mm_loadu_ps(from + j * stride));
+        v[j] = _mm512_insertf32x4(v[j], _mm_loadu_ps(from + (j + 4) * stride), 1);
+        v[j] = _mm512_insertf32x4(v[j], _mm_loadu_ps(from + (j + 8) * stride), 2);
+        v[j] = _mm512_insertf32x4(v[j], _mm_loadu_ps(from + (j + 12) * stride), 3);
+    }
+    const __m512d a = (__m512d)_mm512_unpacklo_ps(v[0], v[1]), b = (__m512d)_mm512_unpacklo_ps(v[2], v[3]);
+    const __m512d c = (__m512d)_mm512_unpackhi_ps(v[0], v[1]), d = (__m512d)_mm512_unpackhi_ps(v[2], v[3]);
+    t[0] = (vr)_mm512_unpacklo_pd(a, b);
+    t[1] = (vr)_mm512_unpackhi_pd(a, b);
+    t[2] = (vr)_mm512_unpacklo_pd(c, d);
+    t[3] = (vr)_mm512_unpackhi_pd(c, d);
+}
+
+#ifdef __AVX512VNNI__
+#define FG_DOT_SUMS 2
+#define FG_DOT_OFFSET 0 /* of unsigned and signed bytes */
+
+FG_INLINE vi vi_dot(vi sum, vi weights, vi x)
+{
+    return (vi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x, (__m512i)weights);
+}
+#else
+#define FG_DOT_SUMS 1
+
+FG_INLINE vi vi_dot(vi sum, vi weights, vi x)
+{
+    return (vi)_mm512_add_epi32((__m512i)sum, _mm512_madd_epi16((__m512i)weights, (__m512i)x));
+}
+#endif
+#endif

@@ -1,0 +1,85 @@
+/* Vectors of 16 bytes, or of FG_BYTES if that is set, for every machine: all that a compiler knows is lanes. */
+#ifndef FG_BYTES
+#define FG_BYTES 16
+#endif
+#include "vec.h"
+
+#if defined(__FMA__) || defined(__aarch64__) || defined(__FP_FAST_FMAF)
+#define FG_SUMS 24 /* accumulators of a tile */
+#define FG_FMA_INLINE FG_INLINE
+#else
+#define FG_SUMS 4 /* where an fma is a call, nothing else counts, and tiles of calls would be much code */
+#define FG_FMA_INLINE static __attribute__((noinline))
+#endif
+
+#if defined(FG_FLOAT64)
+#define fma1 __builtin_fma /* without FMA a call of libm's, which is correctly rounded too */
+#elif FG_SUMS > 4
+#define fma1 __builtin_fmaf
+#else
+/*
+ * Correctly rounded fma where the CPU has none.  The product of two float32 is exact in float64;
+ * its sum with c is rounded to odd there, after which rounding to float32 is the only rounding
+ * (Boldo and Melquiond, Emulation of FMA and correctly rounded sums, IEEE ToC 57(4), 2008).
+ */
+FG_INLINE float fma1(float a, float b, float c)
+{
+    double p = (double)a * b, s = p + c;
+    double t = s - p, error = (p - (s - t)) + (c - t);
+    if (error < 0 || error > 0) { /* neither exact nor NaN */
+        uint64_t bits;
+        memcpy(&bits, &s, sizeof bits);
+        if (!(bits & 1)) {
+            bits += (error > 0) == (s > 0) ? 1 : (uint64_t)-1;
+            memcpy(&s, &bits, sizeof s);
+        }
+    }
+    return (float)s;
+}
+#endif
+
+FG_FMA_INLINE vr vr_fma(vr a, vr b, vr c)
+{
+    vr r = {0};
+    for (size_t i = 0; i < FG_LANES; i++)
+        r[i] = fma1(a[i], b[i], c[i]);
+    return r;
+}
+
+FG_INLINE vr vr_min(vr a, vr b)
+{
+    return vr_select(a < b, a, b);
+}
+
+FG_INLINE vr vr_select_negative(vr z, vr a, vr b)
+{
+    return vr_select((vi)z < 0, a, b);
+}
+
+#define FG_TRANSPOSED 4
+
+FG_INLINE void vr_transpose(vr *t, const real *from, ptrdiff_t stride)
+{
+    for (size_t r = 0; r < FG_LANES; r++)
+        for (size_t k = 0; k < FG_TRANSPOSED; k++)
+            t[k][r] = from[(ptrdiff_t)r * stride + (ptrdiff_t)k];
+}
+
+#ifndef FG_FLOAT64
+FG_FMA_INLINE vr vr_load_float16(const void *p)
+{
+    uint16_t half[FG_LANES];
+    vr v = {0};
+    memcpy(half, p, sizeof half);
+    for (size_t i = 0; i < FG_LANES; i++)
+        v[i] = fg_from_float16(half[i]);
+    return v;
+}
+
+#define FG_DOT_SUMS 1
+
+FG_INLINE vi vi_dot(vi sum, vi weights, vi x)
+{
+    return sum + ((weights << 16) >> 16) * ((x << 16) >> 16) + (weights >> 16) * (x >> 16);
+}
+#endif
