@@ -4,10 +4,9 @@
  *
  * prints a line a round: the cell, then seconds a call of each side, which take turns.
  *
- *     kernel read MxN...       bytes, then sides: the gate, a plain read, a turning one
+ *     kernel read MxN...       bytes, then sides: the gate, a plain read
  *
- * The plain read is the faster of two that always go forwards, one stream or four; the turning one,
- * like the gate, goes backwards every other time, in blocks of 64 rows.
+ * The plain read is the faster of two, in one stream or in four.
  *
  *     kernel batch MxNxB...    sides: FMA in registers, a batch, a single call
  *     kernel storage MxNxB...  sides: float32, float16, bfloat16, int8, float64
@@ -76,15 +75,6 @@ static void read_streams(const vector *p, size_t count)
     sink = total(sum);
 }
 
-static void read_turning(const vector *p, size_t count, size_t block, int backwards)
-{
-    const size_t blocks = (count + block - 1) / block;
-    for (size_t i = 0; i < blocks; i++) {
-        const size_t first = (backwards ? blocks - 1 - i : i) * block;
-        read_forwards(p + first, count - first < block ? count - first : block);
-    }
-}
-
 static int measure(size_t m, size_t n)
 {
     float *weight = malloc(m * n * sizeof *weight), *x = malloc(n * sizeof *x);
@@ -104,23 +94,21 @@ static int measure(size_t m, size_t n)
     const fastgate_part part = {x, n, 0};
     const size_t calls = 4 + 20000000 / (bytes + 2000), count = bytes / WIDTH;
     for (int round = 0; round < ROUNDS; round++) {
-        double spent[4];
-        for (int side = 0; side < 4; side++) {
+        double spent[3];
+        for (int side = 0; side < 3; side++) {
             const double start = now();
             for (size_t i = 0; i < calls; i++) {
                 if (side == 0)
                     fastgate_gate_run(gate, 1, &part, 1, y, 0);
                 else if (side == 1)
                     read_forwards(plain, count);
-                else if (side == 2)
-                    read_streams(plain, count);
                 else
-                    read_turning(plain, count, 64 * (n + 1) * sizeof(float) / WIDTH, i & 1);
+                    read_streams(plain, count);
             }
             spent[side] = (now() - start) / (double)calls;
         }
         const double read = spent[1] < spent[2] ? spent[1] : spent[2];
-        printf("%zux%zu %zu %.6g %.6g %.6g\n", m, n, bytes, spent[0], read, spent[3]);
+        printf("%zux%zu %zu %.6g %.6g\n", m, n, bytes, spent[0], read);
     }
     fflush(stdout);
     fastgate_gate_free(gate);
@@ -171,7 +159,7 @@ static void call(const side *s, size_t calls)
             multiply_and_add();
         return;
     }
-    const size_t n = s->gate->input_size;
+    const size_t n = s->gate->segments[0];
     const fastgate_part part = {s->x, n, (ptrdiff_t)n};
     fastgate_override_threads(s->threads);
     while (calls--)
@@ -248,6 +236,8 @@ static int compare(const char *mode, const char *cell)
 
 int main(int argc, char **argv)
 {
+    if (fastgate_select_isa(getenv("FASTGATE_ISA")))
+        return 1;
     for (int i = 2; i < argc; i++) {
         size_t m, n;
         if (strcmp(argv[1], "read")) {

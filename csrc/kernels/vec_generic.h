@@ -46,6 +46,11 @@ FG_FMA_INLINE vr vr_fma(vr a, vr b, vr c)
     return r;
 }
 
+FG_INLINE vr vr_accumulate(vr sum, vr w, vr x)
+{
+    return vr_fma(w, x, sum);
+}
+
 FG_INLINE vr vr_min(vr a, vr b)
 {
     return vr_select(a < b, a, b);

@@ -76,3 +76,8 @@ FG_INLINE vi vi_dot(vi sum, vi weights, vi x)
 }
 #endif
 #endif
+
+FG_INLINE vr vr_accumulate(vr sum, vr w, vr x)
+{
+    return vr_fma(w, x, sum);
+}
