@@ -34,8 +34,12 @@ static inline size_t fg_real_bytes(fastgate_storage storage)
 /*
  * A panel is as many rows of [bias, W] as a line of 64 bytes holds biases: 16, or 8 of double.  That is one
  * AVX-512 register, two of AVX2, four of NEON.  Panels follow one another, each contiguous: a line of biases, then,
- * input by input, a line of weights, which for 16-bit storages is half as long; then zeros up to a whole line.  Rows
- * past the last are zero.  A block is four panels, or one to three at the end.
+ * input by input, the weights of its rows, a line or, for 16-bit storages, half a line.  Rows past the last are zero.  A block is four panels, or one
+ * to three at the end.
+ *
+ * bfloat16: the weights of two inputs of a segment are a line, of words of 32 bits: row r of the first in the lower
+ * half of word r, of the second in the upper half, so that a shift or a mask makes floats of them.  float16: those of
+ * one input are half a line.  After the last input of a panel, zeros up to a whole line.
  *
  * int8: after the biases a line of scales, float; then for each span of up to FG_INT8_SPAN inputs of a segment a
  * line of the sums of its weights, int32_t, and for each four inputs a line of their weights, row by row.  Inputs
@@ -67,6 +71,8 @@ static inline size_t fg_segment_bytes(fastgate_storage storage, size_t columns)
 {
     if (storage == FASTGATE_INT8)
         return (fg_int8_spans(columns) + (columns + FG_QUAD - 1) / FG_QUAD) * FG_LINE;
+    if (storage == FASTGATE_BFLOAT16)
+        columns += columns % 2;
     return columns * fg_line_bytes(storage);
 }
 

@@ -29,26 +29,40 @@ static double weight_at(const fg_matrix *m, fastgate_storage storage, size_t i, 
     return element(m->weight, storage, (ptrdiff_t)i * m->row_stride + (ptrdiff_t)k * m->column_stride);
 }
 
-/* line[r] = weight, for every storage except int8; whether it fits. */
-static int store_weight(char *line, fastgate_storage storage, size_t r, double weight)
+/* Where the weight of row r and column k of a panel is, for every storage except int8. */
+static char *weight_of(const char *panel, fastgate_storage storage, const size_t segments[2], size_t r, size_t k)
+{
+    const size_t line = fg_line_bytes(storage), width = line / fg_panel_rows(storage);
+    const char *segment = panel + FG_LINE;
+    if (k >= segments[0]) {
+        segment += fg_segment_bytes(storage, segments[0]);
+        k -= segments[0];
+    }
+    if (storage == FASTGATE_BFLOAT16)
+        return (char *)segment + k / 2 * FG_LINE + 2 * r * width + k % 2 * width;
+    return (char *)segment + k * line + r * width;
+}
+
+/* Whether the weight fits. */
+static int store_weight(char *to, fastgate_storage storage, double weight)
 {
     if (storage == FASTGATE_FLOAT32 || storage == FASTGATE_FLOAT64) {
-        set_element(line, storage, r, weight);
+        set_element(to, storage, 0, weight);
         return 1;
     }
     const float w = (float)weight;
     const int is_float16 = storage == FASTGATE_FLOAT16;
     const uint16_t half = is_float16 ? fg_to_float16(w) : fg_to_bfloat16(w);
-    memcpy(line + r * sizeof half, &half, sizeof half);
+    memcpy(to, &half, sizeof half);
     return !isfinite(w) || isfinite(is_float16 ? fg_from_float16(half) : fg_from_bfloat16(half));
 }
 
-static double load_weight(const char *line, fastgate_storage storage, size_t r)
+static double load_weight(const char *from, fastgate_storage storage)
 {
     uint16_t half;
     if (storage == FASTGATE_FLOAT32 || storage == FASTGATE_FLOAT64)
-        return element(line, storage, (ptrdiff_t)r);
-    memcpy(&half, line + r * sizeof half, sizeof half);
+        return element(from, storage, 0);
+    memcpy(&half, from, sizeof half);
     return storage == FASTGATE_FLOAT16 ? fg_from_float16(half) : fg_from_bfloat16(half);
 }
 
@@ -113,7 +127,7 @@ static void unpack_int8_row(const char *panel, const size_t segments[2], size_t 
 int fg_pack(char *packed, fastgate_storage storage, const fg_matrix *m)
 {
     const size_t panel = fg_panel_rows(storage), bytes = fg_panel_bytes(storage, m->segments);
-    const size_t columns = m->segments[0] + m->segments[1], line = fg_line_bytes(storage);
+    const size_t columns = m->segments[0] + m->segments[1];
     for (size_t first = 0; first < m->rows; first += panel, packed += bytes) {
         const size_t rows = smaller(m->rows - first, panel);
         memset(packed, 0, bytes);
@@ -124,7 +138,8 @@ int fg_pack(char *packed, fastgate_storage storage, const fg_matrix *m)
                 return FASTGATE_ERROR_VALUE;
         for (size_t k = 0; k < columns && storage != FASTGATE_INT8; k++)
             for (size_t r = 0; r < rows; r++)
-                if (!store_weight(packed + FG_LINE + k * line, storage, r, weight_at(m, storage, first + r, k)))
+                if (!store_weight(weight_of(packed, storage, m->segments, r, k), storage,
+                                  weight_at(m, storage, first + r, k)))
                     return FASTGATE_ERROR_VALUE;
     }
     return FASTGATE_OK;
@@ -134,13 +149,14 @@ void fg_unpack(const char *packed, fastgate_storage storage, size_t rows, const 
                void *bias)
 {
     const size_t panel = fg_panel_rows(storage), bytes = fg_panel_bytes(storage, segments);
-    const size_t columns = segments[0] + segments[1], line = fg_line_bytes(storage);
+    const size_t columns = segments[0] + segments[1];
     for (size_t i = 0; i < rows; i++) {
         const char *from = packed + i / panel * bytes;
         set_element(bias, storage, i, element(from, storage, (ptrdiff_t)(i % panel)));
         if (storage == FASTGATE_INT8 && columns)
             unpack_int8_row(from, segments, i % panel, (float *)weight + i * columns);
         for (size_t k = 0; k < columns && storage != FASTGATE_INT8; k++)
-            set_element(weight, storage, i * columns + k, load_weight(from + FG_LINE + k * line, storage, i % panel));
+            set_element(weight, storage, i * columns + k,
+                        load_weight(weight_of(from, storage, segments, i % panel, k), storage));
     }
 }

@@ -55,14 +55,3 @@ FG_INLINE vr vr_select(vi mask, vr a, vr b)
 {
     return (vr)((mask & (vi)a) | (~mask & (vi)b));
 }
-
-#ifndef FG_FLOAT64
-/* 16-bit numbers as float: FG_LANES of them from p on */
-FG_INLINE vr vr_load_bfloat16(const void *p)
-{
-    typedef uint16_t halves __attribute__((vector_size(FG_BYTES / 2)));
-    halves h;
-    memcpy(&h, p, sizeof h);
-    return (vr)(__builtin_convertvector(h, vu) << 16);
-}
-#endif

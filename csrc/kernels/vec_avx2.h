@@ -67,6 +67,11 @@ FG_INLINE vr vr_load_float16(const void *p)
     return (vr)_mm256_cvtph_ps(_mm_loadu_si128(p));
 }
 
+FG_INLINE vr vr_load_bfloat16(const void *p)
+{
+    return (vr)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16);
+}
+
 #define FG_TRANSPOSED 4
 
 FG_INLINE void vr_transpose(vr *t, const real *from, ptrdiff_t stride)

@@ -67,7 +67,17 @@ FG_INLINE vr vr_select_negative(vr z, vr a, vr b)
 
 FG_INLINE vr vr_load_float16(const void *p)
 {
+#ifdef F16A
+    const __m256 low = _mm256_cvtph_ps(_mm_loadu_si128(p)), high = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p + 1));
+    return (vr)_mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+#else
     return (vr)_mm512_cvtph_ps(_mm256_loadu_si256(p));
+#endif
+}
+
+FG_INLINE vr vr_load_bfloat16(const void *p)
+{
+    return (vr)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)), 16);
 }
 
 #define FG_TRANSPOSED 4

@@ -81,6 +81,14 @@ FG_FMA_INLINE vr vr_load_float16(const void *p)
     return v;
 }
 
+FG_INLINE vr vr_load_bfloat16(const void *p)
+{
+    typedef uint16_t halves __attribute__((vector_size(FG_BYTES / 2)));
+    halves h;
+    memcpy(&h, p, sizeof h);
+    return (vr)(__builtin_convertvector(h, vu) << 16);
+}
+
 #define FG_DOT_SUMS 1
 
 FG_INLINE vi vi_dot(vi sum, vi weights, vi x)

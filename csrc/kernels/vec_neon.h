@@ -45,6 +45,11 @@ FG_INLINE vr vr_load_float16(const void *p)
     return (vr)vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
 }
 
+FG_INLINE vr vr_load_bfloat16(const void *p)
+{
+    return (vr)vshll_n_u16(vreinterpret_u16_u8(vld1_u8(p)), 16);
+}
+
 #define FG_TRANSPOSED 4
 
 FG_INLINE void vr_transpose(vr *t, const real *from, ptrdiff_t stride)
