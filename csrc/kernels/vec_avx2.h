@@ -92,6 +92,8 @@ FG_INLINE void vr_transpose(vr *t, const real *from, ptrdiff_t stride)
 
 FG_INLINE vi vi_dot(vi sum, vi weights, vi x)
 {
-    return (vi)_mm256_add_epi32((__m256i)sum, _mm256_madd_epi16((__m256i)weights, (__m256i)x));
+    vi products; /* a statement, or gcc adds two of them first, and has no registers left for sums */
+    __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=&x"(products) : "x"(weights), "x"(x));
+    return sum;
 }
 #endif

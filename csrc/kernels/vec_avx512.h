@@ -112,7 +112,9 @@ FG_INLINE vi vi_dot(vi sum, vi weights, vi x)
 
 FG_INLINE vi vi_dot(vi sum, vi weights, vi x)
 {
-    return (vi)_mm512_add_epi32((__m512i)sum, _mm512_madd_epi16((__m512i)weights, (__m512i)x));
+    vi products; /* a statement, or gcc adds two of them first, and has no registers left for sums */
+    __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+v"(sum), "=&v"(products) : "v"(weights), "v"(x));
+    return sum;
 }
 #endif
 #endif
