@@ -32,44 +32,36 @@ class BuildCore(build_ext):
         super().finalize_options()
         self.cython_c_in_temp = True  # no generated C beside the sources
 
-    def instruction_sets(self):
-        """{name: flags} for this machine, from the first lines of csrc/isa: see csrc/kernels.inc."""
+    def kernels(self):
+        """{shim in csrc/kernels: flags} for this machine, from their first lines: see csrc/kernels/kernels.inc."""
         ask = [*self.compiler.compiler_so, "-dM", "-E", "-xc", os.devnull]
         # no answer for several architectures at once: of them, each has only __STDC__ for sure
         macros = {"__STDC__", *subprocess.run(ask, capture_output=True, text=True).stdout.split()}
-        isas = {}
-        for shim in map(Path, sorted(glob("csrc/isa/*.c"))):
-            head = re.match(r"/\* (\w+):(.*) \*/\n", shim.read_text())
+        kernels = {}
+        for shim in sorted(glob("csrc/kernels/*.c")):
+            head = re.match(r"/\* (\w+):(.*) \*/\n", Path(shim).read_text())
             if not head:
                 sys.exit(f"{shim}: the first line must be /* MACRO: FLAGS */")
             if head[1] in macros:
-                isas[shim.stem] = head[2].split()
-        return isas
+                kernels[shim] = head[2].split()
+        return kernels
 
     def compile_csrc(self):
         """Objects of all of csrc."""
-        isas = self.instruction_sets()
-        macros = [("FG_BASE_ONLY", None)] if list(isas) == ["base"] else []
-        jobs = [(source, [], []) for source in sorted(glob("csrc/*.c"))]
-        for isa, flags in isas.items():
-            jobs += [(f"csrc/isa/{isa}.c", flags, real) for real in ([], [("FG_FLOAT64", None)])]
+        kernels = self.kernels()
+        is_base_only = all("base" in shim for shim in kernels)
+        macros = [("FG_BASE_ONLY", None)] if is_base_only else []
 
-        def compile_one(job):
-            source, flags, real = job
-            [made] = self.compiler.compile(
+        def compile_one(source):
+            return self.compiler.compile(
                 [source],
-                output_dir=os.path.join(self.build_temp, "float64" if real else "float32"),
-                macros=macros + real,
-                extra_postargs=C_FLAGS + flags,
-            )
-            if not real:
-                return made
-            stem, suffix = os.path.splitext(made)
-            os.replace(made, f"{stem}_f64{suffix}")  # the members of an archive must differ by name
-            return f"{stem}_f64{suffix}"
+                output_dir=self.build_temp,
+                macros=macros,
+                extra_postargs=C_FLAGS + kernels.get(source, []),
+            )[0]
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return list(pool.map(compile_one, jobs))
+            return list(pool.map(compile_one, [*sorted(glob("csrc/*.c")), *kernels]))
 
     def build_extension(self, ext):
         import numpy
@@ -97,7 +89,7 @@ class BuildCore(build_ext):
 core = Extension(
     "fastgate._core",
     ["src/fastgate/_core.pyx"],
-    depends=[*glob("csrc/**/*.[ch]", recursive=True), *glob("csrc/*.inc"), *glob("src/fastgate/*.px[di]")],
+    depends=[*glob("csrc/**/*.[ch]", recursive=True), *glob("csrc/kernels/*.inc"), *glob("src/fastgate/*.px[di]")],
     include_dirs=["csrc"],
     libraries=["m", "pthread"],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],

@@ -3,7 +3,7 @@
 import fastgate
 import numpy as np
 
-SPAN = 4096  # inputs that int8 storage rounds together
+SPAN = 512  # inputs that int8 storage rounds together
 
 
 def sigmoid(z):

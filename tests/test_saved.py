@@ -325,9 +325,17 @@ def test_the_checksum_is_that_of_zlib():
 
 
 def test_another_version_is_refused(api):
-    data = saved(random_gate(api, 3, 2, "float32"))
-    with pytest.raises(ValueError, match="another version"):
-        api.Gate.load(sealed(data[:12] + (2).to_bytes(4, sys.byteorder) + data[16:]))
+    """By the numbers of both formats; what is damaged may have any number, and is only damaged."""
+    for kind, saver, loader in [
+        ("gate", random_gate(api, 3, 2, "float32"), api.Gate),
+        ("LSTM", api.LSTMCell(draw(4, 1), draw(4, 1)), api.LSTM),
+    ]:
+        data = saved(saver)
+        older = data[:12] + (1).to_bytes(4, sys.byteorder) + data[16:]
+        with pytest.raises(ValueError, match=f"has format 1, and this version of fastgate reads format 2: make the {kind}"):
+            loader.load(sealed(older))
+        with pytest.raises(ValueError, match="damaged"):
+            loader.load(older)
 
 
 def test_what_c_calls_no_clip(api):

@@ -24,6 +24,7 @@ cdef extern from "fastgate.h" nogil:
         FASTGATE_ERROR_VALUE
         FASTGATE_ERROR_FORMAT
         FASTGATE_ERROR_FILE
+        FASTGATE_ERROR_VERSION
 
     const char *fastgate_strerror(int code)
 

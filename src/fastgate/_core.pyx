@@ -234,8 +234,8 @@ cdef class _Saved:
         self.data = &self.view[0] if self.size else NULL
 
     cdef int check(self, int code, str kind) except -1:
-        if code == FASTGATE_ERROR_FORMAT:
-            raise _saved.refuse(kind, self.source)
+        if code == FASTGATE_ERROR_FORMAT or code == FASTGATE_ERROR_VERSION:
+            raise _saved.refuse(kind, self.source, self.view)
         if code != FASTGATE_OK:
             raise MemoryError(f"no memory to load a {kind}")
         self.source = None  # bytes were copied

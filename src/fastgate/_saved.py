@@ -1,6 +1,4 @@
-"""Saved gates and LSTMs: files, and, for the reference, the format in NumPy; csrc/saved.h and
-csrc/kernels.h describe it.
-"""
+"""Saved gates and LSTMs: files, and, for the reference, the format in NumPy; csrc/internal.h describes it."""
 
 from __future__ import annotations
 
@@ -15,6 +13,7 @@ from fastgate import _check
 
 TYPE_CHECKING = False  # not from typing, for the sake of the import time
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
     from numpy.typing import NDArray
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     _Array = NDArray[Any]
 
 LINE = 64  # bytes; where sections begin
-FORMAT = 1  # FG_FORMAT of csrc/saved.h
+FORMAT = 2  # FASTGATE_FORMAT of csrc/fastgate.h
 GATE, LSTM = 1, 2  # kinds
 
 
@@ -87,12 +86,18 @@ def _open(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe may have no writer
 
 
-def refuse(kind: str, source: Any) -> ValueError:
-    """For what read() gave, where it is not what was saved."""
+def refuse(kind: str, source: Any, data: Any) -> ValueError:
+    """For `data`, which read() gave for `source`, where it is not what was saved."""
     name = f" in {os.fsdecode(source)!r}" if isinstance(source, (str, os.PathLike)) else ""
-    return ValueError(
-        f"no saved {kind}{name}: something else, of another version or byte order, truncated or damaged"
-    )
+    saved = np.frombuffer(data, np.uint8)
+    if _is_whole(saved):
+        found = saved[: HEADER.itemsize].view(HEADER)[0]["format"]
+        if found != FORMAT:
+            return ValueError(
+                f"what is saved{name} has format {found}, and this version of fastgate reads format {FORMAT}: "
+                f"make the {kind} from its weights and save it anew"
+            )
+    return ValueError(f"no saved {kind}{name}: something else, of another byte order, truncated or damaged")
 
 
 def refuse_cell(layers: int, directions: int, reverse: bool) -> None:
@@ -109,9 +114,7 @@ def refuse_size(input_size: int) -> None:
 
 # ---- the packed form --------------------------------------------------------------------------
 
-PANELS = 4  # in a block
-SPAN_BYTES = 4096
-INT8_SPAN = 4096
+INT8_SPAN = 512
 QUAD = 4
 
 
@@ -120,103 +123,105 @@ def panel_rows(storage: str) -> int:
     return LINE // _check.dtype_of(storage).itemsize
 
 
-def _order(columns: int, storage: str) -> _Array:
-    """The inputs in the order of summation."""
-    chains = panel_rows(storage)
-    span, place = np.divmod(np.arange(columns), SPAN_BYTES // _check.dtype_of(storage).itemsize)
-    chain = place % chains
-    return np.lexsort((place, chain, chain % 4, span))
-
-
-def _places(rows: int) -> _Array:
-    """Of the rows of a block in a line of bfloat16."""
-    r = np.arange(rows)
-    return r // 16 * 16 + r % 8 * 2 + r % 16 // 8
-
-
-def _block_dtype(rows: int, columns: int, storage: str) -> np.dtype[Any]:
-    """A block: `rows` are those of its panels."""
-    real = _check.dtype_of(storage)
+def _segment_bytes(columns: int, storage: str) -> int:
+    """Bytes of the weights of one segment in one panel."""
     if storage == "int8":
-        spans, quads = -(-columns // INT8_SPAN), -(-columns // QUAD)
-        weights = ("weights", np.int8, (quads, rows, QUAD))
-        parts = [("scales", real, rows), ("sums", np.int32, (spans, rows)), weights]
+        return (-(-columns // INT8_SPAN) + -(-columns // QUAD)) * LINE
+    if storage == "bfloat16":
+        columns += columns % 2
+    return columns * (LINE // 2 if storage in ("float16", "bfloat16") else LINE)
+
+
+def _panel_bytes(segments: Sequence[int], storage: str) -> int:
+    head = 2 * LINE if storage == "int8" else LINE
+    size = sum(_segment_bytes(columns, storage) for columns in segments)
+    return head + -(-size // LINE) * LINE
+
+
+def packed_size(rows: int, segments: Sequence[int], storage: str) -> int:
+    return -(-rows // panel_rows(storage)) * _panel_bytes(segments, storage)
+
+
+def _lines(weight: _Array, storage: str) -> Iterator[_Array]:
+    """The weights of a segment (panels, rows of a panel, columns), integers of int8, as lines of bytes of each panel."""
+    panels, rows, columns = weight.shape
+    if storage == "int8":
+        for k in range(0, columns, INT8_SPAN):
+            span = weight[..., k : k + INT8_SPAN]
+            span = np.pad(span, ((0, 0), (0, 0), (0, -span.shape[2] % QUAD))).astype(np.int8)
+            yield span.sum(axis=2, dtype=np.int32)
+            yield span.reshape(panels, rows, span.shape[2] // QUAD, QUAD).swapaxes(1, 2)
+    elif storage == "bfloat16":
+        bits = (weight.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+        bits = np.pad(bits, ((0, 0), (0, 0), (0, columns % 2)))
+        yield bits.reshape(panels, rows, bits.shape[2] // 2, 2).swapaxes(1, 2)
     else:
-        stored = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(np.uint16)}.get(storage, real)
-        parts = [("weights", stored, (columns, rows))]
-    return np.dtype([("bias", real, rows), *parts])
+        stored = np.float16 if storage == "float16" else _check.dtype_of(storage)
+        with np.errstate(over="ignore"):  # infinity is held
+            yield weight.astype(stored).swapaxes(1, 2)
 
 
-def _blocks(rows: int, columns: int, storage: str) -> list[tuple[slice, np.dtype[Any]]]:
-    """The rows of W in each block, and how it lies."""
-    panel = panel_rows(storage)
-    blocks = []
-    for first in range(0, rows, PANELS * panel):
-        here = slice(first, min(first + PANELS * panel, rows))
-        padded = -(-(here.stop - first) // panel) * panel
-        blocks.append((here, _block_dtype(padded, columns, storage)))
-    return blocks
+def pack(weight: _Array, bias: _Array, storage: str, *segments: int) -> bytes:
+    """weight (rows, columns), as rounded by the storage, and bias (rows,) -> the packed form.
 
-
-def packed_size(rows: int, columns: int, storage: str) -> int:
-    panel = panel_rows(storage)
-    whole, rest = divmod(rows, PANELS * panel)
-    size = whole and whole * _block_dtype(PANELS * panel, columns, storage).itemsize
-    return size + (rest and _block_dtype(-(-rest // panel) * panel, columns, storage).itemsize)
-
-
-def pack(weight: _Array, bias: _Array, storage: str) -> bytes:
-    """weight (rows, columns), as rounded by the storage, and bias (rows,) -> the packed form."""
+    The columns are those of the segments, or one segment.
+    """
     from fastgate.reference import quantized
 
+    real, panel = _check.dtype_of(storage), panel_rows(storage)
     rows, columns = weight.shape
-    order = _order(columns, storage)
-    packed = []
-    for here, dtype in _blocks(rows, columns, storage):
-        block = np.zeros((), dtype)
-        count = here.stop - here.start
-        block["bias"][:count] = bias[here]
-        if storage == "int8":
-            integers, scales = quantized(weight[here].astype(np.float32))
-            block["scales"][:count] = scales[:, 0]
-            for span in range(len(block["sums"])):
-                part = integers[:, span * INT8_SPAN : (span + 1) * INT8_SPAN]
-                block["sums"][span, :count] = part.sum(axis=1)
-            padded = np.zeros((count, len(block["weights"]) * QUAD))
-            padded[:, :columns] = integers
-            block["weights"][:, :count] = padded.reshape(count, len(block["weights"]), QUAD).swapaxes(0, 1)
-        elif storage == "bfloat16":
-            bits = weight[here].astype(np.float32).view(np.uint32) >> 16
-            block["weights"][:, _places(count)] = bits[:, order].T
-        else:
-            with np.errstate(over="ignore"):  # infinity is held
-                block["weights"][:, :count] = weight[here][:, order].T
-        packed.append(block.tobytes())
-    return b"".join(packed)
+    padding = -rows % panel
+    parts = [np.pad(bias.astype(real), (0, padding)).reshape(-1, panel)]
+    if storage == "int8":
+        weight, scales = quantized(weight.astype(np.float32))
+        parts.append(np.pad(scales[:, 0], (0, padding)).reshape(-1, panel))
+    panels = np.pad(weight, ((0, padding), (0, 0))).reshape(len(parts[0]), panel, columns)
+    k = 0
+    for size in segments or (columns,):
+        parts += _lines(panels[..., k : k + size], storage)
+        k += size
+    data = [np.ascontiguousarray(part).reshape(len(panels), -1).view(np.uint8) for part in parts if part.size]
+    packed = np.concatenate(data, axis=1) if data else np.empty((0, 0), np.uint8)
+    return np.pad(packed, ((0, 0), (0, -packed.shape[1] % LINE))).tobytes()
 
 
-def unpack(data: _Array, rows: int, columns: int, storage: str) -> tuple[_Array, _Array]:
-    """The inverse, from uint8 (packed_size,)."""
-    order = _order(columns if rows else 0, storage)
-    weight = np.empty((rows, columns), _check.dtype_of(storage))
-    bias = np.empty(rows, weight.dtype)
-    at = 0
-    for here, dtype in _blocks(rows, columns, storage):
-        block = data[at : at + dtype.itemsize].view(dtype)[0]
-        at += dtype.itemsize
-        count = here.stop - here.start
-        bias[here] = block["bias"][:count]
-        stored = block["weights"]
-        if storage == "int8":
-            integers = stored.swapaxes(0, 1).reshape(stored.shape[1], len(stored) * QUAD)[:count, :columns]
-            with np.errstate(all="ignore"):  # of scales that pack() did not write
-                weight[here] = integers * block["scales"][:count, np.newaxis]
-        elif storage == "bfloat16":
-            bits = stored[:, _places(count)].T.astype(np.uint32) << 16
-            weight[here, order] = bits.view(np.float32)
-        else:
-            weight[here, order] = stored[:, :count].T
-    return weight, bias
+def _from_lines(data: _Array, columns: int, storage: str) -> _Array:
+    """The inverse of _lines, from the bytes of a segment of each panel: (panels, rows of a panel, columns)."""
+    panels, panel = len(data), panel_rows(storage)
+    if not data.size:
+        return np.empty((panels, panel, columns))
+
+    def arrays(dtype: Any, *shape: int) -> _Array:
+        return np.ascontiguousarray(data).view(dtype).reshape(panels, -1, panel, *shape).swapaxes(1, 2)
+
+    if storage == "int8":
+        lines = arrays(np.int8, QUAD)
+        sums = np.arange(lines.shape[2]) % (1 + INT8_SPAN // QUAD) == 0
+        return lines[:, :, ~sums].reshape(panels, panel, -1)[..., :columns]
+    if storage == "bfloat16":
+        bits = arrays(np.uint16, 2).reshape(panels, panel, -1)[..., :columns]
+        return (bits.astype(np.uint32) << 16).view(np.float32)
+    return arrays(np.float16 if storage == "float16" else _check.dtype_of(storage))
+
+
+def unpack(data: _Array, rows: int, storage: str, *segments: int) -> tuple[_Array, _Array]:
+    """The inverse of pack, from uint8 (packed_size,): weight (rows, columns) and bias (rows,)."""
+    real, panel, columns = _check.dtype_of(storage), panel_rows(storage), sum(segments)
+    if not rows:
+        return np.empty((0, columns), real), np.empty(0, real)
+    panels = data.reshape(-1, _panel_bytes(segments, storage))
+    weight = np.empty((len(panels), panel, columns), real)
+    at, k = (2 if storage == "int8" else 1) * LINE, 0
+    for size in segments:
+        end = at + _segment_bytes(size, storage)
+        weight[..., k : k + size] = _from_lines(panels[:, at:end], size, storage)
+        at, k = end, k + size
+    if storage == "int8":
+        scales = np.ascontiguousarray(panels[:, LINE : 2 * LINE]).view(real)
+        with np.errstate(all="ignore"):  # of scales that pack() did not write
+            weight *= scales[..., np.newaxis]
+    bias = np.ascontiguousarray(panels[:, :LINE]).view(real).reshape(-1)
+    return weight.reshape(len(panels) * panel, columns)[:rows].copy(), bias[:rows].copy()
 
 
 # ---- buffers ----------------------------------------------------------------------------------
@@ -232,7 +237,7 @@ BACKWARDS, INPUT_FORGET = 1, 2
 
 
 def seal(kind: int, storage: str, sections: list[bytes], **header: Any) -> _Array:
-    """The saved form, uint8 (size,), of these sections; the header's fields are those of csrc/saved.h."""
+    """The saved form, uint8 (size,), of these sections; the header's fields are those of csrc/internal.h."""
     import zlib
 
     body = b""
@@ -246,22 +251,27 @@ def seal(kind: int, storage: str, sections: list[bytes], **header: Any) -> _Arra
     return np.frombuffer(head.tobytes() + body, np.uint8)
 
 
-def unseal(data: Any, kind: int) -> tuple[Any, _Array] | None:
-    """The header and all the bytes of a saved form; None if it is none of this kind, or damaged."""
+def _is_whole(saved: _Array) -> bool:
+    """Whether it is what a version of fastgate saved, unharmed."""
     import zlib
 
-    saved = np.frombuffer(data, np.uint8)
     if saved.size < HEADER.itemsize:
+        return False
+    head = saved[: HEADER.itemsize].view(HEADER)[0]
+    return (
+        bytes(head["magic"]) == b"fastgate"
+        and int(head["size"]) == saved.size
+        and int(head["crc"]) == zlib.crc32(saved[CHECKED:].data)
+    )
+
+
+def unseal(data: Any, kind: int) -> tuple[Any, _Array] | None:
+    """The header and all the bytes of a saved form; None if it is none of this kind, or damaged."""
+    saved = np.frombuffer(data, np.uint8)
+    if not _is_whole(saved):
         return None
     head = saved[: HEADER.itemsize].view(HEADER)[0]
-    if (
-        bytes(head["magic"]) != b"fastgate"
-        or head["format"] != FORMAT
-        or head["size"] != saved.size
-        or head["kind"] != kind
-        or head["storage"] >= len(_check.STORAGES)
-        or head["crc"] != zlib.crc32(saved[CHECKED:].data)
-    ):
+    if head["format"] != FORMAT or head["kind"] != kind or head["storage"] >= len(_check.STORAGES):
         return None
     return head, saved
 

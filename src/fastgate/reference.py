@@ -125,17 +125,18 @@ class Gate:
     @classmethod
     def load(cls, source: Any) -> Gate:
         """The gate that save wrote to this path, or into these bytes."""
-        unsealed = _saved.unseal(_saved.read(source), _saved.GATE)
+        data = _saved.read(source)
+        unsealed = _saved.unseal(data, _saved.GATE)
         if unsealed is None:
-            raise _saved.refuse("gate", source)
+            raise _saved.refuse("gate", source, data)
         head, saved = unsealed
         storage = _check.STORAGES[head["storage"]]
         rows, columns = int(head["output_size"]), int(head["input_size"])
         sections = _saved.Sections(saved)
-        packed = sections.take(_saved.packed_size(rows, columns, storage))
+        packed = sections.take(_saved.packed_size(rows, (columns,), storage))
         sections.finish(head)
         _saved.refuse_size(columns)
-        return cls(*_saved.unpack(packed, rows, columns, storage), storage=storage, threads=head["threads"])
+        return cls(*_saved.unpack(packed, rows, storage, columns), storage=storage, threads=head["threads"])
 
     def bind(self, *parts: Any, out: Any) -> BoundGate:
         """A function of no arguments: self(*parts, out=out)."""
@@ -261,7 +262,7 @@ class _Cell:
 
     def sections(self, storage: str) -> list[bytes]:
         """As they are saved: the gates in blocks of i, f, g and o of as many units as a panel has rows."""
-        _, outputs, hidden = self.sizes
+        inputs, outputs, hidden = self.sizes
         panel = _saved.panel_rows(storage)
         padded = -(-hidden // panel) * panel
 
@@ -270,7 +271,7 @@ class _Cell:
             units[:, :hidden] = a.reshape(4, hidden, *a.shape[1:])
             return units.reshape(4, padded // panel, panel, *a.shape[1:]).swapaxes(0, 1).reshape(4 * padded, *a.shape[1:])
 
-        packed = [_saved.pack(in_blocks(self.weight), in_blocks(self.bias), storage)]
+        packed = [_saved.pack(in_blocks(self.weight), in_blocks(self.bias), storage, inputs, outputs)]
         if self.projection is not None:
             packed.append(_saved.pack(self.projection, np.zeros(outputs), storage))
         if self.peephole is not None and hidden:
@@ -399,9 +400,10 @@ def _options(clip: Any, gate_clip: Any, input_forget: Any) -> dict[str, Any]:
 
 def _loaded(source: Any) -> tuple[list[Any], int, dict[str, Any]]:
     """The layers, one after the other, the directions and the options of a saved LSTM."""
-    unsealed = _saved.unseal(_saved.read(source), _saved.LSTM)
+    data = _saved.read(source)
+    unsealed = _saved.unseal(data, _saved.LSTM)
     if unsealed is None:
-        raise _saved.refuse("LSTM", source)
+        raise _saved.refuse("LSTM", source, data)
     head, saved = unsealed
     storage = _check.STORAGES[head["storage"]]
     names = ("input_size", "output_size", "projection_size", "layers", "directions")
@@ -417,8 +419,8 @@ def _loaded(source: Any) -> tuple[list[Any], int, dict[str, Any]]:
         raise ValueError("options that an LSTM has not")
     _saved.refuse_size(inputs)
 
-    def matrix(rows: int, columns: int) -> tuple[_Array, _Array]:
-        return _saved.unpack(sections.take(_saved.packed_size(rows, columns, storage)), rows, columns, storage)
+    def matrix(rows: int, *segments: int) -> tuple[_Array, _Array]:
+        return _saved.unpack(sections.take(_saved.packed_size(rows, segments, storage)), rows, storage, *segments)
 
     def from_blocks(a: _Array) -> _Array:  # (4 padded, ..) -> (4 hidden, ..)
         units = a.reshape(padded // panel, 4, panel, *a.shape[1:]).swapaxes(0, 1).reshape(4, padded, *a.shape[1:])
@@ -427,7 +429,7 @@ def _loaded(source: Any) -> tuple[list[Any], int, dict[str, Any]]:
     cells = []
     for k, has_peephole in enumerate(peepholes):
         columns = inputs if k < directions else directions * outputs
-        weight, bias = map(from_blocks, matrix(4 * padded, columns + outputs))
+        weight, bias = map(from_blocks, matrix(4 * padded, columns, outputs))
         cell = {"weight_ih": weight[:, :columns], "weight_hh": weight[:, columns:], "bias_ih": bias}
         if projected:
             cell["projection"], _ = matrix(projected, hidden)

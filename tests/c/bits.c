@@ -277,7 +277,7 @@ static void check_value(const layer *l, const void *weight)
             const double g = get(l->want, (ptrdiff_t)(b * l->m + i));
             long double z = get(l->bias, (ptrdiff_t)i), size = fabsl(z), slack = 0;
             for (size_t k = 0; k < l->n;) {
-                const size_t end = l->n - k < 4096 ? l->n : k + 4096;
+                const size_t end = l->n - k < 512 ? l->n : k + 512;
                 long double largest = 0, weights = 0;
                 for (; k < end; k++) {
                     const long double wk = get(w, (ptrdiff_t)k), xk = get(x, (ptrdiff_t)k);
