@@ -78,8 +78,11 @@ def held(p, storage):
     return weight.astype(precise), bias.astype(precise), peephole.astype(precise), projection
 
 
-def product(weight, bias, x, e_x, storage, extra=0):
-    """weight @ x + bias and its error, by the bound of `close`; e_x is that of x, `extra` of the sum."""
+def product(weight, bias, x, e_x, storage, extra=0, inputs=0):
+    """weight @ x + bias and its error, by the bound of `close`; e_x is that of x, `extra` of the sum.
+
+    int8 rounds the first `inputs` elements of x, and the others, in spans.
+    """
     dtype, precise, _ = precision(storage)
     n = x.shape[-1] + 4  # and a bias, and what follows: a peephole's product and sum
     roundoff = (np.finfo(dtype).eps + np.finfo(precise).eps) / 2
@@ -88,8 +91,10 @@ def product(weight, bias, x, e_x, storage, extra=0):
     e = gamma * (size @ np.abs(weight).T + np.abs(bias) + extra) + e_x @ np.abs(weight).T
     e = e + n * np.finfo(dtype).smallest_subnormal.astype(precise)
     if storage == "int8":
-        assert x.shape[-1] <= SPAN
-        e = e + 2.0**-15 * size.max(axis=-1, initial=0, keepdims=True) * np.abs(weight).sum(axis=1)
+        for part, w in zip(np.split(size, [inputs], axis=-1), np.split(np.abs(weight), [inputs], axis=1)):
+            for k in range(0, w.shape[1], SPAN):
+                span = part[..., k : k + SPAN].max(axis=-1, keepdims=True)
+                e = e + 2.0**-15 * span * w[:, k : k + SPAN].sum(axis=1)
     return x @ weight.T + bias, e
 
 
@@ -123,7 +128,7 @@ def step(x, h, c, p, *, clip=None, gate_clip=None, input_forget=False, storage="
         zero = np.zeros_like(c)
         extra = np.concatenate([np.abs(p_i * c), np.abs(p_f * c), zero, zero], axis=-1)
         xh = np.concatenate([x, h], axis=-1)
-        z, e = product(weight, bias, xh, np.zeros_like(xh), storage, extra)
+        z, e = product(weight, bias, xh, np.zeros_like(xh), storage, extra, x.shape[-1])
         (z_i, z_f, z_g, z_o), (e_zi, e_zf, e_zg, e_zo) = gates(z), gates(e)
         i, e_i = through(sigmoid, clipped(z_i + p_i * c, gate_clip), e_zi, storage)
         f, e_f = through(sigmoid, clipped(z_f + p_f * c, gate_clip), e_zf, storage)

@@ -13,6 +13,7 @@ cdef extern from "fastgate.h" nogil:
     int FASTGATE_VERSION_MAJOR
     int FASTGATE_VERSION_MINOR
     int FASTGATE_VERSION_PATCH
+    int FASTGATE_FORMAT
 
     const char *fastgate_version()
 

@@ -299,6 +299,22 @@ static void check_value(const layer *l, const void *weight)
     }
 }
 
+/* The bits are those of the order of summation, and of the sigmoid, which a gate without inputs computes.  Not
+ * for int8, whose x is rounded. */
+static void check_order(const layer *l, const void *weight)
+{
+    layer sums = {l->batch * l->m, 0, 1, NULL, numbers(l->batch * l->m), NULL, l->want, 0};
+    for (size_t b = 0; b < l->batch; b++)
+        for (size_t i = 0; i < l->m; i++)
+            put(sums.bias, (ptrdiff_t)(b * l->m + i),
+                in_order(get(l->bias, (ptrdiff_t)i), at(weight, (ptrdiff_t)(i * l->n)), at(l->x, (ptrdiff_t)(b * l->n)),
+                         l->n));
+    fastgate_gate *gate = create(sums.m, 0, NULL, 0, 1, sums.bias);
+    run_whole(gate, &sums, "the order of summation");
+    fastgate_gate_free(gate);
+    free(sums.bias);
+}
+
 static uint64_t digest(uint64_t hash, const void *y, size_t count)
 {
     for (size_t i = 0; i < count; i++)
@@ -369,6 +385,8 @@ static uint64_t try_shape(size_t m, size_t n, size_t batch, size_t turn)
     try_unpacked(gate, &l, weight);
     if (!first_isa)
         check_value(&l, weight);
+    if (!first_isa && storage != FASTGATE_INT8)
+        check_order(&l, weight);
     free(weight);
     fastgate_gate_free(gate);
     try_layouts(&l, turn, m * n < 2500 ? 3 : 1);

@@ -9,7 +9,7 @@
  */
 #define _POSIX_C_SOURCE 200112L
 #include "test.h"
-#include "../../csrc/saved.h"
+#include "../../csrc/internal.h"
 
 typedef struct {
     const uint8_t *data;

@@ -5,7 +5,7 @@
  *     pool [no-forks]      for -fsanitize=thread, which does not follow threads into a child
  */
 #define _GNU_SOURCE
-#include "../../csrc/kernels.h"
+#include "../../csrc/internal.h"
 #include "test.h"
 
 #include <dirent.h>

@@ -4,7 +4,7 @@
  */
 #define _GNU_SOURCE
 #include "test.h"
-#include "../../csrc/saved.h"
+#include "../../csrc/internal.h"
 
 #include <errno.h>
 #include <signal.h>

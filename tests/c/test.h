@@ -121,6 +121,20 @@ static inline void fill(void *to, size_t size, enum kind kind, uint64_t *seed)
     put(to, (ptrdiff_t)one, kind == WITH_NAN ? NAN : next(seed) & 1 ? INFINITY : -INFINITY);
 }
 
+/* total + w x (n,), as csrc/internal.h says of one segment, to the bit: this is the definition, written again. */
+static inline double in_order(double total, const void *w, const void *x, size_t n)
+{
+    for (size_t k = 0; k < n;) {
+        double sum = 0;
+        for (const size_t end = n - k < 256 ? n : k + 256; k < end; k++) {
+            const double wk = get(w, (ptrdiff_t)k), xk = get(x, (ptrdiff_t)k);
+            sum = is_double() ? fma(wk, xk, sum) : fmaf((float)wk, (float)xk, (float)sum);
+        }
+        total = is_double() ? total + sum : (float)total + (float)sum;
+    }
+    return total;
+}
+
 static inline void *numbers(size_t count)
 {
     void *p = malloc(count * width() + 1);
