@@ -11,6 +11,7 @@ from pathlib import Path
 import fastgate
 import numpy as np
 import pytest
+from oracle import close
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -62,8 +63,7 @@ def section(title):
 def test_readme_use_it():
     [code] = blocks(section("Use it"), "python")
     names = run(code)
-    expected = 1 / (1 + np.exp(-(names["weight"].astype(float) @ names["x"] + names["bias"])))
-    np.testing.assert_allclose(names["y"], expected, rtol=1e-5)
+    close(names["y"], names["x"], names["weight"], names["bias"])
 
 
 # What the blocks of "Switch to it" suppose: T = 5 steps, a batch of 2, 3 inputs, 4 units.

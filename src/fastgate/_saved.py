@@ -197,7 +197,8 @@ def _from_lines(data: _Array, columns: int, storage: str) -> _Array:
     if storage == "int8":
         lines = arrays(np.int8, QUAD)
         sums = np.arange(lines.shape[2]) % (1 + INT8_SPAN // QUAD) == 0
-        return lines[:, :, ~sums].reshape(panels, panel, -1)[..., :columns]
+        weights: _Array = lines[:, :, ~sums].reshape(panels, panel, -1)[..., :columns]
+        return weights
     if storage == "bfloat16":
         bits = arrays(np.uint16, 2).reshape(panels, panel, -1)[..., :columns]
         return (bits.astype(np.uint32) << 16).view(np.float32)
