@@ -99,19 +99,19 @@ def product(weight, bias, x, e_x, storage, extra=0, inputs=0):
 
 
 def through(function, z, e, storage):
-    """function(z), a monotonous one, and its error: that of z, carried through, and 1 ULP, or 1.5."""
+    """function(z), a monotonous one, and what an error of z makes of it, and the smallest number."""
     dtype, precise, _ = precision(storage)
     y = function(z)
-    ulp = (1.5 if dtype == np.float64 else 1.0) * np.spacing(np.abs(y).astype(dtype)).astype(precise)
     e = np.where(np.isfinite(z), e, 0)
-    return y, np.maximum(function(z + e) - y, y - function(z - e)) + ulp
+    least = np.finfo(dtype).smallest_subnormal.astype(precise)
+    return y, np.maximum(function(z + e) - y, y - function(z - e)) + least
 
 
 def step(x, h, c, p, *, clip=None, gate_clip=None, input_forget=False, storage="float32"):
     """One step of an LSTM from its equations: h, c, and the error that each may have.
 
-    Errors are followed to first order and a little more: those of sums by `product`, those of
-    sigmoid and tanh by `through`, and one rounding for each product and sum of single numbers.
+    Errors are followed to first order and a little more: those of sums by `product`, what these make of sigmoid and
+    tanh by `through`, and 6 ULP of |f c| + |i g|, and of o tanh(c'), for the cell.
     """
     dtype, precise, least = precision(storage)
     weight, bias, (p_i, p_f, p_o), projection = held(p, storage)
@@ -136,7 +136,7 @@ def step(x, h, c, p, *, clip=None, gate_clip=None, input_forget=False, storage="
         if input_forget:
             f, e_f = 1 - i, e_i + unit
         e_c = e_f * np.abs(c) + (i + e_i) * e_g + np.abs(g) * e_i
-        e_c = e_c + unit * (np.abs(f * c) + np.abs(i * g)) + least
+        e_c = e_c + 6 * unit * (np.abs(f * c) + np.abs(i * g)) + least
         c = clipped(f * c + i * g, clip)
         c = np.where(np.abs(c) < least, 0, c)
 
@@ -144,7 +144,7 @@ def step(x, h, c, p, *, clip=None, gate_clip=None, input_forget=False, storage="
         e_zo = e_zo + np.abs(p_o) * e_c + 2 * unit * np.abs(p_o * c)
         o, e_o = through(sigmoid, clipped(z_o + p_o * c, gate_clip), e_zo, storage)
         t, e_t = through(np.tanh, c, e_c, storage)
-        e_h = (o + e_o) * e_t + np.abs(t) * e_o + unit * np.abs(o * t) + least
+        e_h = (o + e_o) * e_t + np.abs(t) * e_o + 6 * unit * np.abs(o * t) + least
         h = o * t
         h = np.where(np.abs(h) < least, 0, h)
         if projection is not None:

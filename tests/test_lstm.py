@@ -225,34 +225,6 @@ def test_a_silent_stream_falls_silent(api):
     assert h[0] == 0
 
 
-@storages
-@pytest.mark.parametrize("n, hidden", [(0, 1), (0, 17), (512, 65), (0, 300), (1024, 9)])
-def test_a_gate_of_the_cell_is_a_gate(api, n, hidden, storage):
-    """c' = i, c' = f and h' = o, where infinite biases make constants of the others: Gate's bits.
-
-    For x of whole spans: those of h begin anew in an LSTM.
-    """
-    dtype = dtype_of(storage)
-    p = draw_layer(n, hidden, biases=1, dtype=dtype)
-    weights = [np.split(p[key], 4) for key in ("weight_ih", "weight_hh", "bias_ih")]
-    zero, inf = np.zeros(hidden, dtype), np.full(hidden, np.inf, dtype)
-    for batch in [(), (1,), (5,), (17,)]:
-        x, h, _ = draw_step(*batch, n=n, hidden=hidden, dtype=dtype)
-        ones = np.ones((*batch, hidden), dtype)
-        for gate, constants, c, output in [
-            (0, {1: -inf, 2: inf, 3: zero}, 0 * ones, 1),
-            (1, {0: -inf, 2: zero, 3: zero}, ones, 1),
-            (3, {0: -inf, 1: inf, 2: zero}, 1000 * ones, 0),
-        ]:
-            w_ih, w_hh, bias = ([part.copy() for part in parts] for parts in weights)
-            for other, value in constants.items():
-                w_ih[other][...], w_hh[other][...], bias[other] = 0, 0, value
-            cell = api.LSTMCell(*map(np.concatenate, (w_ih, w_hh, bias)), storage=storage)
-            want = api.Gate(np.hstack([w_ih[gate], w_hh[gate]]), bias[gate], storage=storage)(x, h)
-            assert (want >= 2.0**-100).all()
-            same(cell(x, h, c)[output], want)
-
-
 @pytest.mark.parametrize("storage", ["float16", "bfloat16"])
 def test_16_bit_arrays_are_taken_as_they_are(api, storage):
     half = np.float16 if storage == "float16" else pytest.importorskip("ml_dtypes").bfloat16

@@ -1,15 +1,14 @@
-"""Fit the polynomials of csrc/activations.inc, for float32 and float64.
+"""Fit the polynomials of csrc/kernels/activations.inc, for float32 and float64.
 
-Of exp: q of the given degree for which the largest relative distance of 1 + r + r**2 q(r) from exp(r)
-over |r| <= ln(2)/2 is smallest.  Of tanh: p, for which that of x + x**3 p(x**2) from tanh(x) is, over
-0 < x <= 0.26 in float32, 0.325 in float64.  Both by least squares, reweighted by the error until it is level (Lawson).  The
+q of the given degree for which the largest relative distance of 1 + r + r**2 q(r) from exp(r) over
+|r| <= ln(2)/2 is smallest, by least squares, reweighted by the error until it is level (Lawson).  The
 coefficients are rounded lowest first, the rest fitted again after each.  Needs mpmath, because
 float64 itself is off by more than the second q; takes a few minutes.
 """
 
 from dataclasses import dataclass
 
-from mpmath import cos, exp, fdot, linspace, log, lu_solve, matrix, mp, mpf, nint, pi, tanh
+from mpmath import cos, exp, fdot, linspace, log, lu_solve, matrix, mp, mpf, nint, pi
 
 mp.prec = 160
 CHEBYSHEV = [cos(a) for a in linspace(0, pi, 120)]  # an even count: none at 0
@@ -31,13 +30,6 @@ class Problem:
 # rounding x log2(e) to an integer reaches a little past ln(2)/2
 R = [log(2) / 2 * mpf("1.00001") * v for v in CHEBYSHEV]
 EXP = Problem(R, [(exp(r) - 1 - r) / r**2 for r in R], [r**2 / exp(r) for r in R])
-
-
-def tanh_problem(most: mpf) -> Problem:
-    """p, up to x = most."""
-    squares = [most**2 * (1 + v) / 2 for v in CHEBYSHEV[:-1]]
-    x = [square ** mpf("0.5") for square in squares]
-    return Problem(squares, [(tanh(v) / v - 1) / v**2 for v in x], [v**3 / tanh(v) for v in x])
 
 
 def rounded(x: mpf, bits: int) -> mpf:
@@ -86,12 +78,8 @@ def report(name: str, of: Problem, degree: int, bits: int) -> None:
 
 
 if __name__ == "__main__":
-    for name, exp_degree, tanh_degree, most, bits in [
-        ("float32", 4, 2, mpf("0.26"), 24),
-        ("float64", 9, 7, mpf("0.325"), 53),
-    ]:
-        report(f"{name}, tanh", tanh_problem(most), tanh_degree, bits)
-        report(f"{name}, exp", EXP, exp_degree, bits)
+    for name, degree, bits in [("float32", 4, 24), ("float64", 9, 53)]:
+        report(name, EXP, degree, bits)
         high = rounded(log(2), bits)
         print(f"ln(2) = {float(high).hex()} + {float(rounded(log(2) - high, bits)).hex()}")
         print(f"log2(e) = {float(rounded(1 / log(2), bits)).hex()}")

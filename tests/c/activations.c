@@ -1,14 +1,12 @@
 /*
- * Every one of the 2^32 float32 values through the sigmoid, as biases of a gate without inputs, and
- * through tanh, as an LSTM's kernels have it: at most 1 ULP from the true value, inside [0, 1] or
- * [-1, 1], NaN to NaN, infinities exact, tanh odd; and the same bits from every other usable instruction
- * set.
+ * Every one of the 2^32 float32 values through the sigmoid, as biases of a gate without inputs: at most 1 ULP from the
+ * true value, inside [0, 1], NaN to NaN, infinities exact; and the same bits from every other usable instruction set.
  *
  *     activations [stride [threads]]      base, slow without fma, takes each stride-th value only: 5th
  *
  * A ULP is the spacing of float32 at the true value, 2^-149 among the subnormals.  The true value is
  * 1 / (1 + exp(-z)) in float64: off by at most three of its own roundings, 3 2^-53 of the value
- * (libm's exp is within 1 ULP), which is 6e-9 ULP here; libm's tanh is within 2 ULP.
+ * (libm's exp is within 1 ULP), which is 6e-9 ULP here.
  */
 #define _GNU_SOURCE
 #include "../../csrc/fastgate.h"
@@ -21,23 +19,8 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { BLOCK = 1 << 16, MAX_THREADS = 64, MAX_ISA = 8, LANES = 16 };
+enum { BLOCK = 1 << 16, MAX_THREADS = 64, MAX_ISA = 8 };
 #define BLOCKS ((uint64_t)1 << 16)
-#define SIGN 0x80000000u
-
-/* tanh of every ISA in the build, which ISAS lists as X(name) X(name) ...: see activations_isa.c */
-typedef void floats_function(const float *x, float *y, int count);
-#define X(isa) floats_function tanh_##isa;
-ISAS
-#undef X
-static const struct {
-    const char *name;
-    floats_function *tanh;
-} kernels[] = {
-#define X(isa) {#isa, tanh_##isa},
-    ISAS
-#undef X
-};
 
 typedef struct {
     double worst;
@@ -46,7 +29,7 @@ typedef struct {
     uint32_t wrong_at, different_at[MAX_ISA];
 } findings;
 
-static int threads, stride[MAX_ISA], failed, of_tanh;
+static int threads, stride[MAX_ISA], failed;
 static findings found[MAX_THREADS];
 static pthread_barrier_t barrier;
 
@@ -76,42 +59,24 @@ static double per_ulp(double v)
     return v;
 }
 
-static floats_function *tanh_of(const char *isa)
+/* of the ISA that is selected */
+static void sigmoid(const float *z, float *y, int count)
 {
-    for (size_t i = 0; i < sizeof kernels / sizeof *kernels; i++)
-        if (!strcmp(kernels[i].name, isa))
-            return kernels[i].tanh;
-    printf("no tanh of %s\n", isa);
-    exit(1);
-}
-
-/* what is tested, of the ISA that is selected; z has room for whole vectors */
-static void activate(const float *z, float *y, int count)
-{
-    if (of_tanh)
-        tanh_of(fastgate_isa())(z, y, (count + LANES - 1) / LANES * LANES);
-    else
-        fastgate_gate_once(FASTGATE_FLOAT32, (size_t)count, 0, NULL, 0, 1, z, 1, z, 0, y, 0);
-}
-
-static double truth_of(double z)
-{
-    return of_tanh ? tanh(z) : 1 / (1 + exp(-z));
+    fastgate_gate_once(FASTGATE_FLOAT32, (size_t)count, 0, NULL, 0, 1, z, 1, z, 0, y, 0);
 }
 
 static void check(const float *z, const float *y, findings *f)
 {
     for (int i = 0; i < BLOCK; i++) {
-        const int negative = of_tanh && signbit(z[i]);
         int right;
         if (isnan(z[i]))
             right = isnan(y[i]);
         else if (isinf(z[i]))
-            right = to_bits(y[i]) == to_bits(negative ? -1.0f : z[i] > 0 ? 1.0f : 0.0f);
+            right = to_bits(y[i]) == to_bits(z[i] > 0 ? 1.0f : 0.0f);
         else {
-            double truth = truth_of(z[i]);
+            double truth = 1 / (1 + exp(-(double)z[i]));
             double ulps = fabs(y[i] - truth) * per_ulp(truth);
-            right = ulps <= 1 && !signbit(y[i]) == !negative && fabs(y[i]) <= 1;
+            right = ulps <= 1 && !signbit(y[i]) && y[i] <= 1;
             if (ulps > f->worst)
                 f->worst = ulps, f->worst_at = to_bits(z[i]);
         }
@@ -120,22 +85,10 @@ static void check(const float *z, const float *y, findings *f)
     }
 }
 
-/* y = tanh(z) of a block of negative z: their bits are those of -z, which were checked, but for the sign */
-static void check_odd(const float *z, const float *y, float *magnitude, float *of_magnitude, findings *f)
-{
-    for (int i = 0; i < BLOCK; i++)
-        magnitude[i] = from_bits(to_bits(z[i]) ^ SIGN);
-    activate(magnitude, of_magnitude, BLOCK);
-    for (int i = 0; i < BLOCK; i++)
-        if (isnan(z[i]) ? !isnan(y[i]) : to_bits(y[i]) != (to_bits(of_magnitude[i]) ^ SIGN))
-            if (!f->wrong++)
-                f->wrong_at = to_bits(z[i]);
-}
-
 /* Each thread takes every threads-th block; the ISA is switched between two barriers. */
 static void *work(void *arg)
 {
-    static float buffers[MAX_THREADS][4][BLOCK];
+    static float buffers[MAX_THREADS][3][BLOCK];
     const int me = (int)(intptr_t)arg;
     float *z = buffers[me][0], *best = buffers[me][1], *y = buffers[me][2];
     findings *f = &found[me];
@@ -153,12 +106,9 @@ static void *work(void *arg)
             for (uint64_t i = block * BLOCK, end = i + BLOCK; i < end; i++)
                 if (i % (unsigned)step == 0)
                     z[count++] = from_bits((uint32_t)i);
-            activate(z, first ? best : y, count);
+            sigmoid(z, first ? best : y, count);
             if (first) {
-                if (of_tanh && block >= BLOCKS / 2)
-                    check_odd(z, best, y, buffers[me][3], f);
-                else
-                    check(z, best, f);
+                check(z, best, f);
                 continue;
             }
             for (int i = 0; i < count; i++) {
@@ -183,7 +133,7 @@ static void report(int isa)
         if (f->different[isa])
             sum.different[0] += f->different[isa], sum.different_at[0] = f->different_at[isa];
     }
-    printf("%s, %s: ", of_tanh ? "tanh" : "sigmoid", fastgate_isa_name((size_t)isa));
+    printf("%s: ", fastgate_isa_name((size_t)isa));
     if (!stride[isa]) {
         printf("2^32 values, worst %.4f ULP at %a (0x%08x)", sum.worst, (double)from_bits(sum.worst_at),
                sum.worst_at);
@@ -214,16 +164,13 @@ int main(int argc, char **argv)
             first = 0;
         }
     pthread_barrier_init(&barrier, NULL, (unsigned)threads);
-    for (of_tanh = 0; of_tanh < 2; of_tanh++) {
-        memset(found, 0, sizeof found);
-        for (int t = 0; t < threads; t++)
-            if (pthread_create(&thread[t], NULL, work, (void *)(intptr_t)t))
-                return puts("no thread"), 1;
-        for (int t = 0; t < threads; t++)
-            pthread_join(thread[t], NULL);
-        for (int isa = 0; isa < MAX_ISA && fastgate_isa_name((size_t)isa); isa++)
-            if (fastgate_isa_usable((size_t)isa))
-                report(isa);
-    }
+    for (int t = 0; t < threads; t++)
+        if (pthread_create(&thread[t], NULL, work, (void *)(intptr_t)t))
+            return puts("no thread"), 1;
+    for (int t = 0; t < threads; t++)
+        pthread_join(thread[t], NULL);
+    for (int isa = 0; isa < MAX_ISA && fastgate_isa_name((size_t)isa); isa++)
+        if (fastgate_isa_usable((size_t)isa))
+            report(isa);
     return failed;
 }
