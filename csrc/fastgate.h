@@ -43,10 +43,10 @@
  *           and the bounds of arrays are not checked, nor are pointers, which may be NULL only where that is
  *           said, or where no element is read.
  *           fastgate_gate_run, fastgate_gate_once, fastgate_lstm_step and fastgate_stream_step allocate
- *           nothing, but that the first call shared among threads starts these.  They need some 120 KB of stack
- *           for a batch.
+ *           nothing, but that the first call shared among threads starts these.  No call needs more than 32 KB
+ *           of stack.
  * Threads:  any number of threads may at once run, unpack or ask about one gate or LSTM, each with
- *           outputs of its own: while a call runs, outputs hold what is not yet the result.  None may free it
+ *           outputs of its own: outputs may hold partial results during a call.  None may free it
  *           meanwhile.  A stream is used by one thread at a time.
  *           fastgate_select_isa must not run beside any other call; all others may, on other objects.
  *           The threads among which calls are shared block all signals and end with the process: a
@@ -129,8 +129,8 @@ typedef struct fastgate_gate fastgate_gate;
  * How a gate holds its weights; its biases are kept as they are.
  * FLOAT16, BFLOAT16:  rounded to nearest, ties to even; products and sums are as for FLOAT32.
  * INT8:  row i as integers of -127 to 127 times a scale of its own, max |W[i, :]| / 127 cut to 17
- *        bits.  In a call, each span of 4096 inputs becomes 16-bit integers times a power of two; sums
- *        of their products are exact.
+ *        bits.  In a call, each span of 512 inputs, in an LSTM of x and of h apart, becomes 16-bit integers
+ *        times a power of two; the sum of a span's products is exact.
  */
 typedef enum {
     FASTGATE_FLOAT32 = 0,
@@ -208,8 +208,9 @@ int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t inpu
  * of any new one, and renames it, without waiting for the disk.  A symbolic link is replaced itself, and
  * what is no file, as a device, is not: FASTGATE_ERROR_FILE.
  *
- * Files are read by the format's version, and the byte order, that wrote them: FASTGATE_ERROR_FORMAT for
- * others, and for anything else that saving did not write, whatever it holds; nothing is read past `size`.
+ * Files are read by the format's version, and the byte order, that wrote them: FASTGATE_ERROR_VERSION for an
+ * undamaged file of another format, FASTGATE_ERROR_FORMAT for another byte order and for anything else that
+ * saving did not write, whatever it holds; nothing is read past `size`.
  * *gate is set on success only.  FASTGATE_ERROR_MEMORY and FASTGATE_ERROR_FILE are as said above; save_file
  * needs memory for a copy.  A loaded gate has the bits, and the number of threads, of the one that was
  * saved.
@@ -225,17 +226,18 @@ int fastgate_gate_load_file(fastgate_gate **gate, const char *path);
 /*
  * Layers of LSTM cells.  For one row of a batch a step is
  *
- *     z       = [W_ih | W_hh] [x; h] + bias       by the order of summation of a gate
+ *     z       = bias + W_ih x + W_hh h            in this order
  *     i, f, g = sigma(z_i + p_i c), sigma(z_f + p_f c), tanh(z_g)
  *     c       = f c + i g
  *     o       = sigma(z_o + p_o c)
  *     h       = o tanh(c), or projection (o tanh(c))
  *
- * so i has the bits of a gate's output, and h and c those of the same step in any batch, sequence, stream,
- * number of threads and instruction set.  tanh is within 1 ULP of the true value for every float z, within
- * 1.5 ULP for every double.  A value of c or o tanh(c) smaller than 2^-100, in double 2^-960, becomes 0, so
- * that a silent stream never computes with subnormal numbers.  An LSTM is read-only: any number of threads
- * may run it at once.
+ * z is summed as in a gate, except that the spans of h begin anew after those of x: so it has the bits of a gate of
+ * [W_ih | W_hh] only where input_size is a multiple of 256, or of 512 for INT8.  h and c have the bits of the
+ * same step in any batch, sequence, stream, number of threads and instruction set.  tanh is within 1 ULP of the
+ * true value for every float z, within 1.5 ULP for every double.  A value of c or o tanh(c) smaller than
+ * 2^-100, in double 2^-960, becomes 0, so that a silent stream never computes with subnormal numbers.  An LSTM is
+ * read-only: any number of threads may run it at once.
  */
 typedef struct fastgate_lstm fastgate_lstm;
 
@@ -275,7 +277,7 @@ typedef struct {
 int fastgate_lstm_create(fastgate_lstm **lstm, const fastgate_lstm_options *options,
                          const fastgate_lstm_weights *weights);
 
-/* NULL is allowed.  Neither calls nor streams of the LSTM may be left. */
+/* NULL is allowed.  Finish all calls and free all streams of the LSTM first. */
 void fastgate_lstm_free(fastgate_lstm *lstm);
 
 /* As given to create; valid as long as the LSTM. */
