@@ -1,9 +1,19 @@
 /*
- * What vec_avx2.h, vec_avx512.h, vec_neon.h and vec_generic.h share: the types of vectors of FG_BYTES, and the
- * operations for which a compiler finds the instruction.  `real` is float or, with FG_FLOAT64, double;
- * + - * / & | ~ << >> and comparisons are the compiler's own, lane by lane.
+ * What the vec headers share: the types of vectors of FG_BYTES, and the operations for which every compiler finds the
+ * instruction.  `real` is float or, with FG_FLOAT64, double; + - * / & | ~ << >> and comparisons are the compiler's
+ * own, lane by lane.  Compile with -ffp-contract=off: where a product and a sum are to be fused, the source says fma.
  *
- * Compile with -ffp-contract=off: where a product and a sum are to be fused, the source says fma.
+ * A vec header of an instruction set then has:
+ *
+ *     FG_SUMS             how many accumulators of a tile its registers hold, beside weights and x
+ *     vr_fma              a * b + c, rounded once
+ *     vr_accumulate       sum + w * x, rounded once, for sums that stay in registers
+ *     vr_min              a < b ? a : b, and b if that is NaN
+ *     vr_select_negative  z's sign bit ? a : b
+ *     vr_transpose        t[k][r] = from[r * stride + k] for r < FG_LANES, k < FG_TRANSPOSED
+ *     vr_load_float16     FG_LANES of them
+ *     vi_dot              sum + the products of weights and x, where lanes hold pairs of 16-bit integers; or, where
+ *                         FG_DOT_SUMS is 2, four bytes: see int8.inc
  */
 #include "../half.h"
 
@@ -40,18 +50,17 @@ FG_INLINE vr vr_load(const void *p)
     return v;
 }
 
-FG_INLINE void vr_store(void *p, vr v)
-{
-    memcpy(p, &v, sizeof v);
-}
+FG_INLINE void vr_store(void *p, vr v) { memcpy(p, &v, sizeof v); }
 
-FG_INLINE vr vr_set1(real s)
-{
-    return s - (vr){0}; /* which is s, -0 and NaN too */
-}
+FG_INLINE vr vr_set1(real s) { return s - (vr){0}; } /* which is s, -0 and NaN too */
 
 /* mask ? a : b, the lanes of mask being 0 or -1 */
-FG_INLINE vr vr_select(vi mask, vr a, vr b)
+FG_INLINE vr vr_select(vi mask, vr a, vr b) { return (vr)((mask & (vi)a) | (~mask & (vi)b)); }
+
+/* vr_transpose, lane by lane, where no header has another */
+FG_INLINE void transpose_lanes(vr *t, const real *from, ptrdiff_t stride, size_t columns)
 {
-    return (vr)((mask & (vi)a) | (~mask & (vi)b));
+    for (size_t r = 0; r < FG_LANES; r++)
+        for (size_t k = 0; k < columns; k++)
+            t[k][r] = from[(ptrdiff_t)r * stride + (ptrdiff_t)k];
 }

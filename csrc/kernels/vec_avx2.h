@@ -1,79 +1,26 @@
 /* Vectors of 32 bytes, by AVX2, FMA and F16C. */
 #define FG_BYTES 32
-#define FG_SUMS 12 /* accumulators of a tile: of 16 registers, less those for weights and x */
+#define FG_SUMS 12
 #include "vec.h"
 
 #include <immintrin.h>
 
 #ifdef FG_FLOAT64
-#define FG_FMA231 "vfmadd231pd"
-#else
-#define FG_FMA231 "vfmadd231ps"
-#endif
-
-/* sum + w * x, rounded once.  As vr_fma, for sums in registers: the statement keeps a sum in its register, and the
- * products in the order of the source, which compilers left to themselves do not; 0.99 of the FMA peak, not 0.92. */
-FG_INLINE vr vr_accumulate(vr sum, vr w, vr x)
-{
-    __asm__ volatile(FG_FMA231 " %2, %1, %0" : "+x"(sum) : "x"(x), "xm"(w));
-    return sum;
-}
-
-#ifdef FG_FLOAT64
-FG_INLINE vr vr_fma(vr a, vr b, vr c)
-{
-    return (vr)_mm256_fmadd_pd(a, b, c);
-}
-
-FG_INLINE vr vr_min(vr a, vr b)
-{
-    return (vr)_mm256_min_pd(a, b);
-}
-
-FG_INLINE vr vr_select_negative(vr z, vr a, vr b)
-{
-    return (vr)_mm256_blendv_pd(b, a, z);
-}
-
+#define FG_FMA "vfmadd231pd %2, %1, %0"
+FG_INLINE vr vr_fma(vr a, vr b, vr c) { return (vr)_mm256_fmadd_pd(a, b, c); }
+FG_INLINE vr vr_min(vr a, vr b) { return (vr)_mm256_min_pd(a, b); }
+FG_INLINE vr vr_select_negative(vr z, vr a, vr b) { return (vr)_mm256_blendv_pd(b, a, z); }
 #define FG_TRANSPOSED 2
-
-FG_INLINE void vr_transpose(vr *t, const real *from, ptrdiff_t stride)
-{
-    __m256d v[2];
-    for (int j = 0; j < 2; j++)
-        v[j] = _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(from + j * stride)),
-                                    _mm_loadu_pd(from + (j + 2) * stride), 1);
-    t[0] = (vr)_mm256_unpacklo_pd(v[0], v[1]);
-    t[1] = (vr)_mm256_unpackhi_pd(v[0], v[1]);
-}
+FG_INLINE void vr_transpose(vr *t, const real *from, ptrdiff_t stride) { transpose_lanes(t, from, stride, 2); }
 #else
-FG_INLINE vr vr_fma(vr a, vr b, vr c)
-{
-    return (vr)_mm256_fmadd_ps(a, b, c);
-}
+#define FG_FMA "vfmadd231ps %2, %1, %0"
+FG_INLINE vr vr_fma(vr a, vr b, vr c) { return (vr)_mm256_fmadd_ps(a, b, c); }
+FG_INLINE vr vr_min(vr a, vr b) { return (vr)_mm256_min_ps(a, b); }
+FG_INLINE vr vr_select_negative(vr z, vr a, vr b) { return (vr)_mm256_blendv_ps(b, a, z); }
+FG_INLINE vr vr_load_float16(const void *p) { return (vr)_mm256_cvtph_ps(_mm_loadu_si128(p)); }
 
-FG_INLINE vr vr_min(vr a, vr b)
-{
-    return (vr)_mm256_min_ps(a, b);
-}
-
-FG_INLINE vr vr_select_negative(vr z, vr a, vr b)
-{
-    return (vr)_mm256_blendv_ps(b, a, z);
-}
-
-FG_INLINE vr vr_load_float16(const void *p)
-{
-    return (vr)_mm256_cvtph_ps(_mm_loadu_si128(p));
-}
-
-FG_INLINE vr vr_load_bfloat16(const void *p)
-{
-    return (vr)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16);
-}
-
+/* 128-bit loads feed transposes within 128 bits: unlike a shuffle across them, such a load costs no shuffle. */
 #define FG_TRANSPOSED 4
-
 FG_INLINE void vr_transpose(vr *t, const real *from, ptrdiff_t stride)
 {
     __m256 v[4];
@@ -89,7 +36,6 @@ FG_INLINE void vr_transpose(vr *t, const real *from, ptrdiff_t stride)
 }
 
 #define FG_DOT_SUMS 1
-
 FG_INLINE vi vi_dot(vi sum, vi weights, vi x)
 {
     vi products; /* a statement, or gcc adds two of them first, and has no registers left for sums */
@@ -97,3 +43,11 @@ FG_INLINE vi vi_dot(vi sum, vi weights, vi x)
     return sum;
 }
 #endif
+
+/* A statement keeps a sum in its register, and products in the order of the source, which compilers left to themselves
+ * do not: 0.99 of the FMA peak instead of 0.92. */
+FG_INLINE vr vr_accumulate(vr sum, vr w, vr x)
+{
+    __asm__(FG_FMA : "+x"(sum) : "x"(x), "xm"(w));
+    return sum;
+}

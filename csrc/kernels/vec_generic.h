@@ -46,29 +46,11 @@ FG_FMA_INLINE vr vr_fma(vr a, vr b, vr c)
     return r;
 }
 
-FG_INLINE vr vr_accumulate(vr sum, vr w, vr x)
-{
-    return vr_fma(w, x, sum);
-}
-
-FG_INLINE vr vr_min(vr a, vr b)
-{
-    return vr_select(a < b, a, b);
-}
-
-FG_INLINE vr vr_select_negative(vr z, vr a, vr b)
-{
-    return vr_select((vi)z < 0, a, b);
-}
-
+FG_INLINE vr vr_accumulate(vr sum, vr w, vr x) { return vr_fma(w, x, sum); }
+FG_INLINE vr vr_min(vr a, vr b) { return vr_select(a < b, a, b); }
+FG_INLINE vr vr_select_negative(vr z, vr a, vr b) { return vr_select((vi)z < 0, a, b); }
 #define FG_TRANSPOSED 4
-
-FG_INLINE void vr_transpose(vr *t, const real *from, ptrdiff_t stride)
-{
-    for (size_t r = 0; r < FG_LANES; r++)
-        for (size_t k = 0; k < FG_TRANSPOSED; k++)
-            t[k][r] = from[(ptrdiff_t)r * stride + (ptrdiff_t)k];
-}
+FG_INLINE void vr_transpose(vr *t, const real *from, ptrdiff_t stride) { transpose_lanes(t, from, stride, 4); }
 
 #ifndef FG_FLOAT64
 FG_FMA_INLINE vr vr_load_float16(const void *p)
@@ -81,16 +63,7 @@ FG_FMA_INLINE vr vr_load_float16(const void *p)
     return v;
 }
 
-FG_INLINE vr vr_load_bfloat16(const void *p)
-{
-    typedef uint16_t halves __attribute__((vector_size(FG_BYTES / 2)));
-    halves h;
-    memcpy(&h, p, sizeof h);
-    return (vr)(__builtin_convertvector(h, vu) << 16);
-}
-
 #define FG_DOT_SUMS 1
-
 FG_INLINE vi vi_dot(vi sum, vi weights, vi x)
 {
     return sum + ((weights << 16) >> 16) * ((x << 16) >> 16) + (weights >> 16) * (x >> 16);
