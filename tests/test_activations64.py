@@ -1,6 +1,6 @@
 """The sigmoid and tanh of float64 against mpmath: within 1 ULP.
 
-FASTGATE_ACTIVATION_POINTS sets how many points are tried of each, on all CPUs; .ci/run tries ten
+FASTGATE_ACTIVATION_POINTS sets how many points are tried of each, on all CPUs; .ci/full tries ten
 million.
 """
 
