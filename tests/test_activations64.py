@@ -1,7 +1,6 @@
 """The sigmoid of float64 against mpmath: within 1 ULP.
 
-FASTGATE_ACTIVATION_POINTS sets how many points are tried, on all CPUs; .ci/run tries ten
-million.
+FASTGATE_ACTIVATION_POINTS sets how many points are tried, on all CPUs; .ci/full tries ten million.
 """
 
 import os

@@ -45,7 +45,7 @@ static long double sigma(long double z)
 
 int main(int argc, char **argv)
 {
-    const int rounds = argc > 1 ? atoi(argv[1]) : 30;
+    const int rounds = argc > 1 && atoi(argv[1]) ? atoi(argv[1]) : 30;
     for (size_t isa = 0; fastgate_isa_name(isa); isa++)
         for (int d = 0; d < 2 && !fastgate_select_isa(fastgate_isa_name(isa)); d++) {
             storage = d ? FASTGATE_FLOAT64 : FASTGATE_FLOAT32;

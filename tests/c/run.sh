@@ -1,15 +1,30 @@
 #!/bin/sh
-# Builds csrc and its C tests with every compiler found, and runs them.
+# Builds csrc and its C tests, and runs them.
 #
-#     tests/c/run.sh [fast|full]      full also tries all 2^32 inputs of the sigmoid and of tanh, and
-#                                     fuzzes for FUZZ_SECONDS, 60 if that is not set
+#     tests/c/run.sh [NAME...]
 #
-# One line a step; the last line is a summary, the exit status 0 if nothing failed.  What a step
-# printed is shown where it failed.
+#     header           fastgate.h is C99 and C++11
+#     gcc, clang       every test, optimized by this compiler
+#     wide             the source for 16 lanes (AVX-512), compiled for AVX2
+#     sanitizers       AddressSanitizer and UndefinedBehaviorSanitizer in one build
+#     sanitizers-long  bits and lstm in that build, which takes minutes
+#     tsan             the threaded tests under ThreadSanitizer
+#     valgrind         the tests of memory under valgrind
+#     aarch64          compiled for AArch64, emulated by qemu
+#     fuzz             the C API and saved buffers under libFuzzer, for FUZZ_SECONDS, 60 if that is not set
+#     activations      all 2^32 inputs of the sigmoid
+#     library          the archive LIBRARY, which is there already; FLAGS are the compiler's
+#
+# Without a name it runs those that every change must pass; `all` is everything but `library`.
+#
+# It prints one line a step and a summary; the exit status is 0 if nothing failed.  The output of a step that
+# failed is shown.  Runs that have the same folder in DIGESTS compare their results with each other's.
 
-mode=${1:-fast}
+quick="header gcc wide sanitizers tsan aarch64"
+all="header gcc clang wide sanitizers sanitizers-long tsan valgrind aarch64 fuzz activations"
 here=$(cd "$(dirname "$0")" && pwd)
 csrc=$here/../../csrc
+jobs=$(getconf _NPROCESSORS_ONLN)
 out=$(mktemp -d) || exit 1
 trap 'rm -rf "$out"' EXIT
 passed=0 failed=0
@@ -35,60 +50,75 @@ step() # step NAME COMMAND...: its last line of output is the detail
     [ $result = ok ]
 }
 
+# ---- building ----------------------------------------------------------------------------------
+
+tests="bits lstm cell memory saved threads pool"
 strict="-std=c11 -ffp-contract=off -Wall -Wextra -Werror"
 wrap=-Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc,--wrap=posix_memalign,--wrap=free
 
-# build FOLDER COMPILER FLAGS [CSRC]: csrc and all tests into FOLDER
-build()
+build_library() # build_library FOLDER COMPILER FLAGS CSRC
 {
-    folder=$1 compiler=$2 flags=$3
-    cmake -S "${4:-$csrc}" -B "$folder" -DCMAKE_C_COMPILER="$compiler" -DCMAKE_BUILD_TYPE=None \
-        -DCMAKE_C_FLAGS="$flags -Werror" &&
-        cmake --build "$folder" --target fastgate_static -j "$(getconf _NPROCESSORS_ONLN)" || return
-    for test in bits lstm memory saved threads pool; do
+    cmake -S "$4" -B "$1" -DCMAKE_C_COMPILER="$2" -DCMAKE_BUILD_TYPE=None -DCMAKE_C_FLAGS="$3 -Werror" &&
+        cmake --build "$1" --target fastgate_static -j "$jobs"
+}
+
+link_tests() # link_tests FOLDER COMPILER FLAGS ARCHIVE
+{
+    for test in $tests; do
         case $test in
         memory) extra=$wrap ;;
         pool) extra=-Wl,--wrap=pthread_create ;;
         *) extra= ;;
         esac
         # gcc 12 for AArch64 fails to vectorize bits.c
-        $compiler $flags $strict -fno-tree-vectorize $extra "$here/$test.c" "$folder/libfastgate.a" -o "$folder/$test" \
-            -lm -lpthread || return
+        $2 $3 $strict -fno-tree-vectorize $extra "$here/$test.c" "$4" -o "$1/$test" -lm -lpthread || return
     done
 }
 
-# variant NAME ISA SCRIPT: a copy of csrc where sed has changed the shim of an ISA
-variant()
+# build FOLDER COMPILER FLAGS [CSRC]: csrc and all tests into FOLDER
+build()
 {
-    cp -R "$csrc" "$out/csrc-$1" && sed "$3" "$csrc/isa/$2.c" >"$out/csrc-$1/isa/$2.c"
+    build_library "$1" "$2" "$3" "${4:-$csrc}" && link_tests "$1" "$2" "$3" "$1/libfastgate.a"
 }
 
-# activations.c, with tanh of every ISA, beside the library in FOLDER
-build_activations()
+# built TITLE FOLDER COMPILER FLAGS [CSRC]: the same as a step, once for all that need the folder
+built()
 {
-    folder=$1 isas= objects=
-    for isa in $(ar t "$folder/libfastgate.a" | sed 's/\..*//' | sort -u); do
-        [ -e "$csrc/isa/$isa.c" ] || continue
-        flags=$(sed -n '1s,/\* .*:\(.*\) \*/,\1,p' "$csrc/isa/$isa.c") &&
-            sed -n '/#define FG_ISA /s/FG_ISA /&tanh_/; /#define/p' "$csrc/isa/$isa.c" >"$folder/$isa.h" &&
-            $cc -O1 $strict $flags -include "$folder/$isa.h" -c "$here/activations_isa.c" \
-                -o "$folder/tanh_$isa.o" || return
-        isas="$isas X($isa)" objects="$objects $folder/tanh_$isa.o"
+    [ -e "$2.built" ] && return
+    [ ! -e "$2" ] || return # it failed
+    title=$1
+    shift
+    step "$title: build" build "$@" && : >"$1.built"
+}
+
+# digests COMMAND...: every digest of a test, of any build, ISA and machine, must be that of the first line of
+# its first build, which is kept in $DIGESTS.
+digests()
+{
+    for program; do :; done
+    expected=${DIGESTS:-$out}/expected-${program##*/}
+    "$@" >"$out/digests" || { cat "$out/digests"; return 1; }
+    cat "$out/digests"
+    awk 'NR == 1 { print $2 }' "$out/digests" >"$expected.$$"
+    ln "$expected.$$" "$expected" 2>/dev/null # only the first of several runs succeeds
+    awk -v expected="$(cat "$expected")" '
+        $2 != expected { print $1 ": digest " $2 ", not " expected; wrong = 1 }
+        { names = names " " $1 }
+        END { print wrong ? "bits differ" : expected names; exit wrong || !NR }' "$out/digests"
+}
+
+have() # have NAME TOOL...
+{
+    name=$1
+    shift
+    for tool; do
+        command -v "$tool" >/dev/null && continue
+        say skip "$name" "no $tool"
+        return 1
     done
-    $cc -O3 $strict "-DISAS=$isas" "$here/activations.c" $objects "$folder/libfastgate.a" -o "$folder/activations" \
-        -lm -lpthread
 }
 
-# fuzz.c under libFuzzer, with the library in FOLDER
-build_fuzz()
-{
-    folder=$1 flags="-O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all"
-    cmake -S "$out/csrc-checked" -B "$folder" -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=None \
-        -DCMAKE_C_FLAGS="$flags -fsanitize=fuzzer-no-link,address" &&
-        cmake --build "$folder" --target fastgate_static -j "$(getconf _NPROCESSORS_ONLN)" &&
-        clang $flags $strict -fsanitize=fuzzer,address "$here/fuzz.c" "$folder/libfastgate.a" -o "$folder/fuzz" \
-            -lm -lpthread
-}
+# ---- what can be run by name -------------------------------------------------------------------
 
 header()
 {
@@ -97,108 +127,139 @@ header()
     ! command -v g++ || g++ -x c++ -std=c++11 -pedantic -Wall -Wextra -Werror -fsyntax-only "$out/h.c"
 }
 
-# digests COMMAND...: every digest of a test, of any build, ISA and machine, must be that of the first line of
-# its first build.
-digests()
+optimized()
 {
-    for program; do :; done
-    expected=$out/expected-${program##*/}
-    "$@" >"$out/digests" || { cat "$out/digests"; return 1; }
-    cat "$out/digests"
-    [ -s "$expected" ] || awk 'NR == 1 { print $2 }' "$out/digests" >"$expected"
-    awk -v expected="$(cat "$expected")" '
-        $2 != expected { print $1 ": digest " $2 ", not " expected; wrong = 1 }
-        { names = names " " $1 }
-        END { print wrong ? "bits differ" : expected names; exit wrong || !NR }' "$out/digests"
-}
-
-have()
-{
-    for tool; do
-        command -v "$tool" >/dev/null && continue
-        skipped="no $tool"
-        return 1
+    have "$1" "$1" && built "$1" "$out/$1" "$1" -O3 || return
+    step "$1: bits" digests "$out/$1/bits"
+    step "$1: lstm" digests "$out/$1/lstm"
+    for test in cell memory saved threads pool; do
+        step "$1: $test" "$out/$1/$test"
     done
 }
 
-step "fastgate.h is C99 and C++11" header
-for compiler in gcc clang; do
-    have $compiler || { say skip $compiler "$skipped"; continue; }
-    step "$compiler: build" build "$out/$compiler" $compiler -O3 || continue
-    step "$compiler: bits" digests "$out/$compiler/bits"
-    step "$compiler: lstm" digests "$out/$compiler/lstm"
-    step "$compiler: memory" "$out/$compiler/memory"
-    step "$compiler: saved" "$out/$compiler/saved"
-    step "$compiler: threads" "$out/$compiler/threads"
-    step "$compiler: pool" "$out/$compiler/pool"
-done
-cc=gcc
-have gcc || cc=clang
-
-if [ "$(uname -m)" = x86_64 ]; then
-    # tries the AVX-512 form of the source on machines without AVX-512
-    variant wide avx2 's/FG_BYTES 32/FG_BYTES 64/'
-    step "16 lanes on AVX2: build" build "$out/wide" $cc "-O1 -Wno-psabi" "$out/csrc-wide" &&
+# The kernels for AVX2 become those of vec_generic.h, with vectors of 64 bytes.
+wide()
+{
+    [ "$(uname -m)" = x86_64 ] || return
+    [ -e "$out/csrc-wide" ] || cp -R "$csrc" "$out/csrc-wide"
+    for shim in avx2 avx2_f64; do
+        sed 's/#include "vec_avx2.h"/#define FG_BYTES 64\n#include "vec_generic.h"/' "$csrc/kernels/$shim.c" \
+            >"$out/csrc-wide/kernels/$shim.c"
+    done
+    built "16 lanes on AVX2" "$out/wide" $cc "-O1 -Wno-psabi" "$out/csrc-wide" &&
         step "16 lanes on AVX2: bits" digests "$out/wide/bits" &&
-        step "16 lanes on AVX2: lstm" digests "$out/wide/lstm"
-fi
+        step "16 lanes on AVX2: lstm" digests "$out/wide/lstm" &&
+        step "16 lanes on AVX2: cell" "$out/wide/cell" 6
+}
 
 export ASAN_OPTIONS=allocator_may_return_null=1:allow_user_segv_handler=1
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-# apart, and the second not optimized: together they take compilers many minutes
-sanitizer_compiler=clang # its undefined-behaviour checks are the stricter
-have clang || sanitizer_compiler=gcc
-variant checked base 's/-Os//'
-for sanitizer in "-O1 -fsanitize=address" "-O0 -fsanitize=undefined"; do
-    kind=${sanitizer#*=}
-    step "$kind: build" build "$out/$kind" $sanitizer_compiler \
-        "$sanitizer -g -fno-omit-frame-pointer -fno-sanitize-recover=all" "$out/csrc-checked" || continue
-    for test in bits lstm; do
-        [ "$mode" != full ] || [ "$test $kind" = "bits undefined" ] || step "$kind: $test" digests "$out/$kind/$test"
-    done
-    step "$kind: memory" "$out/$kind/memory" few
-    step "$kind: saved" "$out/$kind/saved" few
-    step "$kind: threads" "$out/$kind/threads"
-    step "$kind: pool" "$out/$kind/pool"
-done
-if step "TSan: build" build "$out/tsan" $sanitizer_compiler "-O1 -g -fsanitize=thread" "$out/csrc-checked"; then
+
+build_sanitizers()
+{
+    built "ASan, UBSan" "$out/sanitizers" $strictest \
+        "-O1 -g -fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=all"
+}
+
+sanitizers()
+{
+    build_sanitizers || return
+    step "ASan, UBSan: memory" "$out/sanitizers/memory" few
+    step "ASan, UBSan: saved" "$out/sanitizers/saved" few
+    step "ASan, UBSan: threads" "$out/sanitizers/threads"
+    step "ASan, UBSan: pool" "$out/sanitizers/pool"
+}
+
+sanitizers_long()
+{
+    build_sanitizers || return
+    step "ASan, UBSan: bits" digests "$out/sanitizers/bits"
+    step "ASan, UBSan: lstm" digests "$out/sanitizers/lstm"
+}
+
+tsan()
+{
+    built TSan "$out/tsan" $strictest "-O1 -g -fsanitize=thread" || return
     step "TSan: threads" "$out/tsan/threads"
     step "TSan: pool" "$out/tsan/pool" no-forks
-fi
+}
 
-if have valgrind; then # it hides AVX-512 from the program
+run_valgrind() # it hides AVX-512 from the program
+{
+    have valgrind valgrind && built $cc "$out/$cc" $cc -O3 || return
     # the pool's threads live to the end, and with them what their stacks hold
     for test in memory saved; do
         step "valgrind: $test" valgrind -q --error-exitcode=9 --leak-check=full --show-leak-kinds=definite \
             --errors-for-leak-kinds=definite "$out/$cc/$test" few
     done
-else
-    say skip "valgrind" "$skipped"
-fi
+}
 
-if have aarch64-linux-gnu-gcc qemu-aarch64-static; then
-    step "AArch64: build" build "$out/aarch64" aarch64-linux-gnu-gcc "-O3 -static" &&
-        step "AArch64, emulated: bits" digests qemu-aarch64-static -cpu max "$out/aarch64/bits" &&
-        step "AArch64, emulated: lstm" digests qemu-aarch64-static -cpu max "$out/aarch64/lstm" &&
-        step "AArch64, emulated: memory" qemu-aarch64-static -cpu max "$out/aarch64/memory" few &&
-        step "AArch64, emulated: saved" qemu-aarch64-static -cpu max "$out/aarch64/saved" few &&
-        step "AArch64, emulated: threads" qemu-aarch64-static -cpu max "$out/aarch64/threads"
-else
-    say skip "AArch64" "$skipped"
-fi
+aarch64()
+{
+    have AArch64 aarch64-linux-gnu-gcc qemu-aarch64-static &&
+        built AArch64 "$out/aarch64" aarch64-linux-gnu-gcc "-O3 -static" || return
+    emulate="qemu-aarch64-static -cpu max"
+    step "AArch64, emulated: bits" digests $emulate "$out/aarch64/bits"
+    step "AArch64, emulated: lstm" digests $emulate "$out/aarch64/lstm"
+    step "AArch64, emulated: cell" $emulate "$out/aarch64/cell" 6
+    step "AArch64, emulated: memory" $emulate "$out/aarch64/memory" few
+    step "AArch64, emulated: saved" $emulate "$out/aarch64/saved" few
+    step "AArch64, emulated: threads" $emulate "$out/aarch64/threads"
+}
 
-if [ "$mode" = full ] && have clang; then
-    mkdir -p "$out/corpus"
-    step "fuzz: build" build_fuzz "$out/fuzz" &&
+# fuzz.c under libFuzzer
+build_fuzz()
+{
+    flags="-O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all"
+    build_library "$out/fuzz" clang "$flags -fsanitize=fuzzer-no-link,address" "$csrc" &&
+        clang $flags $strict -fsanitize=fuzzer,address "$here/fuzz.c" "$out/fuzz/libfastgate.a" -o "$out/fuzz/fuzz" \
+            -lm -lpthread
+}
+
+fuzz()
+{
+    have fuzz clang && mkdir -p "$out/corpus" && step "fuzz: build" build_fuzz &&
         step "fuzz: the C API and saved buffers" "$out/fuzz/fuzz" -max_len=4096 -len_control=0 \
             -max_total_time="${FUZZ_SECONDS:-60}" -artifact_prefix="$out/" "$out/corpus"
-fi
+}
 
-if [ "$mode" = full ]; then
-    step "activations: build" build_activations "$out/$cc" &&
-        step "sigmoid, tanh of all 2^32 float32" "$out/$cc/activations"
+activations()
+{
+    built $cc "$out/$cc" $cc -O3 &&
+        step "activations: build" $cc -O3 $strict "$here/activations.c" "$out/$cc/libfastgate.a" \
+            -o "$out/$cc/activations" -lm -lpthread &&
+        step "sigmoid of all 2^32 float32" "$out/$cc/activations"
     sed 's/^/       | /' "$out/log"
-fi
+}
+
+library()
+{
+    mkdir "$out/library" && step "$LIBRARY: the tests" link_tests "$out/library" $cc "$FLAGS" "$LIBRARY" || return
+    for test in $tests; do
+        step "$LIBRARY: $test" "$out/library/$test" few
+    done
+}
+
+cc=gcc
+command -v gcc >/dev/null || cc=clang
+strictest=clang # of the two, its checks of undefined behaviour are the stricter
+command -v clang >/dev/null || strictest=gcc
+
+[ $# -gt 0 ] || set -- $quick
+[ "$*" != all ] || set -- $all
+for chosen; do
+    case $chosen in
+    header) step "fastgate.h is C99 and C++11" header ;;
+    gcc | clang) optimized $chosen ;;
+    sanitizers-long) sanitizers_long ;;
+    valgrind) run_valgrind ;;
+    wide | sanitizers | tsan | aarch64 | fuzz | activations | library) $chosen ;;
+    *)
+        echo "$chosen: not one of $all library" >&2
+        exit 2
+        ;;
+    esac
+done
 
 echo "$passed passed, $failed failed"
 [ $failed = 0 ]
