@@ -60,7 +60,10 @@ FG_INLINE vr vr_select(vi mask, vr a, vr b) { return (vr)((mask & (vi)a) | (~mas
 /* vr_transpose, lane by lane, where no header has another */
 FG_INLINE void transpose_lanes(vr *t, const real *from, ptrdiff_t stride, size_t columns)
 {
-    for (size_t r = 0; r < FG_LANES; r++)
-        for (size_t k = 0; k < columns; k++)
-            t[k][r] = from[(ptrdiff_t)r * stride + (ptrdiff_t)k];
+    for (size_t k = 0; k < columns; k++) {
+        vr column = {0};
+        for (size_t r = 0; r < FG_LANES; r++)
+            column[r] = from[(ptrdiff_t)r * stride + (ptrdiff_t)k];
+        t[k] = column;
+    }
 }

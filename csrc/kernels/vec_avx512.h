@@ -28,22 +28,40 @@ FG_INLINE vr vr_load_float16(const void *p)
     return (vr)_mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
 }
 
-#define FG_TRANSPOSED 4
+/* Row by row, so that each line is loaded once, as 128-bit parts, which are then transposed within 128 bits. */
+#define FG_TRANSPOSED 16
 FG_INLINE void vr_transpose(vr *t, const real *from, ptrdiff_t stride)
 {
-    __m512 v[4];
+    __m512 v[4][4];
+#pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
-        v[j] = _mm512_castps128_ps512(_mm_loadu_ps(from + j * stride));
-        v[j] = _mm512_insertf32x4(v[j], _mm_loadu_ps(from + (j + 4) * stride), 1);
-        v[j] = _mm512_insertf32x4(v[j], _mm_loadu_ps(from + (j + 8) * stride), 2);
-        v[j] = _mm512_insertf32x4(v[j], _mm_loadu_ps(from + (j + 12) * stride), 3);
+        const real *r = from + j * stride;
+        __asm__("" : "+r"(r)); /* or gcc keeps 64 addresses */
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; q++)
+            v[q][j] = _mm512_castps128_ps512(_mm_loadu_ps(r + 4 * q));
+        r += 4 * stride;
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; q++)
+            v[q][j] = _mm512_insertf32x4(v[q][j], _mm_loadu_ps(r + 4 * q), 1);
+        r += 4 * stride;
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; q++)
+            v[q][j] = _mm512_insertf32x4(v[q][j], _mm_loadu_ps(r + 4 * q), 2);
+        r += 4 * stride;
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; q++)
+            v[q][j] = _mm512_insertf32x4(v[q][j], _mm_loadu_ps(r + 4 * q), 3);
     }
-    const __m512d a = (__m512d)_mm512_unpacklo_ps(v[0], v[1]), b = (__m512d)_mm512_unpacklo_ps(v[2], v[3]);
-    const __m512d c = (__m512d)_mm512_unpackhi_ps(v[0], v[1]), d = (__m512d)_mm512_unpackhi_ps(v[2], v[3]);
-    t[0] = (vr)_mm512_unpacklo_pd(a, b);
-    t[1] = (vr)_mm512_unpackhi_pd(a, b);
-    t[2] = (vr)_mm512_unpacklo_pd(c, d);
-    t[3] = (vr)_mm512_unpackhi_pd(c, d);
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; q++) {
+        const __m512d a = (__m512d)_mm512_unpacklo_ps(v[q][0], v[q][1]), b = (__m512d)_mm512_unpacklo_ps(v[q][2], v[q][3]);
+        const __m512d c = (__m512d)_mm512_unpackhi_ps(v[q][0], v[q][1]), d = (__m512d)_mm512_unpackhi_ps(v[q][2], v[q][3]);
+        t[4 * q] = (vr)_mm512_unpacklo_pd(a, b);
+        t[4 * q + 1] = (vr)_mm512_unpackhi_pd(a, b);
+        t[4 * q + 2] = (vr)_mm512_unpacklo_pd(c, d);
+        t[4 * q + 3] = (vr)_mm512_unpackhi_pd(c, d);
+    }
 }
 
 #ifdef __AVX512VNNI__
