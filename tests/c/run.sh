@@ -92,12 +92,12 @@ built()
     step "$title: build" build "$@" && : >"$1.built"
 }
 
-# variant NAME SHIM SCRIPT: prints the path of a copy of csrc where sed has changed one instruction set's file
+# variant NAME ISA SCRIPT: a copy of csrc where sed has changed the file of an instruction set; fails if it has not
 variant()
 {
-    [ -e "$out/csrc-$1" ] || cp -R "$csrc" "$out/csrc-$1"
-    sed "$3" "$csrc/$shims/$2.c" >"$out/csrc-$1/$shims/$2.c"
-    echo "$out/csrc-$1"
+    [ -e "$out/csrc-$1" ] || cp -R "$csrc" "$out/csrc-$1" || return
+    sed "$3" "$csrc/$shims/$2.c" >"$out/csrc-$1/$shims/$2.c" || return
+    ! cmp -s "$csrc/$shims/$2.c" "$out/csrc-$1/$shims/$2.c" || { echo "$3 changes nothing in $2.c"; return 1; }
 }
 
 # digests COMMAND...: every digest of a test, of any build, ISA and machine, must be that of the first line of
@@ -149,7 +149,8 @@ optimized()
 wide()
 {
     [ "$(uname -m)" = x86_64 ] || return
-    built "16 lanes on AVX2" "$out/wide" $cc "-O1 -Wno-psabi" "$(variant wide avx2 's/FG_BYTES 32/FG_BYTES 64/')" &&
+    step "16 lanes on AVX2: source" variant wide avx2 's/FG_BYTES 32/FG_BYTES 64/' &&
+        built "16 lanes on AVX2" "$out/wide" $cc "-O1 -Wno-psabi" "$out/csrc-wide" &&
         step "16 lanes on AVX2: bits" digests "$out/wide/bits" &&
         step "16 lanes on AVX2: lstm" digests "$out/wide/lstm"
 }
@@ -158,11 +159,14 @@ export ASAN_OPTIONS=allocator_may_return_null=1:allow_user_segv_handler=1
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
 # The kernels of base are large: with the two sanitizers a compiler that optimizes takes ten minutes over them.
+checked_base="variant checked base s/-Os//"
+
 build_sanitizers()
 {
+    $checked_base
     built "ASan, UBSan" "$out/sanitizers" $strictest \
         "-O0 -g -fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=all" \
-        "$(variant checked base 's/-Os//')"
+        "$out/csrc-checked"
 }
 
 sanitizers()
@@ -183,7 +187,8 @@ sanitizers_long()
 
 tsan()
 {
-    built TSan "$out/tsan" $strictest "-O1 -g -fsanitize=thread" "$(variant checked base 's/-Os//')" || return
+    $checked_base
+    built TSan "$out/tsan" $strictest "-O1 -g -fsanitize=thread" "$out/csrc-checked" || return
     step "TSan: threads" "$out/tsan/threads"
     step "TSan: pool" "$out/tsan/pool" no-forks
 }
@@ -214,7 +219,8 @@ aarch64()
 build_fuzz()
 {
     flags="-O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all"
-    build_library "$out/fuzz" clang "$flags -fsanitize=fuzzer-no-link,address" "$(variant checked base 's/-Os//')" &&
+    $checked_base
+    build_library "$out/fuzz" clang "$flags -fsanitize=fuzzer-no-link,address" "$out/csrc-checked" &&
         clang $flags $strict -fsanitize=fuzzer,address "$here/fuzz.c" "$out/fuzz/libfastgate.a" -o "$out/fuzz/fuzz" \
             -lm -lpthread
 }
