@@ -141,10 +141,11 @@ optimized()
 wide()
 {
     [ "$(uname -m)" = x86_64 ] || return
-    [ -e "$out/csrc-wide" ] || cp -R "$csrc" "$out/csrc-wide"
+    cp -R "$csrc" "$out/csrc-wide"
     for shim in avx2 avx2_f64; do
         sed 's/#include "vec_avx2.h"/#define FG_BYTES 64\n#include "vec_generic.h"/' "$csrc/kernels/$shim.c" \
             >"$out/csrc-wide/kernels/$shim.c"
+        ! cmp -s "$csrc/kernels/$shim.c" "$out/csrc-wide/kernels/$shim.c" || { echo "$shim.c includes no vec_avx2.h"; exit 1; }
     done
     built "16 lanes on AVX2" "$out/wide" $cc "-O1 -Wno-psabi" "$out/csrc-wide" &&
         step "16 lanes on AVX2: bits" digests "$out/wide/bits" &&
