@@ -40,7 +40,8 @@ static int has_avx512vnni(void)
     return has_avx512() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & bit_AVX512VNNI);
 }
 #define FG_NATIVE(X)                                                                                               \
-    X(avx512vnni, has_avx512vnni, avx512, avx512vnni) X(avx512, has_avx512, avx512, avx512) X(avx2, has_avx2, avx2, avx2)
+    X(avx512vnni, has_avx512vnni, avx512, avx512vnni)                                                              \
+    X(avx512, has_avx512, avx512, avx512) X(avx2, has_avx2, avx2, avx2)
 #elif defined(__aarch64__) && !defined(FG_BASE_ONLY)
 #ifdef __linux__
 #include <sys/auxv.h>
@@ -71,7 +72,8 @@ static int always(void)
     extern const fg_kernels fg_kernels_##real, fg_kernels_##int8, fg_kernels_##real##_f64;
 FG_ALL(FG_DECLARE)
 
-#define FG_ENTRY(isa, usable, real, int8) {#isa, usable, &fg_kernels_##real, &fg_kernels_##int8, &fg_kernels_##real##_f64},
+#define FG_ENTRY(isa, usable, real, int8)                                                                          \
+    {#isa, usable, &fg_kernels_##real, &fg_kernels_##int8, &fg_kernels_##real##_f64},
 static const struct {
     const char *name;
     int (*usable)(void);
@@ -114,7 +116,9 @@ int fastgate_select_isa(const char *name)
 static const fg_kernels *kernels_for(fastgate_storage storage)
 {
     const size_t isa = chosen();
-    return storage == FASTGATE_FLOAT64 ? table[isa].float64 : storage == FASTGATE_INT8 ? table[isa].int8 : table[isa].float32;
+    if (storage == FASTGATE_FLOAT64)
+        return table[isa].float64;
+    return storage == FASTGATE_INT8 ? table[isa].int8 : table[isa].float32;
 }
 
 fg_packed_kernel *fg_active_kernel(fastgate_storage storage)

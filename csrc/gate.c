@@ -257,15 +257,15 @@ static int parts_add_up(const fastgate_part *parts, size_t part_count, size_t in
 
 /*
  * What a call costs: the bytes of weights that it reads, in a batch about one fourth of them for each
- * row of x.  Sharing 5 microseconds of work gains, and 150 are worth waking a thread for.
+ * row of x.  Sharing gains from about 5 microseconds of work on, and waking a thread from about 150 on.
  */
 #define SHARE_COST (384 * 1024)
 #define WAKE_COST (4 * 1024 * 1024)
 
 /* A batch of a gate up to this size is shared out by its rows: then each thread's cache holds all of the
- * gate.  Of a larger one, each thread's cache should hold a part. */
+ * gate.  Of a larger one, each thread's cache should hold some blocks. */
 #define WHOLE_GATE_BYTES (1024 * 1024)
-#define BATCH_PIECE 16 /* rows; the kernels are best at multiples */
+#define BATCH_PIECE 24 /* rows; the kernels are best at multiples of their groups of rows */
 
 /* A call in pieces: of the outputs, or of the batch. */
 typedef struct {
@@ -288,9 +288,10 @@ static void run_piece(void *context, size_t i)
 
 static void share(unsigned threads, size_t cost, size_t nbytes, shared_call *s)
 {
-    s->of_batch = s->blocks < threads ||
+    const size_t batch_pieces = (s->batch + BATCH_PIECE - 1) / BATCH_PIECE;
+    s->of_batch = (s->blocks < threads && batch_pieces > s->blocks) ||
                   (nbytes <= WHOLE_GATE_BYTES && s->batch >= threads * BATCH_PIECE);
-    const size_t size = s->of_batch ? (s->batch + BATCH_PIECE - 1) / BATCH_PIECE : s->blocks;
+    const size_t size = s->of_batch ? batch_pieces : s->blocks;
     if (threads > size)
         threads = (unsigned)size;
     /* more pieces than threads, for whoever is early to take over some */
@@ -322,7 +323,8 @@ int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_pa
 {
     if (!parts_add_up(parts, part_count, gate->segments[0]))
         return FASTGATE_ERROR_SHAPE;
-    fg_run(gate, batch, (fg_call){.last_segment = 1, .parts = parts, .y = y, .y_stride = y_stride});
+    fg_run(gate, batch, (fg_call){.last_segment = 1, .parts = parts, .y = y, .y_stride = y_stride,
+                                  .ending = FG_SIGMOID});
     return FASTGATE_OK;
 }
 

@@ -1,4 +1,4 @@
-/* What the files of csrc share: the order of summation, the packed form, the kernels, saved buffers.  Private to csrc. */
+/* What the files of csrc share: the order of summation, the packed form, kernels, saved buffers.  Private to csrc. */
 #ifndef FASTGATE_INTERNAL_H
 #define FASTGATE_INTERNAL_H
 
@@ -21,8 +21,8 @@
  *         total = total + sum
  *     z = total
  *
- * So an accumulator stays in its register for a whole span, in a single call and in a batch alike, x is read
- * where it lies, and the total after the x of an LSTM, for all of a sequence ahead, is one number for each row.
+ * So an accumulator stays in its register for a whole span, in a single call and in a batch alike, x is read where it
+ * lies, and the products with x can be computed ahead for a whole sequence of an LSTM: they hand over one number a row.
  */
 #define FG_SPAN 256
 
@@ -32,17 +32,16 @@ static inline size_t fg_real_bytes(fastgate_storage storage)
 }
 
 /*
- * A panel is as many rows of [bias, W] as a line of 64 bytes holds biases: 16, or 8 of double.  That is one
- * AVX-512 register, two of AVX2, four of NEON.  Panels follow one another, each contiguous: a line of biases, then,
- * input by input, the weights of its rows, a line or, for 16-bit storages, half a line.  Rows past the last are zero.  A block is four panels, or one
- * to three at the end.
+ * A panel is 16 consecutive rows of [bias, W], or 8 of double, so that their biases fill a line of 64 bytes: one
+ * AVX-512 register, two of AVX2, four of NEON.  Panels follow one another.  Each is contiguous: a line of biases, then for each
+ * input the weights of the panel's rows, a line or, for 16-bit storages, half a line; then zeros up to a whole line.
+ * Rows past the last are zero.  A block is four panels; the last block may have fewer.
  *
- * bfloat16: the weights of two inputs of a segment are a line, of words of 32 bits: row r of the first in the lower
- * half of word r, of the second in the upper half, so that a shift or a mask makes floats of them.  float16: those of
- * one input are half a line.  After the last input of a panel, zeros up to a whole line.
+ * bfloat16: the weights of two inputs of a segment share a line, of words of 32 bits: row r of the first in the lower
+ * half of word r, of the second in the upper half, so that a shift or a mask makes floats of them.
  *
  * int8: after the biases a line of scales, float; then for each span of up to FG_INT8_SPAN inputs of a segment a
- * line of the sums of its weights, int32_t, and for each four inputs a line of their weights, row by row.  Inputs
+ * line of the sums of its weights, int32_t, and for every four inputs a line of their weights, row by row.  Inputs
  * past the last of a span have weight 0.
  */
 #define FG_LINE 64
@@ -60,20 +59,20 @@ static inline size_t fg_panel_rows(fastgate_storage storage)
     return FG_LINE / fg_real_bytes(storage);
 }
 
-/* Bytes of the weights of one input, for a panel; not of int8. */
-static inline size_t fg_line_bytes(fastgate_storage storage)
+/* Bytes of the weights of one input, for a panel, on average; not of int8. */
+static inline size_t fg_input_bytes(fastgate_storage storage)
 {
     return storage == FASTGATE_FLOAT16 || storage == FASTGATE_BFLOAT16 ? FG_LINE / 2 : FG_LINE;
 }
 
-/* Bytes of the weights of a segment, for a panel. */
+/* Bytes of the weights of a segment, or of whole spans of it, for a panel. */
 static inline size_t fg_segment_bytes(fastgate_storage storage, size_t columns)
 {
     if (storage == FASTGATE_INT8)
         return (fg_int8_spans(columns) + (columns + FG_QUAD - 1) / FG_QUAD) * FG_LINE;
     if (storage == FASTGATE_BFLOAT16)
         columns += columns % 2;
-    return columns * fg_line_bytes(storage);
+    return columns * fg_input_bytes(storage);
 }
 
 /* Bytes before the weights of a panel: its biases, and the scales of int8. */
@@ -93,10 +92,10 @@ typedef struct {
     const void *weight;
     ptrdiff_t row_stride, column_stride;
     const void *bias;
-    size_t rows, segments[2]; /* columns: their sum */
+    size_t rows, segments[2]; /* inputs in each segment; their sum is the number of columns */
 } fg_matrix;
 
-/* What becomes of the sums z = W x + bias. */
+/* What a call computes from the sums z = W x + bias. */
 typedef enum {
     FG_SIGMOID, /* y (rows,) = sigma(z) */
     FG_LINEAR,  /* y (rows,) = z */
@@ -105,7 +104,7 @@ typedef enum {
 
 /*
  * An LSTM's cell.  A block of its packed weights is the four gates i, f, g, o of as many units as a panel
- * has rows: a panel each, so that a walk along the block ends with all that these units need.  Units
+ * has rows: a panel each, so that one pass over a block gives all that these units need.  Units
  * past the last, up to a whole panel, have weights and biases of zero.
  */
 typedef struct {
@@ -119,8 +118,8 @@ typedef struct {
 } fg_cell;
 
 /*
- * A packed gate and what it is called on.  A call takes one segment or both; then totals begin as the biases, or as
- * what `start` says, (batch, rows of whole blocks), which may be what a call with FG_LINEAR gave.
+ * A packed gate and what it is called on.  A call takes one segment or both.  Totals begin as the biases or, if it is
+ * not NULL, as `start` (batch, rows of whole blocks), which may be what a call with FG_LINEAR gave.
  */
 typedef struct {
     const char *packed;
@@ -167,7 +166,7 @@ int fg_create_in_place(fastgate_gate **gate, fastgate_storage storage, size_t ou
 /* The packed form, fg_packed_bytes of it. */
 void fg_copy_packed(void *to, const fastgate_gate *gate);
 
-/* A call of a gate on a batch.  What says what the gate is, packed to segments, is filled in. */
+/* Runs a call on a batch.  The members packed, rows and segments are filled in from the gate. */
 void fg_run(const fastgate_gate *gate, size_t batch, fg_call call);
 
 /* The kernels that fastgate_select_isa chose, or the best usable ones. */

@@ -32,7 +32,7 @@ static double weight_at(const fg_matrix *m, fastgate_storage storage, size_t i, 
 /* Where the weight of row r and column k of a panel is, for every storage except int8. */
 static char *weight_of(const char *panel, fastgate_storage storage, const size_t segments[2], size_t r, size_t k)
 {
-    const size_t line = fg_line_bytes(storage), width = line / fg_panel_rows(storage);
+    const size_t line = fg_input_bytes(storage), width = line / fg_panel_rows(storage);
     const char *segment = panel + FG_LINE;
     if (k >= segments[0]) {
         segment += fg_segment_bytes(storage, segments[0]);

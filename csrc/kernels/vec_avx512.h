@@ -1,6 +1,6 @@
 /* Vectors of 64 bytes, by AVX-512 F, BW, DQ and VL; byte dot products where VNNI is compiled for. */
 #define FG_BYTES 64
-#define FG_SUMS 24
+#define FG_ACCUMULATORS 24
 #include "vec.h"
 
 #include <immintrin.h>
@@ -55,8 +55,9 @@ FG_INLINE void vr_transpose(vr *t, const real *from, ptrdiff_t stride)
     }
 #pragma GCC unroll 4
     for (int q = 0; q < 4; q++) {
-        const __m512d a = (__m512d)_mm512_unpacklo_ps(v[q][0], v[q][1]), b = (__m512d)_mm512_unpacklo_ps(v[q][2], v[q][3]);
-        const __m512d c = (__m512d)_mm512_unpackhi_ps(v[q][0], v[q][1]), d = (__m512d)_mm512_unpackhi_ps(v[q][2], v[q][3]);
+        const __m512 *u = v[q];
+        const __m512d a = (__m512d)_mm512_unpacklo_ps(u[0], u[1]), b = (__m512d)_mm512_unpacklo_ps(u[2], u[3]);
+        const __m512d c = (__m512d)_mm512_unpackhi_ps(u[0], u[1]), d = (__m512d)_mm512_unpackhi_ps(u[2], u[3]);
         t[4 * q] = (vr)_mm512_unpacklo_pd(a, b);
         t[4 * q + 1] = (vr)_mm512_unpackhi_pd(a, b);
         t[4 * q + 2] = (vr)_mm512_unpacklo_pd(c, d);

@@ -5,16 +5,16 @@
 #include "vec.h"
 
 #if defined(__FMA__) || defined(__aarch64__) || defined(__FP_FAST_FMAF)
-#define FG_SUMS 24 /* accumulators of a tile */
+#define FG_ACCUMULATORS 24 /* accumulators of a tile */
 #define FG_FMA_INLINE FG_INLINE
 #else
-#define FG_SUMS 4 /* where an fma is a call, nothing else counts, and tiles of calls would be much code */
+#define FG_ACCUMULATORS 4 /* where an fma is a call, nothing else counts, and tiles of calls would be much code */
 #define FG_FMA_INLINE static __attribute__((noinline))
 #endif
 
 #if defined(FG_FLOAT64)
 #define fma1 __builtin_fma /* without FMA a call of libm's, which is correctly rounded too */
-#elif FG_SUMS > 4
+#elif FG_ACCUMULATORS > 4
 #define fma1 __builtin_fmaf
 #else
 /*

@@ -1,6 +1,6 @@
 /* Vectors of 16 bytes, by AArch64 NEON; byte dot products where they are compiled for. */
 #define FG_BYTES 16
-#define FG_SUMS 24
+#define FG_ACCUMULATORS 24
 #include "vec.h"
 
 #include <arm_neon.h>
