@@ -9,10 +9,8 @@ Compiles csrc and bench/kernel.c or stream.c (CMake and a C compiler), runs it p
 (--threads: not pinned), prints a table and stores it (--json).  What is compared takes turns in
 every round.
 
-Without an option: beside the fastest plain read of the same bytes.  read / gate is the share of the
-rate of a plain read that always goes forwards; the last column that of a read which, like the gate,
-turns around every other time, and so finds in the cache what the gate does.  The JSON has "limits",
-{"MxN": µs of the forward read}, which report.py draws as the limit.
+Without an option: beside the fastest plain read of the same bytes.  read / gate is the share of its
+rate.  The JSON has "limits", {"MxN": µs of the read}, which report.py draws as the limit.
 
 --batch: B vectors in one call.  The FMA peak, 12 independent sums in registers, a batch and a
 single call take turns of a millisecond.  share is the batch's 2 m n B operations a second over the
@@ -92,14 +90,14 @@ def measured(program: str, mode: str, sizes: list[str]) -> dict[str, Array]:
 
 
 def reads(cells: dict[str, Array]) -> tuple[Table, dict[str, Any]]:
-    columns = ["size", "gate, µs", "GB/s", "read, µs", "GB/s", "read / gate", "turning read / gate"]
+    columns = ["size", "gate, µs", "GB/s", "read, µs", "GB/s", "read / gate"]
     rows, limits = [], {}
     for cell, rounds in cells.items():
-        size, gate, read, turning = rounds.T
+        size, gate, read = rounds.T
         row: list[Any] = [cell]
         for side in (gate, read):
             row += [quartiles(side * 1e6), quartiles(size / side / 1e9)[1]]
-        rows.append([*row, quartiles(read / gate), quartiles(turning / gate)])
+        rows.append([*row, quartiles(read / gate)])
         limits[cell] = row[3][1]
     return {"columns": columns, "rows": rows}, {"limits": limits}
 

@@ -8,9 +8,8 @@
  * a millisecond, each after an eighth of that to warm up, and must give the same bits.
  */
 #define _POSIX_C_SOURCE 200112L
-#include "../csrc/kernels.h"
+#include "../csrc/internal.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,7 +33,7 @@ typedef struct {
     fg_packed_kernel *kernel;
     const char *packed;
     float *h[2], *c; /* (hidden,) of the kernel */
-    int step, backwards;
+    int step;
 } sides;
 
 static void run_stream(sides *s)
@@ -46,9 +45,15 @@ static void run_kernel(sides *s)
 {
     const fastgate_part parts[] = {{s->x, s->inputs, 0}, {s->h[s->step % 2], s->hidden, 0}};
     const fg_cell cell = {.units = s->hidden, .c = s->c, .c_out = s->c, .clip = INFINITY, .gate_clip = INFINITY};
-    const fg_call call = {s->packed,    4 * s->hidden, s->inputs + s->hidden, parts,
-                          s->h[1 - s->step % 2], 0,    FG_CELL,               &cell};
-    s->backwards = s->kernel(&call, 0, 4 * s->hidden / BLOCK, 0, 1, s->backwards);
+    const fg_call call = {.packed = s->packed,
+                          .rows = 4 * s->hidden,
+                          .segments = {s->inputs, s->hidden},
+                          .last_segment = 2,
+                          .parts = parts,
+                          .y = s->h[1 - s->step % 2],
+                          .ending = FG_CELL,
+                          .cell = &cell};
+    s->kernel(&call, 0, 4 * s->hidden / BLOCK, 0, 1);
     s->step++;
 }
 
@@ -75,8 +80,8 @@ static int measure(const char *size)
     sides s = {0};
     if (sscanf(size, "%zux%zu", &s.inputs, &s.hidden) != 2 || !s.hidden || s.hidden % PANEL)
         return fprintf(stderr, "%s: INPUTSxHIDDEN, HIDDEN a multiple of %zu\n", size, PANEL), 1;
-    const size_t n = s.inputs, H = s.hidden, columns = n + H;
-    const size_t bytes = 4 * H / PANEL * fg_panel_bytes(FASTGATE_FLOAT32, columns);
+    const size_t n = s.inputs, H = s.hidden, columns = n + H, segments[2] = {n, H};
+    const size_t bytes = 4 * H / PANEL * fg_panel_bytes(FASTGATE_FLOAT32, segments);
     float *weight_ih = numbers(4 * H * n), *weight_hh = numbers(4 * H * H), *bias = numbers(4 * H);
     float *weight = malloc(4 * H * columns * sizeof *weight), *ordered = malloc(4 * H * sizeof *ordered);
     void *packed = NULL;
@@ -94,11 +99,11 @@ static int measure(const char *size)
         memcpy(weight + row * columns + n, weight_hh + from * H, H * sizeof *weight);
         ordered[row] = bias[from];
     }
-    const fg_matrix matrix = {weight, (ptrdiff_t)columns, 1, ordered, 4 * H, columns};
+    const fg_matrix matrix = {weight, (ptrdiff_t)columns, 1, ordered, 4 * H, {n, H}};
     if (fg_pack(packed, FASTGATE_FLOAT32, &matrix))
         return 1;
     s.packed = packed;
-    s.kernel = fg_active_kernels(FASTGATE_FLOAT32)->packed[FASTGATE_FLOAT32];
+    s.kernel = fg_active_kernel(FASTGATE_FLOAT32);
     const fastgate_lstm_options options = {.input_size = n, .hidden_size = H, .layers = 1, .directions = 1};
     const fastgate_lstm_weights weights = {.weight_ih = weight_ih, .weight_hh = weight_hh, .bias = bias};
     fastgate_lstm *lstm;
