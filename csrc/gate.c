@@ -299,22 +299,22 @@ static void share(unsigned threads, size_t cost, size_t nbytes, shared_call *s)
     fg_share(threads, s->pieces, cost >= WAKE_COST, run_piece, s);
 }
 
-void fg_run(const fastgate_gate *gate, size_t batch, fg_call call)
+void fg_run(const fastgate_gate *gate, size_t batch, fg_call *call)
 {
     if (!batch || !gate->output_size)
         return;
-    call.packed = gate->packed;
-    call.rows = gate->output_size;
-    memcpy(call.segments, gate->segments, sizeof call.segments);
+    call->packed = gate->packed;
+    call->rows = gate->output_size;
+    memcpy(call->segments, gate->segments, sizeof call->segments);
     const size_t block = FG_PANELS * fg_panel_rows(gate->storage);
     const size_t blocks = gate->output_size / block + (gate->output_size % block != 0);
     const size_t cost = batch < 4 ? gate->nbytes * batch : gate->nbytes / 4 * batch;
     const unsigned threads = cost < SHARE_COST ? 1 : fg_threads_of(gate->threads);
     if (threads > 1) {
-        shared_call s = {&call, gate->kernel, blocks, batch, 0, 0};
+        shared_call s = {call, gate->kernel, blocks, batch, 0, 0};
         share(threads, cost, gate->nbytes, &s);
     } else {
-        gate->kernel(&call, 0, blocks, 0, batch);
+        gate->kernel(call, 0, blocks, 0, batch);
     }
 }
 
@@ -323,8 +323,8 @@ int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_pa
 {
     if (!parts_add_up(parts, part_count, gate->segments[0]))
         return FASTGATE_ERROR_SHAPE;
-    fg_run(gate, batch, (fg_call){.last_segment = 1, .parts = parts, .y = y, .y_stride = y_stride,
-                                  .ending = FG_SIGMOID});
+    fg_run(gate, batch, &(fg_call){.last_segment = 1, .parts = parts, .y = y, .y_stride = y_stride,
+                                   .ending = FG_SIGMOID});
     return FASTGATE_OK;
 }
 

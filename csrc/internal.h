@@ -33,9 +33,9 @@ static inline size_t fg_real_bytes(fastgate_storage storage)
 
 /*
  * A panel is 16 consecutive rows of [bias, W], or 8 of double, so that their biases fill a line of 64 bytes: one
- * AVX-512 register, two of AVX2, four of NEON.  Panels follow one another.  Each is contiguous: a line of biases, then for each
- * input the weights of the panel's rows, a line or, for 16-bit storages, half a line; then zeros up to a whole line.
- * Rows past the last are zero.  A block is four panels; the last block may have fewer.
+ * AVX-512 register, two of AVX2, four of NEON.  Panels follow one another.  Each is contiguous: a line of biases, then
+ * for each input the weights of the panel's rows, a line or, for 16-bit storages, half a line; then zeros up to a whole
+ * line.  Rows past the last are zero.  A block is four panels; the last block may have fewer.
  *
  * bfloat16: the weights of two inputs of a segment share a line, of words of 32 bits: row r of the first in the lower
  * half of word r, of the second in the upper half, so that a shift or a mask makes floats of them.
@@ -167,7 +167,7 @@ int fg_create_in_place(fastgate_gate **gate, fastgate_storage storage, size_t ou
 void fg_copy_packed(void *to, const fastgate_gate *gate);
 
 /* Runs a call on a batch.  The members packed, rows and segments are filled in from the gate. */
-void fg_run(const fastgate_gate *gate, size_t batch, fg_call call);
+void fg_run(const fastgate_gate *gate, size_t batch, fg_call *call);
 
 /* The kernels that fastgate_select_isa chose, or the best usable ones. */
 fg_packed_kernel *fg_active_kernel(fastgate_storage storage);

@@ -420,11 +420,11 @@ static void step_layer(const fastgate_lstm *lstm, size_t index, size_t batch, ro
                           .gate_clip = o->gate_clip > 0 ? o->gate_clip : INFINITY,
                           .input_forget = o->input_forget};
     const rows out = k->projection ? (rows){m, (ptrdiff_t)o->hidden_size} : h_out;
-    fg_run(k->gates, batch, (fg_call){.last_segment = 2, .parts = parts, .y = out.data, .y_stride = out.stride,
+    fg_run(k->gates, batch, &(fg_call){.last_segment = 2, .parts = parts, .y = out.data, .y_stride = out.stride,
                                       .ending = FG_CELL, .cell = &cell});
     if (k->projection) {
         const fastgate_part part = {m, o->hidden_size, (ptrdiff_t)o->hidden_size};
-        fg_run(k->projection, batch, (fg_call){.last_segment = 1, .parts = &part, .y = h_out.data,
+        fg_run(k->projection, batch, &(fg_call){.last_segment = 1, .parts = &part, .y = h_out.data,
                                                .y_stride = h_out.stride, .ending = FG_LINEAR});
     }
 }
