@@ -402,9 +402,10 @@ typedef struct {
     ptrdiff_t stride;
 } rows;
 
-/* One layer: x, h and c of a batch -> h_out and c_out; c_out may be c, m (batch, hidden_size) is scratch. */
+/* One layer: x, h and c of a batch -> h_out and c_out; c_out may be c, m (batch, hidden_size) is scratch.  Where the
+ * products with x were computed ahead, `ahead` has their totals (batch, 4 padded units), and x is not read. */
 static void step_layer(const fastgate_lstm *lstm, size_t index, size_t batch, rows x, rows h, rows c,
-                       rows h_out, rows c_out, void *m)
+                       rows h_out, rows c_out, void *m, const rows *ahead)
 {
     const fastgate_lstm_options *o = &lstm->options;
     const layer *k = &lstm->layers[index];
@@ -420,8 +421,15 @@ static void step_layer(const fastgate_lstm *lstm, size_t index, size_t batch, ro
                           .gate_clip = o->gate_clip > 0 ? o->gate_clip : INFINITY,
                           .input_forget = o->input_forget};
     const rows out = k->projection ? (rows){m, (ptrdiff_t)o->hidden_size} : h_out;
-    fg_run(k->gates, batch, &(fg_call){.last_segment = 2, .parts = parts, .y = out.data, .y_stride = out.stride,
-                                      .ending = FG_CELL, .cell = &cell});
+    fg_call call = {.last_segment = 2, .parts = parts, .y = out.data, .y_stride = out.stride, .ending = FG_CELL,
+                    .cell = &cell};
+    if (ahead) {
+        call.first_segment = 1;
+        call.parts = &parts[1];
+        call.start = ahead->data;
+        call.start_stride = ahead->stride;
+    }
+    fg_run(k->gates, batch, &call);
     if (k->projection) {
         const fastgate_part part = {m, o->hidden_size, (ptrdiff_t)o->hidden_size};
         fg_run(k->projection, batch, &(fg_call){.last_segment = 1, .parts = &part, .y = h_out.data,
@@ -442,7 +450,7 @@ int fastgate_lstm_step(const fastgate_lstm *lstm, size_t batch, const void *x, p
         const rows next = {at(h_out, h_at, width), (ptrdiff_t)output};
         step_layer(lstm, i, batch, input, (rows){at(h, h_at, width), (ptrdiff_t)output},
                    (rows){at(c, c_at, width), (ptrdiff_t)hidden}, next,
-                   (rows){at(c_out, c_at, width), (ptrdiff_t)hidden}, scratch);
+                   (rows){at(c_out, c_at, width), (ptrdiff_t)hidden}, scratch, NULL);
         input = next;
     }
     return FASTGATE_OK;
@@ -469,19 +477,9 @@ static void copy_rows(const fastgate_lstm *lstm, size_t batch, rows to, rows fro
                size * lstm->width);
 }
 
-/* A layer in one direction, over all steps of all rows.  h_t waits in y, where the next step reads it. */
-static void run_layer(const fastgate_lstm *lstm, size_t index, int backwards, size_t steps,
-                      size_t batch, sequence x, rows h, rows c, sequence y, void *m)
+static rows row_of(const fastgate_lstm *lstm, rows r, size_t b)
 {
-    rows before = h;
-    for (size_t s = 0; s < steps; s++) {
-        const size_t t = backwards ? steps - 1 - s : s;
-        const rows next = step_of(lstm, y, t);
-        step_layer(lstm, index, batch, step_of(lstm, x, t), before, c, next, c, m);
-        before = next;
-    }
-    if (steps)
-        copy_rows(lstm, batch, h, before, lstm->output_size);
+    return (rows){(char *)r.data + (ptrdiff_t)b * r.stride * (ptrdiff_t)lstm->width, r.stride};
 }
 
 /* What rows of different lengths need: the longest come first, so that those which still run are the
@@ -492,9 +490,68 @@ typedef struct {
     void *x, *h[2], *c;
 } ragged;
 
-static rows row_of(const fastgate_lstm *lstm, rows r, size_t b)
+/* What a run needs beside its arrays. */
+typedef struct {
+    void *inner[2]; /* (steps, batch, directions * output_size): outputs of layers but the last */
+    void *m;
+    void *ahead; /* totals of steps, as of run_ahead, or NULL */
+    ragged rows;
+    size_t *lengths, *longer; /* (batch,) and (steps + 1,) */
+} run_space;
+
+/*
+ * The products with x of some steps are computed ahead, as one batch of up to AHEAD_ROWS rows: enough for the weights to
+ * be read once for several tiles, and few enough for the totals to stay in the second cache.  A batch that is itself
+ * as large gains nothing from it, and neither do the few inputs of small layers.
+ */
+#define AHEAD_ROWS 48
+#define AHEAD_INPUTS 48
+
+static size_t steps_ahead(const fastgate_lstm *lstm, size_t index, size_t steps, size_t batch)
 {
-    return (rows){(char *)r.data + (ptrdiff_t)b * r.stride * (ptrdiff_t)lstm->width, r.stride};
+    const size_t most = AHEAD_ROWS / batch;
+    return most < 2 || inputs_of(lstm, index) < AHEAD_INPUTS ? 0 : most < steps ? most : steps;
+}
+
+/* totals (batch, 4 padded units) of each of `count` steps from t on, and how they lie */
+static sequence run_ahead(const fastgate_lstm *lstm, size_t index, size_t t, size_t count, size_t batch, sequence x,
+                          void *totals)
+{
+    const size_t inputs = inputs_of(lstm, index), size = 4 * padded_units(lstm);
+    const rows first = step_of(lstm, x, t);
+    /* one batch of all, or where rows and steps do not lie at one distance, one for each row */
+    const int together = batch == 1 || x.step == (ptrdiff_t)batch * x.row;
+    const size_t calls = together ? 1 : batch, rows_of_call = together ? count * batch : count;
+    for (size_t b = 0; b < calls; b++) {
+        const fastgate_part part = {row_of(lstm, first, b).data, inputs, together && batch > 1 ? x.row : x.step};
+        fg_run(lstm->layers[index].gates, rows_of_call,
+               &(fg_call){.last_segment = 1, .parts = &part, .y = at(totals, b * count * size, lstm->width),
+                          .y_stride = (ptrdiff_t)size, .ending = FG_LINEAR});
+    }
+    return together ? (sequence){totals, (ptrdiff_t)(batch * size), (ptrdiff_t)size}
+                    : (sequence){totals, (ptrdiff_t)size, (ptrdiff_t)(count * size)};
+}
+
+/* A layer in one direction, over all steps of all rows.  h_t waits in y, where the next step reads it. */
+static void run_layer(const fastgate_lstm *lstm, size_t index, int backwards, size_t steps,
+                      size_t batch, sequence x, rows h, rows c, sequence y, const run_space *space)
+{
+    const size_t most = steps_ahead(lstm, index, steps, batch);
+    rows before = h;
+    for (size_t s = 0, count; s < steps; s += count) {
+        count = most && most < steps - s ? most : steps - s;
+        const size_t first = backwards ? steps - s - count : s;
+        const sequence totals = most ? run_ahead(lstm, index, first, count, batch, x, space->ahead) : x;
+        for (size_t i = 0; i < count; i++) {
+            const size_t k = backwards ? count - 1 - i : i;
+            const rows next = step_of(lstm, y, first + k), ahead = step_of(lstm, totals, k);
+            step_layer(lstm, index, batch, step_of(lstm, x, first + k), before, c, next, c, space->m,
+                       most ? &ahead : NULL);
+            before = next;
+        }
+    }
+    if (steps)
+        copy_rows(lstm, batch, h, before, lstm->output_size);
 }
 
 static void run_ragged_layer(const fastgate_lstm *lstm, size_t index, int backwards, size_t steps,
@@ -524,7 +581,7 @@ static void run_ragged_layer(const fastgate_lstm *lstm, size_t index, int backwa
 #define STEP_OF(z, b) step_of(lstm, z, backwards ? r->lengths[b] - 1 - s : s)
         for (size_t i = 0; i < running; i++)
             COPY(xs, i, STEP_OF(x, r->order[i]), r->order[i], inputs);
-        step_layer(lstm, index, running, xs, now, cs, next, cs, m);
+        step_layer(lstm, index, running, xs, now, cs, next, cs, m, NULL);
         for (size_t i = 0; i < running; i++)
             COPY(STEP_OF(y, r->order[i]), r->order[i], next, i, output);
 #undef STEP_OF
@@ -547,14 +604,6 @@ static void *part_of(workspace *w, size_t count, size_t size, size_t width)
     return w->block ? w->block + used : NULL;
 }
 
-/* What a run needs beside its arrays. */
-typedef struct {
-    void *inner[2]; /* (steps, batch, directions * output_size): outputs of layers but the last */
-    void *m;
-    ragged rows;
-    size_t *lengths, *longer; /* (batch,) and (steps + 1,) */
-} run_space;
-
 static int lengths_fit(const size_t *lengths, size_t batch, size_t steps)
 {
     for (size_t b = 0; b < batch; b++)
@@ -572,6 +621,10 @@ static run_space lay_out(workspace *w, const fastgate_lstm *lstm, size_t steps, 
         space.inner[i] = part_of(w, product(steps, batch), wide, width);
     if (o->projection_size)
         space.m = part_of(w, batch, o->hidden_size, width);
+    size_t ahead = 0; /* rows of totals */
+    for (size_t k = 0; k < count_of(o) && !is_ragged; k++)
+        ahead = steps_ahead(lstm, k, steps, batch) ? steps_ahead(lstm, k, steps, batch) * batch : ahead;
+    space.ahead = part_of(w, ahead, 4 * padded_units(lstm), width);
     if (is_ragged) {
         space.rows.x = part_of(w, batch, o->layers > 1 && wide > o->input_size ? wide : o->input_size, width);
         space.rows.h[0] = part_of(w, batch, output, width);
@@ -647,7 +700,7 @@ int fastgate_lstm_run(const fastgate_lstm *lstm, size_t steps, size_t batch, con
                 run_ragged_layer(lstm, index, backwards, steps, batch, input, hs, cs, side, space.m,
                                  &space.rows);
             else
-                run_layer(lstm, index, backwards, steps, batch, input, hs, cs, side, space.m);
+                run_layer(lstm, index, backwards, steps, batch, input, hs, cs, side, &space);
         }
         input = result;
     }
