@@ -500,17 +500,19 @@ typedef struct {
 } run_space;
 
 /*
- * The products with x of some steps are computed ahead, as one batch of up to AHEAD_ROWS rows: enough for the weights to
- * be read once for several tiles, and few enough for the totals to stay in the second cache.  A batch that is itself
- * as large gains nothing from it, and neither do the few inputs of small layers.
+ * The products with x of some steps are computed ahead, as one batch of AHEAD_ROWS rows: enough for the weights to be
+ * read once for several tiles, and few enough for the totals to stay in the second cache.  Batches of AHEAD_BATCH rows
+ * fill tiles by themselves, and gain nothing from it, nor do layers of few inputs.
  */
 #define AHEAD_ROWS 48
+#define AHEAD_BATCH 4
 #define AHEAD_INPUTS 48
 
+/* How many steps are computed ahead, or 0 */
 static size_t steps_ahead(const fastgate_lstm *lstm, size_t index, size_t steps, size_t batch)
 {
     const size_t most = AHEAD_ROWS / batch;
-    return most < 2 || inputs_of(lstm, index) < AHEAD_INPUTS ? 0 : most < steps ? most : steps;
+    return batch >= AHEAD_BATCH || inputs_of(lstm, index) < AHEAD_INPUTS ? 0 : most < steps ? most : steps;
 }
 
 /* totals (batch, 4 padded units) of each of `count` steps from t on, and how they lie */
