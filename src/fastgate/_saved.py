@@ -192,7 +192,8 @@ def _from_lines(data: _Array, columns: int, storage: str) -> _Array:
         return np.empty((panels, panel, columns))
 
     def arrays(dtype: Any, *shape: int) -> _Array:
-        return np.ascontiguousarray(data).view(dtype).reshape(panels, -1, panel, *shape).swapaxes(1, 2)
+        lines: _Array = np.ascontiguousarray(data).view(dtype).reshape(panels, -1, panel, *shape)
+        return lines.swapaxes(1, 2)
 
     if storage == "int8":
         lines = arrays(np.int8, QUAD)
