@@ -232,11 +232,10 @@ int fastgate_gate_load_file(fastgate_gate **gate, const char *path);
  *     o       = sigma(z_o + p_o c)
  *     h       = o tanh(c), or projection (o tanh(c))
  *
- * z is summed as in a gate, except that the spans of h begin anew after those of x: so it has the bits of a gate of
- * [W_ih | W_hh] only where input_size is a multiple of 256, or of 512 for INT8.  h and c have the bits of the
- * same step in any batch, sequence, stream, number of threads and instruction set.  tanh is within 1 ULP of the
- * true value for every float z, within 1.5 ULP for every double.  A value of c or o tanh(c) smaller than
- * 2^-100, in double 2^-960, becomes 0, so that a silent stream never computes with subnormal numbers.  An LSTM is
+ * z is summed as in a gate, except that the spans of h begin anew after those of x.  h and c have the bits of the same
+ * step in any batch, sequence, stream, number of threads and instruction set.  c is within 6 ULP of |f c| + |i g|, h
+ * within 6 ULP of o tanh(c); their i has not the bits of a gate.  A value of c or o tanh(c) smaller than 2^-100, in
+ * double 2^-960, becomes 0, so that a silent stream never computes with subnormal numbers.  An LSTM is
  * read-only: any number of threads may run it at once.
  */
 typedef struct fastgate_lstm fastgate_lstm;
