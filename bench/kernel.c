@@ -12,6 +12,8 @@
  *     kernel storage MxNxB...  sides: float32, float16, bfloat16, int8, float64
  *     kernel threads MxNxB...  sides: one thread, two
  *
+ * FASTGATE_ISA in the environment chooses the instruction set of the gates.
+ *
  * The seconds of FMA are for 10^9 operations.  Turns take a millisecond, each after an eighth of that
  * to warm up.
  */
