@@ -7,6 +7,10 @@
 #include <math.h>
 #include <stdint.h>
 
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "packed bfloat16 and int8 weights are little-endian words"
+#endif
+
 #pragma GCC visibility push(hidden)
 
 /*

@@ -48,6 +48,6 @@ FG_INLINE vi vi_dot(vi sum, vi weights, vi x)
  * do neither: 0.92 of the FMA peak instead of 0.99. */
 FG_INLINE vr vr_accumulate(vr sum, vr w, vr x)
 {
-    __asm__(FG_FMA : "+x"(sum) : "x"(x), "xm"(w));
+    __asm__(FG_FMA : "+x"(sum) : "x"(x), "x"(w)); /* "m" too, and clang stores every w */
     return sum;
 }

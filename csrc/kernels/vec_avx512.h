@@ -85,6 +85,6 @@ FG_INLINE vi vi_dot(vi sum, vi weights, vi x) /* as of AVX2 */
 
 FG_INLINE vr vr_accumulate(vr sum, vr w, vr x) /* as of AVX2 */
 {
-    __asm__(FG_FMA : "+v"(sum) : "v"(x), "vm"(w));
+    __asm__(FG_FMA : "+v"(sum) : "v"(x), "v"(w));
     return sum;
 }

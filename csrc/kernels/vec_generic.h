@@ -4,13 +4,13 @@
 #endif
 #include "vec.h"
 
+/* Where an fma is itself a call, nothing else counts, and tiles of calls would be much code. */
 #if defined(__FMA__) || defined(__aarch64__) || defined(__FP_FAST_FMAF)
-#define FG_ACCUMULATORS 24 /* accumulators of a tile */
-#define FG_FMA_INLINE FG_INLINE
+#define FG_ACCUMULATORS 24
 #else
-#define FG_ACCUMULATORS 4 /* where an fma is a call, nothing else counts, and tiles of calls would be much code */
-#define FG_FMA_INLINE static __attribute__((noinline))
+#define FG_ACCUMULATORS 4
 #endif
+#define FG_CALL static __attribute__((noinline)) /* lane by lane, inline code is large, and so is its stack frame */
 
 #if defined(FG_FLOAT64)
 #define fma1 __builtin_fma /* without FMA a call of libm's, which is correctly rounded too */
@@ -38,7 +38,7 @@ FG_INLINE float fma1(float a, float b, float c)
 }
 #endif
 
-FG_FMA_INLINE vr vr_fma(vr a, vr b, vr c)
+FG_CALL vr vr_fma(vr a, vr b, vr c)
 {
     vr r = {0};
     for (size_t i = 0; i < FG_LANES; i++)
@@ -53,7 +53,7 @@ FG_INLINE vr vr_select_negative(vr z, vr a, vr b) { return vr_select((vi)z < 0, 
 FG_INLINE void vr_transpose(vr *t, const real *from, ptrdiff_t stride) { transpose_lanes(t, from, stride, 4); }
 
 #ifndef FG_FLOAT64
-FG_FMA_INLINE vr vr_load_float16(const void *p)
+FG_CALL vr vr_load_float16(const void *p)
 {
     uint16_t half[FG_LANES];
     vr v = {0};
