@@ -5,7 +5,7 @@
  *
  * A vec header of an instruction set then has:
  *
- *     FG_ACCUMULATORS             how many accumulators of a tile its registers hold, beside weights and x
+ *     FG_ACCUMULATORS     how many accumulators of a tile its registers hold, beside weights and x
  *     vr_fma              a * b + c, rounded once
  *     vr_accumulate       sum + w * x, rounded once, for sums that stay in registers
  *     vr_min              a < b ? a : b, and b if that is NaN
