@@ -40,8 +40,8 @@ static int has_avx512vnni(void)
     return has_avx512() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & bit_AVX512VNNI);
 }
 #define FG_NATIVE(X)                                                                                               \
-    X(avx512vnni, has_avx512vnni, avx512, avx512vnni)                                                              \
-    X(avx512, has_avx512, avx512, avx512) X(avx2, has_avx2, avx2, avx2)
+    X(avx512vnni, has_avx512vnni, avx512, avx512vnni, avx2)                                                        \
+    X(avx512, has_avx512, avx512, avx512, avx2) X(avx2, has_avx2, avx2, avx2, avx2)
 #elif defined(__aarch64__) && !defined(FG_BASE_ONLY)
 #ifdef __linux__
 #include <sys/auxv.h>
@@ -54,7 +54,7 @@ static int has_dot_product(void)
 #else /* macOS: every 64-bit Arm Mac has it */
 #define has_dot_product always
 #endif
-#define FG_NATIVE(X) X(neondot, has_dot_product, neon, neondot) X(neon, always, neon, neon)
+#define FG_NATIVE(X) X(neondot, has_dot_product, neon, neondot, neon) X(neon, always, neon, neon, neon)
 #else
 #define FG_NATIVE(X)
 #endif
@@ -65,19 +65,21 @@ static int always(void)
 }
 
 /* Best first.  To add an ISA: shims in kernels/, as kernels.inc says, and its name, its test, and the shims whose
- * kernels it takes for float and for int8. */
-#define FG_ALL(X) FG_NATIVE(X) X(base, always, base, base)
+ * kernels it takes: for floats, for int8, and for gate(), which gains nothing from wider vectors than AVX2's. */
+#define FG_ALL(X) FG_NATIVE(X) X(base, always, base, base, base)
 
-#define FG_DECLARE(isa, usable, real, int8)                                                                        \
-    extern const fg_kernels fg_kernels_##real, fg_kernels_##int8, fg_kernels_##real##_f64;
+#define FG_DECLARE(isa, usable, real, int8, once)                                                                  \
+    extern const fg_kernels fg_kernels_##real, fg_kernels_##int8, fg_kernels_##once;                               \
+    extern const fg_kernels fg_kernels_##real##_f64, fg_kernels_##once##_f64;
 FG_ALL(FG_DECLARE)
 
-#define FG_ENTRY(isa, usable, real, int8)                                                                          \
-    {#isa, usable, &fg_kernels_##real, &fg_kernels_##int8, &fg_kernels_##real##_f64},
+#define FG_ENTRY(isa, usable, real, int8, once)                                                                    \
+    {#isa, usable, &fg_kernels_##real, &fg_kernels_##int8, &fg_kernels_##real##_f64,                               \
+     {&fg_kernels_##once, &fg_kernels_##once##_f64}},
 static const struct {
     const char *name;
     int (*usable)(void);
-    const fg_kernels *float32, *int8, *float64;
+    const fg_kernels *float32, *int8, *float64, *once[2];
 } table[] = {FG_ALL(FG_ENTRY)};
 #define FG_COUNT (sizeof table / sizeof *table)
 
@@ -113,22 +115,18 @@ int fastgate_select_isa(const char *name)
     return FASTGATE_ERROR_ISA;
 }
 
-static const fg_kernels *kernels_for(fastgate_storage storage)
-{
-    const size_t isa = chosen();
-    if (storage == FASTGATE_FLOAT64)
-        return table[isa].float64;
-    return storage == FASTGATE_INT8 ? table[isa].int8 : table[isa].float32;
-}
-
 fg_packed_kernel *fg_active_kernel(fastgate_storage storage)
 {
-    return kernels_for(storage)->packed[storage];
+    const size_t isa = chosen();
+    const fg_kernels *kernels = storage == FASTGATE_FLOAT64 ? table[isa].float64
+                                : storage == FASTGATE_INT8  ? table[isa].int8
+                                                            : table[isa].float32;
+    return kernels->packed[storage];
 }
 
 void fg_run_once(fastgate_storage storage, const fg_matrix *m, const void *x, void *y)
 {
-    kernels_for(storage)->once(m, x, y);
+    table[chosen()].once[storage == FASTGATE_FLOAT64]->once(m, x, y);
 }
 
 const char *fastgate_isa(void)

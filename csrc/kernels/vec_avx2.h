@@ -11,7 +11,15 @@ FG_INLINE vr vr_fma(vr a, vr b, vr c) { return (vr)_mm256_fmadd_pd(a, b, c); }
 FG_INLINE vr vr_min(vr a, vr b) { return (vr)_mm256_min_pd(a, b); }
 FG_INLINE vr vr_select_negative(vr z, vr a, vr b) { return (vr)_mm256_blendv_pd(b, a, z); }
 #define FG_TRANSPOSED 2
-FG_INLINE void vr_transpose(vr *t, const real *from, ptrdiff_t stride) { transpose_lanes(t, from, stride, 2); }
+FG_INLINE void vr_transpose(vr *t, const real *from, ptrdiff_t stride)
+{
+    __m256d v[2];
+    for (int j = 0; j < 2; j++)
+        v[j] = _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(from + j * stride)),
+                                    _mm_loadu_pd(from + (j + 2) * stride), 1);
+    t[0] = (vr)_mm256_unpacklo_pd(v[0], v[1]);
+    t[1] = (vr)_mm256_unpackhi_pd(v[0], v[1]);
+}
 #else
 #define FG_FMA "vfmadd231ps %2, %1, %0"
 FG_INLINE vr vr_fma(vr a, vr b, vr c) { return (vr)_mm256_fmadd_ps(a, b, c); }
@@ -24,9 +32,11 @@ FG_INLINE vr vr_load_float16(const void *p) { return (vr)_mm256_cvtph_ps(_mm_loa
 FG_INLINE void vr_transpose(vr *t, const real *from, ptrdiff_t stride)
 {
     __m256 v[4];
+    const real *high = from + 4 * stride;
+    __asm__("" : "+r"(from), "+r"(high)); /* or gcc keeps an address for each row */
     for (int j = 0; j < 4; j++)
         v[j] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(from + j * stride)),
-                                    _mm_loadu_ps(from + (j + 4) * stride), 1);
+                                    _mm_loadu_ps(high + j * stride), 1);
     const __m256d a = (__m256d)_mm256_unpacklo_ps(v[0], v[1]), b = (__m256d)_mm256_unpacklo_ps(v[2], v[3]);
     const __m256d c = (__m256d)_mm256_unpackhi_ps(v[0], v[1]), d = (__m256d)_mm256_unpackhi_ps(v[2], v[3]);
     t[0] = (vr)_mm256_unpacklo_pd(a, b);

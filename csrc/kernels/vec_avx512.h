@@ -11,8 +11,6 @@
 FG_INLINE vr vr_fma(vr a, vr b, vr c) { return (vr)_mm512_fmadd_pd(a, b, c); }
 FG_INLINE vr vr_min(vr a, vr b) { return (vr)_mm512_min_pd(a, b); }
 FG_INLINE vr vr_select_negative(vr z, vr a, vr b) { return (vr)_mm512_mask_blend_pd(FG_SIGNS(z), b, a); }
-#define FG_TRANSPOSED 2
-FG_INLINE void vr_transpose(vr *t, const real *from, ptrdiff_t stride) { transpose_lanes(t, from, stride, 2); }
 #else
 #define FG_FMA "vfmadd231ps %2, %1, %0"
 #define FG_SIGNS(z) _mm512_movepi32_mask((__m512i)(z))
@@ -26,43 +24,6 @@ FG_INLINE vr vr_load_float16(const void *p)
     const __m256 low = _mm256_cvtph_ps(_mm_loadu_si128(p));
     const __m256 high = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p + 1));
     return (vr)_mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
-}
-
-/* Row by row, so that each line is loaded once, as 128-bit parts, which are then transposed within 128 bits. */
-#define FG_TRANSPOSED 16
-FG_INLINE void vr_transpose(vr *t, const real *from, ptrdiff_t stride)
-{
-    __m512 v[4][4];
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) {
-        const real *r = from + j * stride;
-        __asm__("" : "+r"(r)); /* or gcc keeps 64 addresses */
-#pragma GCC unroll 4
-        for (int q = 0; q < 4; q++)
-            v[q][j] = _mm512_castps128_ps512(_mm_loadu_ps(r + 4 * q));
-        r += 4 * stride;
-#pragma GCC unroll 4
-        for (int q = 0; q < 4; q++)
-            v[q][j] = _mm512_insertf32x4(v[q][j], _mm_loadu_ps(r + 4 * q), 1);
-        r += 4 * stride;
-#pragma GCC unroll 4
-        for (int q = 0; q < 4; q++)
-            v[q][j] = _mm512_insertf32x4(v[q][j], _mm_loadu_ps(r + 4 * q), 2);
-        r += 4 * stride;
-#pragma GCC unroll 4
-        for (int q = 0; q < 4; q++)
-            v[q][j] = _mm512_insertf32x4(v[q][j], _mm_loadu_ps(r + 4 * q), 3);
-    }
-#pragma GCC unroll 4
-    for (int q = 0; q < 4; q++) {
-        const __m512 *u = v[q];
-        const __m512d a = (__m512d)_mm512_unpacklo_ps(u[0], u[1]), b = (__m512d)_mm512_unpacklo_ps(u[2], u[3]);
-        const __m512d c = (__m512d)_mm512_unpackhi_ps(u[0], u[1]), d = (__m512d)_mm512_unpackhi_ps(u[2], u[3]);
-        t[4 * q] = (vr)_mm512_unpacklo_pd(a, b);
-        t[4 * q + 1] = (vr)_mm512_unpackhi_pd(a, b);
-        t[4 * q + 2] = (vr)_mm512_unpacklo_pd(c, d);
-        t[4 * q + 3] = (vr)_mm512_unpackhi_pd(c, d);
-    }
 }
 
 #ifdef __AVX512VNNI__
