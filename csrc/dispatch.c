@@ -39,6 +39,15 @@ static int has_avx512vnni(void)
     unsigned a, b, c, d;
     return has_avx512() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & bit_AVX512VNNI);
 }
+
+/* AMD's family 19h, Zen 3 and 4: vectors of 64 bytes are executed in halves, and float16 is converted at less than the
+ * speed of AVX2's. */
+static int converts_slowly(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(0, &a, &b, &c, &d) && b == signature_AMD_ebx && __get_cpuid(1, &a, &b, &c, &d) &&
+           (a >> 8 & 15) + (a >> 20 & 255) == 0x19;
+}
 #define FG_NATIVE(X)                                                                                               \
     X(avx512vnni, has_avx512vnni, avx512, avx512vnni, avx2)                                                        \
     X(avx512, has_avx512, avx512, avx512, avx2) X(avx2, has_avx2, avx2, avx2, avx2)
@@ -57,6 +66,9 @@ static int has_dot_product(void)
 #define FG_NATIVE(X) X(neondot, has_dot_product, neon, neondot, neon) X(neon, always, neon, neon, neon)
 #else
 #define FG_NATIVE(X)
+#endif
+#ifndef signature_AMD_ebx
+#define converts_slowly() 0
 #endif
 
 static int always(void)
@@ -121,6 +133,8 @@ fg_packed_kernel *fg_active_kernel(fastgate_storage storage)
     const fg_kernels *kernels = storage == FASTGATE_FLOAT64 ? table[isa].float64
                                 : storage == FASTGATE_INT8  ? table[isa].int8
                                                             : table[isa].float32;
+    if (storage == FASTGATE_FLOAT16 && converts_slowly())
+        kernels = table[isa].once[0];
     return kernels->packed[storage];
 }
 
