@@ -2,7 +2,7 @@
 
 A step: the next h and c from x, h and c, of one layer, batch 1. Where a library can, x and the
 state lie where they stay, and the new state goes where the old one was. A sequence: 100 steps in
-one call, from a state, batch 1 and 16. Weights of h and x are of order 1/sqrt(n + h).
+one call, from a state, batch 1, 4, 16 and 64. Weights of h and x are of order 1/sqrt(n + h).
 
 Storages: fastgate's own, a step; the error is that of h after 100 steps, against float64 with
 weights not rounded.
@@ -32,9 +32,9 @@ from sides import (
     torch_mode,
 )
 
-SIZES = "32/32 64/128 128/128 128/256 256/512"
+SIZES = "32/32 64/128 128/128 128/256 256/512 512/512"
 STEPS = 100
-BATCHES = (1, 16)
+BATCHES = (1, 4, 16, 64)
 BOUND, CALL, STREAM = "cell.bind", "cell(x, h, c, out=state)", "s.step(x, out=y)"
 SEQUENCE = "lstm(x, state, out=y)"
 PEER = "onnxruntime"

@@ -325,8 +325,12 @@ int fastgate_lstm_step(const fastgate_lstm *lstm, size_t batch, const void *x, p
  * beyond, backwards begins at the last, and all is as if the row ran alone.  Arrays must not overlap, and only
  * lengths may be NULL.
  *
- * With one layer, no projection and no lengths nothing is allocated.  Otherwise some is, up to two arrays like y
- * for the outputs of inner layers: FASTGATE_ERROR_MEMORY, before anything is written.
+ * Threads share both directions and the rows of a batch, or the layers, as a pipeline over the steps, or the outputs
+ * of each step, as the sizes suggest.
+ *
+ * What it needs beside its arrays is allocated: up to two arrays like y for the outputs of inner layers, and for each
+ * thread some rows; with one layer, no projection, no lengths, at least four rows and at most two threads, nothing.
+ * FASTGATE_ERROR_MEMORY, before anything is written.
  * FASTGATE_ERROR_SHAPE if a length is more than `steps`.
  */
 int fastgate_lstm_run(const fastgate_lstm *lstm, size_t steps, size_t batch, const void *x,

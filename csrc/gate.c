@@ -255,13 +255,6 @@ static int parts_add_up(const fastgate_part *parts, size_t part_count, size_t in
     return !input_size;
 }
 
-/*
- * What a call costs: the bytes of weights that it reads, in a batch about one fourth of them for each
- * row of x.  Sharing gains from about 5 microseconds of work on, and waking a thread from about 150 on.
- */
-#define SHARE_COST (384 * 1024)
-#define WAKE_COST (4 * 1024 * 1024)
-
 /* A batch of a gate up to this size is shared out by its rows: then each thread's cache holds all of the
  * gate.  Of a larger one, each thread's cache should hold some blocks. */
 #define WHOLE_GATE_BYTES (1024 * 1024)
@@ -296,7 +289,7 @@ static void share(unsigned threads, size_t cost, size_t nbytes, shared_call *s)
         threads = (unsigned)size;
     /* more pieces than threads, for whoever is early to take over some */
     s->pieces = threads * (size / threads < 4 ? size / threads : 4);
-    fg_share(threads, s->pieces, cost >= WAKE_COST, run_piece, s);
+    fg_share(threads, s->pieces, cost >= FG_WAKE_COST, run_piece, s);
 }
 
 void fg_run(const fastgate_gate *gate, size_t batch, fg_call *call)
@@ -309,7 +302,7 @@ void fg_run(const fastgate_gate *gate, size_t batch, fg_call *call)
     const size_t block = FG_PANELS * fg_panel_rows(gate->storage);
     const size_t blocks = gate->output_size / block + (gate->output_size % block != 0);
     const size_t cost = batch < 4 ? gate->nbytes * batch : gate->nbytes / 4 * batch;
-    const unsigned threads = cost < SHARE_COST ? 1 : fg_threads_of(gate->threads);
+    const unsigned threads = cost < FG_SHARE_COST ? 1 : fg_threads_of(gate->threads);
     if (threads > 1) {
         shared_call s = {call, gate->kernel, blocks, batch, 0, 0};
         share(threads, cost, gate->nbytes, &s);

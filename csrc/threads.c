@@ -15,8 +15,6 @@
 #define _GNU_SOURCE /* sched_getaffinity, pthread_setname_np */
 #include "internal.h"
 
-#include <stdatomic.h>
-
 static atomic_uint threads_for_all; /* 0: as each gate was created */
 
 void fastgate_override_threads(unsigned threads)
@@ -297,6 +295,11 @@ unsigned fastgate_cpu_count(void)
 
 #else /* no POSIX threads: every caller runs alone */
 
+static void pause_after(unsigned look)
+{
+    (void)look;
+}
+
 void fg_share(unsigned threads, size_t count, int wake, void (*task)(void *context, size_t i),
               void *context)
 {
@@ -310,3 +313,48 @@ unsigned fastgate_cpu_count(void)
 }
 
 #endif
+
+/* The state of a row of a pipeline is twice the number of its tasks that have returned, plus 1 while one runs. */
+typedef struct {
+    fg_progress *progress;
+    size_t rows, columns;
+    void (*task)(void *context, size_t i, size_t k);
+    void *context;
+} pipeline;
+
+/* Runs a task of row i if one can begin. */
+static int run_next(const pipeline *p, size_t i)
+{
+    size_t now = atomic_load_explicit(&p->progress[i].state, memory_order_relaxed);
+    if (now % 2 || now / 2 == p->columns ||
+        (i && atomic_load_explicit(&p->progress[i - 1].state, memory_order_acquire) / 2 <= now / 2) ||
+        !atomic_compare_exchange_strong_explicit(&p->progress[i].state, &now, now + 1, memory_order_acquire,
+                                                 memory_order_relaxed))
+        return 0;
+    p->task(p->context, i, now / 2);
+    atomic_store_explicit(&p->progress[i].state, now + 2, memory_order_release);
+    return 1;
+}
+
+/* Runs tasks until all have returned: those of the last rows first, which then never wait for long. */
+static void run_rows(void *context, size_t participant)
+{
+    const pipeline *p = context;
+    (void)participant;
+    for (unsigned look = 1;
+         atomic_load_explicit(&p->progress[p->rows - 1].state, memory_order_acquire) / 2 < p->columns; look++) {
+        size_t i = p->rows;
+        while (i && !run_next(p, i - 1))
+            i--;
+        if (!i)
+            pause_after(look);
+    }
+}
+
+void fg_pipeline(unsigned threads, int wake, fg_progress *progress, size_t rows, size_t columns,
+                 void (*task)(void *context, size_t i, size_t k), void *context)
+{
+    pipeline p = {progress, rows, columns, task, context};
+    const size_t count = threads < rows ? threads : rows;
+    fg_share(threads, count, wake, run_rows, &p);
+}

@@ -658,12 +658,23 @@ static uint64_t try_threads(size_t n, size_t hidden, size_t projection, size_t b
     return hash;
 }
 
-/* So many steps that the products with x are computed ahead, in several pieces. */
+/* So many steps that the products with x are computed ahead, in several pieces, and that threads share layers,
+ * directions and rows. */
 static uint64_t try_long(size_t n, size_t hidden, size_t batch, unsigned directions, size_t turn)
 {
     const fastgate_lstm_options o = {storage, n, hidden, 0, 2, directions, .threads = 1};
     model m = make(o, 0, n * 65536 + hidden + batch);
     const uint64_t hash = try_all(&m, 101, batch, turn);
+    sequence s = sequence_for(&m, 101, batch);
+    for (unsigned threads = 2; threads <= 3; threads++) {
+        fastgate_override_threads(threads);
+        road = "threads, of a long sequence";
+        want_all(&m, &s); /* try_lengths has others */
+        try_run(m.lstm, &m, &s, TIME_MAJOR, BATCH_MAJOR);
+        if (turn % 2)
+            try_lengths(&m, s);
+    }
+    fastgate_override_threads(0);
     dispose(&m);
     return hash;
 }

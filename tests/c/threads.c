@@ -44,8 +44,8 @@ static void *call(void *arg)
 
 /* ---- an LSTM ----------------------------------------------------------------------------------- */
 
-/* its calls are just large enough to be shared */
-enum { INPUTS = 60, HIDDEN = 150, PROJECTED = 70, LAYERS = 2, STEPS = 3, BATCH = 3 };
+/* its steps are just large enough to be shared, and there are enough of them for a pipeline */
+enum { INPUTS = 60, HIDDEN = 150, PROJECTED = 70, LAYERS = 2, STEPS = 20, BATCH = 3 };
 static const size_t lengths[BATCH] = {2, STEPS, 0};
 
 static struct {

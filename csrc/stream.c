@@ -1,0 +1,100 @@
+/* Streams: sequences that go on step by step. */
+#include "lstm.h"
+
+struct fastgate_stream {
+    const fastgate_lstm *lstm;
+    size_t batch;
+    void *h[2], *c; /* (layers, batch, ..); h[now] is the state, and the next step writes the other */
+    void *m;
+    int now;
+    fg_workspace memory;
+};
+
+static void lay_out_stream(fastgate_stream *s)
+{
+    const fastgate_lstm_options *o = &s->lstm->options;
+    const size_t count = fg_product(o->layers, s->batch), width = s->lstm->width;
+    s->h[0] = fg_part_of(&s->memory, count, s->lstm->output_size, width);
+    s->h[1] = fg_part_of(&s->memory, count, s->lstm->output_size, width);
+    s->c = fg_part_of(&s->memory, count, o->hidden_size, width);
+    s->m = fg_part_of(&s->memory, o->projection_size ? s->batch : 0, o->hidden_size, width);
+}
+
+int fastgate_stream_create(fastgate_stream **stream, const fastgate_lstm *lstm, size_t batch)
+{
+    if (lstm->options.directions != 1 || lstm->options.backwards)
+        return FASTGATE_ERROR_SHAPE;
+    fastgate_stream made = {.lstm = lstm, .batch = batch};
+    lay_out_stream(&made);
+    if (made.memory.used == SIZE_MAX)
+        return FASTGATE_ERROR_MEMORY;
+    fastgate_stream *result = malloc(sizeof *result);
+    made.memory.block = calloc(made.memory.used + 1, 1);
+    if (!result || !made.memory.block) {
+        free(result), free(made.memory.block);
+        return FASTGATE_ERROR_MEMORY;
+    }
+    made.memory.used = 0;
+    lay_out_stream(&made);
+    *result = made;
+    *stream = result;
+    return FASTGATE_OK;
+}
+
+void fastgate_stream_free(fastgate_stream *stream)
+{
+    if (stream)
+        free(stream->memory.block);
+    free(stream);
+}
+
+void fastgate_stream_step(fastgate_stream *s, const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t y_stride)
+{
+    const fastgate_lstm *lstm = s->lstm;
+    const size_t output = lstm->output_size;
+    void *const next = s->h[1 - s->now];
+    fastgate_lstm_step(lstm, s->batch, x, x_stride, s->h[s->now], s->c, next, s->c, s->m);
+    s->now = 1 - s->now;
+    const fg_rows last = {fg_at(next, (lstm->options.layers - 1) * s->batch * output, lstm->width),
+                       (ptrdiff_t)output};
+    fg_copy_rows(lstm, s->batch, (fg_rows){y, y_stride}, last, output);
+}
+
+void fastgate_stream_reset(fastgate_stream *s, size_t b)
+{
+    const size_t width = s->lstm->width, output = s->lstm->output_size;
+    const size_t hidden = s->lstm->options.hidden_size;
+    for (size_t k = 0; k < s->lstm->options.layers; k++) {
+        memset(fg_at(s->h[s->now], (k * s->batch + b) * output, width), 0, output * width);
+        memset(fg_at(s->c, (k * s->batch + b) * hidden, width), 0, hidden * width);
+    }
+}
+
+/* Bytes of the h and of the c of all layers. */
+static size_t h_bytes(const fastgate_stream *s)
+{
+    return s->lstm->options.layers * s->batch * s->lstm->output_size * s->lstm->width;
+}
+
+static size_t c_bytes(const fastgate_stream *s)
+{
+    return s->lstm->options.layers * s->batch * s->lstm->options.hidden_size * s->lstm->width;
+}
+
+static void copy(void *to, const void *from, size_t bytes)
+{
+    if (bytes)
+        memcpy(to, from, bytes);
+}
+
+void fastgate_stream_get_state(const fastgate_stream *s, void *h, void *c)
+{
+    copy(h, s->h[s->now], h_bytes(s));
+    copy(c, s->c, c_bytes(s));
+}
+
+void fastgate_stream_set_state(fastgate_stream *s, const void *h, const void *c)
+{
+    copy(s->h[s->now], h, h_bytes(s));
+    copy(s->c, c, c_bytes(s));
+}
