@@ -1020,6 +1020,7 @@ def test_signatures(api):
         api.LSTMCell.stream: ["self", "batch"],
         api.LSTM: ["layers", "batch_first", "reverse", *step],
         api.LSTM.stream: ["self", "batch"],
+        api.LSTM.gates: ["self", "x", "state", "lengths", "layer", "direction"],
         api.LSTMCell.from_torch: ["source", "prefix", "storage", "threads"],
         api.LSTM.from_torch: ["source", "prefix", "batch_first", "storage", "threads"],
         api.LSTM.from_keras: ["source", "prefix", "storage", "threads"],

@@ -181,6 +181,15 @@ class LSTM(_Recurrent):
         lengths: ArrayLike | None = None,
         out: _Out,
     ) -> tuple[_Out, tuple[NDArray[Any], NDArray[Any]]]: ...
+    def gates(
+        self,
+        x: ArrayLike,
+        state: tuple[ArrayLike, ArrayLike] | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        layer: int = -1,
+        direction: int = 0,
+    ) -> dict[str, NDArray[Any]]: ...
     def stream(self, batch: int | None = None) -> Stream: ...
     @property
     def output_size(self) -> int: ...

@@ -667,6 +667,36 @@ cdef class LSTM(_Recurrent):
         target[...] = y  # computed apart: out may overlap x
         return out, state
 
+    def gates(self, x, state=None, *, lengths=None, layer=-1, direction=0):
+        """What the gates of a layer do over time, to look at; computing it takes many times as long as a call.
+
+        Parameters
+        ----------
+        x, state, lengths
+            As in a call.
+        layer : int
+            The last one if it is not given.
+        direction : int
+            1 is backwards, of a bidirectional LSTM.
+
+        Returns
+        -------
+        dict
+            Arrays like y, of hidden_size, each at the time of its step: "input", "forget" and "output", the gates i,
+            f and o, between 0 and 1; "cell", g, between -1 and 1; and "c" after the step. They are computed in
+            float64 from the states of a call, with the weights as rounded by the storage, and then rounded.
+
+        Raises
+        ------
+        IndexError
+            If there is no such layer or direction.
+        ValueError, TypeError, MemoryError
+            As a call.
+        """
+        from fastgate._gates import gates
+
+        return gates(self, x, state, lengths, layer, direction)
+
     def stream(self, batch=None):
         """A Stream: it keeps the state, zeros at first, from step to step. batch=B: B independent ones.
 

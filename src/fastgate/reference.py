@@ -9,6 +9,8 @@ It is the oracle of the tests, and what runs where the compiled core cannot be l
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
 
 from fastgate import _check, _saved
@@ -280,8 +282,8 @@ class _Cell:
             packed.append(peephole.tobytes())
         return packed
 
-    def step(self, x: _Array, h: _Array, c: _Array) -> tuple[_Array, _Array]:
-        """x (..., n), h (..., output_size), c (..., hidden_size) -> the next h and c."""
+    def gates(self, x: _Array, h: _Array, c: _Array) -> tuple[_Array, ...]:
+        """x (..., n), h (..., output_size), c (..., hidden_size) -> i, f, g, o and the next c, not rounded yet."""
         precise = np.longdouble if self.dtype == np.float64 else np.float64
         clip, gate_clip, input_forget = self.limits
         c = c.astype(precise)
@@ -294,11 +296,17 @@ class _Cell:
             i, f = (sigmoid(np.clip(gate, -gate_clip, gate_clip)) for gate in (z_i, z_f))
             if input_forget:
                 f = 1 - i
-            c = f * c + i * np.tanh(np.clip(z_g, -gate_clip, gate_clip))
-            c = self._flushed(np.clip(c, -clip, clip))
+            g = np.tanh(np.clip(z_g, -gate_clip, gate_clip))
+            c = self._flushed(np.clip(f * c + i * g, -clip, clip))
             if self.peephole is not None:
                 z_o += self.peephole[2] * c
-            h = self._flushed(sigmoid(np.clip(z_o, -gate_clip, gate_clip)) * np.tanh(c))
+            return i, f, g, sigmoid(np.clip(z_o, -gate_clip, gate_clip)), c
+
+    def step(self, x: _Array, h: _Array, c: _Array) -> tuple[_Array, _Array]:
+        """x (..., n), h (..., output_size), c (..., hidden_size) -> the next h and c."""
+        *_, o, c = self.gates(x, h, c)
+        with np.errstate(all="ignore"):
+            h = self._flushed(o * np.tanh(c))
             if self.projection is not None:
                 h = affine(h, self.projection, np.zeros(self.sizes[1]))
             return h.astype(self.dtype), c.astype(self.dtype)
@@ -557,6 +565,29 @@ class BoundCell:
         raise TypeError("a bound call belongs to its arrays: it is neither pickled nor copied")
 
 
+GATES = ("input", "forget", "cell", "output", "c")  # what LSTM.gates gives
+
+
+def chosen_layer(layer: Any, direction: Any, layers: int, directions: int) -> tuple[int, int]:
+    """The indices of a layer, which may count from the last, and of a direction."""
+    layer, direction = operator.index(layer), operator.index(direction)
+    if not -layers <= layer < layers:
+        raise IndexError(f"layer {layer} of an LSTM of {layers}")
+    if not 0 <= direction < directions:
+        raise IndexError(f"direction {direction} of an LSTM of {directions}")
+    return layer % layers, direction
+
+
+def time_major(x: _Array, batch_first: bool) -> _Array:
+    """x (T, n), (T, B, n), or (B, T, n) if batch_first -> (T, B, n)"""
+    return x[:, np.newaxis] if x.ndim == 2 else x.swapaxes(0, 1) if batch_first else x
+
+
+def like_input(y: _Array, x: _Array, batch_first: bool) -> _Array:
+    """y (T, B, ..) -> with the axes of x"""
+    return y[:, 0] if x.ndim == 2 else y.swapaxes(0, 1) if batch_first else y
+
+
 class LSTM(_Recurrent):
     """Layers of an LSTM over sequences, on one thread; see fastgate.LSTM."""
 
@@ -648,30 +679,60 @@ class LSTM(_Recurrent):
         shape = (*x.shape[:-1], self.output_size)
         target = np.empty(shape, dtype) if out is None else _check.output(out, shape, dtype)
         h_n, c_n = h_n.copy(), c_n.copy()
+        y = self._run(time_major(x, self.batch_first), h_n, c_n, counts)
+        target[...] = like_input(y, x, self.batch_first)
+        return target if out is None else out, (h_n, c_n)
 
-        y = x[:, np.newaxis] if x.ndim == 2 else x.swapaxes(0, 1) if self.batch_first else x
+    def gates(
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        layer: int = -1,
+        direction: int = 0,
+    ) -> dict[str, _Array]:
+        """x (T, [B,] n) -> "input", "forget", "cell", "output" and "c", (T, [B,] hidden_size) each."""
+        layer, direction = chosen_layer(layer, direction, self.num_layers, self._directions)
+        sizes, dtype = self._cells[0].sizes, self._cells[0].dtype
+        x, h, c, counts = _check.sequence(
+            x, state, lengths, sizes, len(self._cells), self.batch_first, dtype
+        )
+        y = time_major(x, self.batch_first)
+        arrays = np.zeros((len(GATES), *y.shape[:2], sizes[2]), dtype)
+        self._run(y, h.copy(), c.copy(), counts, layer * self._directions + direction, arrays)
+        return {name: like_input(a, x, self.batch_first) for name, a in zip(GATES, arrays)}
+
+    def _run(
+        self,
+        y: _Array,
+        h_n: _Array,
+        c_n: _Array,
+        counts: _Array | None,
+        watched: int = -1,
+        gates: _Array | None = None,
+    ) -> _Array:
+        """Run all layers over y (T, B, n), from states that become those after the last step.
+
+        What the gates of the cell `watched` give is written to gates (5, T, B, hidden_size).
+        """
         steps, batch = y.shape[:2]
         if counts is None:
             counts = np.full(batch, steps)
         h, c = (a.reshape(len(self._cells), batch, a.shape[-1]) for a in (h_n, c_n))  # views
-        for layer in range(self.num_layers):
-            y, below = np.zeros((steps, batch, self.output_size), dtype), y
-            for direction in range(self._directions):
-                k = layer * self._directions + direction
-                outputs = slice(direction * sizes[1], (direction + 1) * sizes[1])
-                for step in range(counts.max(initial=0)):
-                    rows = np.flatnonzero(step < counts)
-                    at = counts[rows] - 1 - step if self.reverse or direction else step
-                    h[k, rows], c[k, rows] = self._cells[k].step(
-                        below[at, rows], h[k, rows], c[k, rows]
-                    )
-                    y[at, rows, outputs] = h[k, rows]
-        if x.ndim == 2:
-            y = y[:, 0]
-        elif self.batch_first:
-            y = y.swapaxes(0, 1)
-        target[...] = y
-        return target if out is None else out, (h_n, c_n)
+        for k, cell in enumerate(self._cells):
+            direction = k % self._directions
+            if direction == 0:
+                y, below = np.zeros((steps, batch, self.output_size), y.dtype), y
+            outputs = slice(direction * cell.sizes[1], (direction + 1) * cell.sizes[1])
+            for step in range(counts.max(initial=0)):
+                rows = np.flatnonzero(step < counts)
+                at = counts[rows] - 1 - step if self.reverse or direction else step
+                if gates is not None and k == watched:
+                    gates[:, at, rows] = cell.gates(below[at, rows], h[k, rows], c[k, rows])
+                h[k, rows], c[k, rows] = cell.step(below[at, rows], h[k, rows], c[k, rows])
+                y[at, rows, outputs] = h[k, rows]
+        return y
 
     def stream(self, batch: int | None = None) -> Stream:
         """A Stream: it keeps the state, zeros at first, from step to step."""

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgate import LSTM, Gate, LSTMCell, reference
+from fastgate import LSTM, LSTMCell, reference
 from fastgate._check import STORAGES, dtype_of
 
 Array = NDArray[Any]  # float32, or float64 for gates that are stored so
@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = load()
     images, labels = data["images"], data["labels"]
     rows = to_rows(images)
-    h, outputs, gate = run(data, rows, LSTM, Gate, args.storage)
-    h_oracle, outputs_oracle, _ = run(data, rows, reference.LSTM, reference.Gate, "float64")
+    h, outputs = run(data, rows, LSTM, args.storage)
+    h_oracle, outputs_oracle = run(data, rows, reference.LSTM, "float64")
     read = classify(data, h)
 
     print(f"An LSTM with {h.shape[1]} units reads handwritten digits, a row of 8 pixels a step.\n")
@@ -67,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_times(data, rows[-1, 0], args.storage)
     if args.no_plot:
         return 0
-    return plot_input_gate(args.plot, images, read, labels, gate)
+    lstm = LSTM([parameters(data, args.storage)], storage=args.storage)
+    gates = lstm.gates(rows.astype(dtype_of(args.storage)))
+    return plot_input_gate(args.plot, images, read, labels, gates["input"])
 
 
 def load() -> Data:
@@ -86,18 +88,11 @@ def parameters(data: Data, storage: str) -> dict[str, Any]:
     return {name: data[name].astype(dtype_of(storage)) for name in names}
 
 
-def run(
-    data: Data, rows: Array, lstm_type: Callable[..., Any], gate_type: Callable[..., Any], storage: str
-) -> tuple[Array, Array, Array]:
-    """Read all images side by side -> the last h (N, H), all h and the input gate (T, N, H)."""
-    layer = parameters(data, storage)
-    x = rows.astype(dtype_of(storage))
-    y, (h, _) = lstm_type([layer], storage=storage)(x)
-    weight = np.hstack([layer["weight_ih"], layer["weight_hh"]])
-    bias = layer["bias_ih"] + layer["bias_hh"]
-    units = slice(0, h.shape[-1])  # the input gate is the first of four
-    before = np.concatenate([np.zeros_like(y[:1]), y[:-1]])
-    return h[0], y, gate_type(weight[units], bias[units], storage=storage)(x, before)
+def run(data: Data, rows: Array, lstm_type: Callable[..., Any], storage: str) -> tuple[Array, Array]:
+    """Read all images side by side -> the last h (N, H) and all h (T, N, H)."""
+    lstm = lstm_type([parameters(data, storage)], storage=storage)
+    y, (h, _) = lstm(rows.astype(dtype_of(storage)))
+    return h[0], y
 
 
 def classify(data: Data, h: Array) -> NDArray[np.intp]:
@@ -124,7 +119,7 @@ def print_storages(
     """What rounding the weights saves, and what it costs."""
     print("storage   accuracy   largest difference   bytes of the LSTM")
     for storage in STORAGES:
-        h, outputs, _ = run(data, rows, LSTM, Gate, storage)
+        h, outputs = run(data, rows, LSTM, storage)
         accuracy = np.mean(classify(data, h) == labels)
         difference = np.abs(outputs - outputs_oracle).max()
         nbytes = LSTM([parameters(data, storage)], storage=storage).nbytes

@@ -1,0 +1,80 @@
+"""LSTM.gates of the compiled core: what the gates do over time, from a run of the LSTM itself.
+
+A run gives the states that the gates saw, so that all steps are one matrix product, in float64; what is left to do step
+by step is c.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastgate import _check
+from fastgate.reference import GATES, chosen_layer, like_input, sigmoid, time_major
+
+TYPE_CHECKING = False  # not from typing, for the sake of the import time
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    _Array = NDArray[Any]
+
+
+def gates(lstm: Any, x: Any, state: Any, lengths: Any, layer: Any, direction: Any) -> dict[str, _Array]:
+    """As fastgate.LSTM.gates."""
+    _, (_, (layers,), options) = lstm.__reduce__()
+    batch_first, options["batch_first"] = options["batch_first"], False
+    directions = 2 if lstm.bidirectional else 1
+    layer, direction = chosen_layer(layer, direction, len(layers), directions)
+    parameters = layers[layer][direction] if lstm.bidirectional else layers[layer]
+    outputs, hidden = parameters["weight_hh"].shape[1], lstm.hidden_size
+    dtype = _check.dtype_of(lstm.storage)
+    x, h, c, counts = _check.sequence(
+        x, state, lengths, (lstm.input_size, outputs, hidden), len(layers) * directions, batch_first, dtype
+    )
+    y = time_major(x, batch_first)
+    steps, batch = y.shape[:2]
+    if counts is None:
+        counts = np.full(batch, steps, np.int64)
+    h, c = (a.reshape(len(a), batch, a.shape[-1]) for a in (h, c))
+    for k in range(layer + 1):
+        below, own = y, slice(k * directions, (k + 1) * directions)
+        y, _ = type(lstm)([layers[k]], **options)(below, (h[own], c[own]), lengths=counts)
+    y = y[..., direction * outputs : (direction + 1) * outputs]
+
+    step = np.arange(steps)[:, np.newaxis]
+    order = np.broadcast_to(step, (steps, batch))  # in which a row's steps run: its own inverse
+    if options["reverse"] or direction:
+        order = np.where(step < counts, counts - 1 - step, step)
+    order = order[..., np.newaxis]
+    index = layer * directions + direction
+    before = np.concatenate([h[index][np.newaxis], np.take_along_axis(y, order, 0)])[:steps]
+    arrays = _gates(parameters, options, np.take_along_axis(below, order, 0), before, c[index])
+    arrays[:, step >= counts] = 0
+    return {
+        name: like_input(np.take_along_axis(a, order, 0).astype(dtype), x, batch_first)
+        for name, a in zip(GATES, arrays)
+    }
+
+
+def _gates(
+    parameters: dict[str, _Array], options: dict[str, Any], x: _Array, h: _Array, c: _Array
+) -> _Array:
+    """x (T, B, n), h (T, B, output_size) before each step, c (B, H) -> all of GATES (5, T, B, H), in float64."""
+    steps, batch, hidden = *x.shape[:2], c.shape[-1]
+    arrays = np.empty((len(GATES), steps, batch, hidden))
+    peephole = parameters.get("peephole", np.zeros((3, hidden)))
+    clip, gate_clip = (np.inf if options[key] is None else options[key] for key in ("clip", "gate_clip"))
+    weight_ih, weight_hh = (parameters[key].T.astype(np.float64) for key in ("weight_ih", "weight_hh"))
+    with np.errstate(all="ignore"):  # NaN, infinity and underflow are results like others
+        z = x @ weight_ih + h @ weight_hh + parameters["bias_ih"]
+        for t, (z_i, z_f, z_g, z_o) in enumerate(z.reshape(steps, batch, 4, hidden).swapaxes(1, 2)):
+            i = sigmoid(np.clip(z_i + peephole[0] * c, -gate_clip, gate_clip))
+            f = sigmoid(np.clip(z_f + peephole[1] * c, -gate_clip, gate_clip))
+            if options["input_forget"]:
+                f = 1 - i
+            g = np.tanh(np.clip(z_g, -gate_clip, gate_clip))
+            c = np.clip(f * c + i * g, -clip, clip)
+            o = sigmoid(np.clip(z_o + peephole[2] * c, -gate_clip, gate_clip))
+            arrays[:, t] = i, f, g, o, c
+    return arrays
