@@ -146,7 +146,7 @@ typedef void fg_packed_kernel(const fg_call *call, size_t first_block, size_t bl
 typedef struct {
     fg_packed_kernel *packed[FASTGATE_FLOAT64 + 1]; /* by storage; NULL where another table has it */
 
-    /* y (rows,) = sigma(W x + bias), from a matrix where it lies, of one segment */
+    /* y (rows,) = sigma(W x + bias), from a matrix where it lies, of one segment; NULL likewise */
     void (*once)(const fg_matrix *m, const void *x, void *y);
 } fg_kernels;
 
