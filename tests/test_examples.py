@@ -26,7 +26,7 @@ class Counted:
     def __setstate__(self, state):
         vars(self).update(state)
         with open(self.log, "a") as file:
-            file.write(f"{os.getpid()} {fastgate._check.override}\n")
+            file.write(f"{os.getpid()} {fastgate._parameters.override}\n")
 
     def __call__(self, images):
         return self.model(images)

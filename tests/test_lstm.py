@@ -1054,10 +1054,10 @@ def test_every_way_of_calling(api):
 
 @compiled_only
 def test_core_and_reference_agree_on_pickles():
-    """Each comes back as what it was, and the core's loads where there is none: see _check.make."""
+    """Each comes back as what it was, and the core's loads where there is none: see _parameters.make."""
     for core, reference in zip(sources(fastgate), sources(fastgate.reference)):
         make, arguments = core.__reduce__()
-        assert make is fastgate._check.make
+        assert make is fastgate._parameters.make
         name, arguments, options = arguments
         loaded = getattr(fastgate.reference, name)(*arguments, **options)
         assert repr(loaded) == repr(reference)
