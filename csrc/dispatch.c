@@ -63,12 +63,11 @@ static int has_dot_product(void)
 #else /* macOS: every 64-bit Arm Mac has it */
 #define has_dot_product always
 #endif
+#define converts_slowly() 0
 #define FG_NATIVE(X) X(neondot, has_dot_product, neon, neondot, neon) X(neon, always, neon, neon, neon)
 #else
-#define FG_NATIVE(X)
-#endif
-#ifndef signature_AMD_ebx
 #define converts_slowly() 0
+#define FG_NATIVE(X)
 #endif
 
 static int always(void)
@@ -77,21 +76,21 @@ static int always(void)
 }
 
 /* Best first.  To add an ISA: shims in kernels/, as kernels.inc says, and its name, its test, and the shims whose
- * kernels it takes: for floats, for int8, and for gate(), which gains nothing from wider vectors than AVX2's. */
+ * kernels it takes: for floats, for int8, and where wide vectors gain nothing, as in gate(): AVX2's. */
 #define FG_ALL(X) FG_NATIVE(X) X(base, always, base, base, base)
 
-#define FG_DECLARE(isa, usable, real, int8, once)                                                                  \
-    extern const fg_kernels fg_kernels_##real, fg_kernels_##int8, fg_kernels_##once;                               \
-    extern const fg_kernels fg_kernels_##real##_f64, fg_kernels_##once##_f64;
+#define FG_DECLARE(isa, usable, real, int8, narrow)                                                                \
+    extern const fg_kernels fg_kernels_##real, fg_kernels_##int8, fg_kernels_##narrow;                             \
+    extern const fg_kernels fg_kernels_##real##_f64, fg_kernels_##narrow##_f64;
 FG_ALL(FG_DECLARE)
 
-#define FG_ENTRY(isa, usable, real, int8, once)                                                                    \
+#define FG_ENTRY(isa, usable, real, int8, narrow)                                                                  \
     {#isa, usable, &fg_kernels_##real, &fg_kernels_##int8, &fg_kernels_##real##_f64,                               \
-     {&fg_kernels_##once, &fg_kernels_##once##_f64}},
+     {&fg_kernels_##narrow, &fg_kernels_##narrow##_f64}},
 static const struct {
     const char *name;
     int (*usable)(void);
-    const fg_kernels *float32, *int8, *float64, *once[2];
+    const fg_kernels *float32, *int8, *float64, *narrow[2];
 } table[] = {FG_ALL(FG_ENTRY)};
 #define FG_COUNT (sizeof table / sizeof *table)
 
@@ -134,13 +133,13 @@ fg_packed_kernel *fg_active_kernel(fastgate_storage storage)
                                 : storage == FASTGATE_INT8  ? table[isa].int8
                                                             : table[isa].float32;
     if (storage == FASTGATE_FLOAT16 && converts_slowly())
-        kernels = table[isa].once[0];
+        kernels = table[isa].narrow[0];
     return kernels->packed[storage];
 }
 
 void fg_run_once(fastgate_storage storage, const fg_matrix *m, const void *x, void *y)
 {
-    table[chosen()].once[storage == FASTGATE_FLOAT64]->once(m, x, y);
+    table[chosen()].narrow[storage == FASTGATE_FLOAT64]->once(m, x, y);
 }
 
 const char *fastgate_isa(void)

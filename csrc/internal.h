@@ -205,7 +205,7 @@ void fg_share(unsigned threads, size_t count, int wake, void (*task)(void *conte
 #define FG_SHARE_COST (384 * 1024)
 #define FG_WAKE_COST (4 * 1024 * 1024)
 
-/* How far a row of a pipeline is; on lines of its own. */
+/* How far a row of a pipeline is; apart from what other threads write. */
 typedef struct {
     atomic_size_t state;
     char apart[2 * FG_LINE - sizeof(atomic_size_t)];
@@ -213,7 +213,7 @@ typedef struct {
 
 /*
  * Calls task(context, i, k) once for each i < rows, k < columns, after those of (i - 1, k) and (i, k - 1) have returned,
- * on up to `threads` threads; `wake` is as for fg_share.  progress (rows,) is zeros.
+ * on up to `threads` threads; `wake` is as for fg_share.  progress (rows,) is scratch.
  */
 void fg_pipeline(unsigned threads, int wake, fg_progress *progress, size_t rows, size_t columns,
                  void (*task)(void *context, size_t i, size_t k), void *context);

@@ -91,7 +91,7 @@ typedef struct {
 static inline void *fg_part_of(fg_workspace *w, size_t count, size_t size, size_t width)
 {
     const size_t bytes = fg_product(fg_product(count, size), width), used = w->used;
-    if (used == SIZE_MAX || bytes > PTRDIFF_MAX - FG_LINE - used)
+    if (used == SIZE_MAX || bytes > PTRDIFF_MAX / FG_LINE * FG_LINE - used)
         return w->used = SIZE_MAX, NULL;
     w->used = used + (bytes + FG_LINE - 1) / FG_LINE * FG_LINE;
     return w->block ? w->block + used : NULL;

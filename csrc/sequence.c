@@ -10,10 +10,10 @@
 #define AHEAD_BATCH 4
 #define AHEAD_INPUTS 48
 
-/* Steps of a layer in a pipeline, at most and at least: more pieces than these leave no core idle for long at either
- * end, and fewer of them have less to hand over. */
-#define PIECE_STEPS 48
+/* A pipeline takes an eighth of the steps at once, so that no core is idle for long at either end, but at least and at
+ * most so many, and more where a step is little work. */
 #define LEAST_PIECE_STEPS 8
+#define PIECE_STEPS 48
 
 /* A sequence of batches: elements from one step, or row, to the next. */
 typedef struct {
@@ -43,7 +43,7 @@ typedef struct {
     void *h, *c;
     unsigned threads;
     size_t parts;           /* of the batch, for threads; each with every direction of a layer */
-    size_t piece_steps;     /* of a layer in a pipeline */
+    size_t piece_steps, pieces; /* of a layer, in a pipeline; else one of all steps */
     sequence inner[2];      /* (steps, batch, directions * output_size): outputs of layers but the last, in turn */
     const size_t *given;    /* lengths (batch,), or NULL */
     size_t *lengths;        /* (batch,): a copy, which nobody else changes meanwhile */
@@ -86,10 +86,10 @@ static size_t larger(size_t a, size_t b)
 
 /* ---- one layer ---------------------------------------------------------------------------------- */
 
-/* How many steps are computed ahead, or 0 */
-static size_t steps_ahead(const fastgate_lstm *lstm, size_t index, size_t batch)
+/* How many steps of a layer with so many inputs are computed ahead, or 0 */
+static size_t steps_ahead(size_t inputs, size_t batch)
 {
-    return batch >= AHEAD_BATCH || fg_inputs_of(lstm, index) < AHEAD_INPUTS ? 0 : AHEAD_ROWS / batch;
+    return batch >= AHEAD_BATCH || inputs < AHEAD_INPUTS ? 0 : AHEAD_ROWS / batch;
 }
 
 /* The totals (count, batch, 4 padded units) of the products with x of `count` steps from t on */
@@ -114,7 +114,7 @@ static sequence run_ahead(const fastgate_lstm *lstm, size_t index, const layer_r
 /* Every h is in y, where the next step reads it. */
 static void run_layer(const fastgate_lstm *lstm, size_t index, const layer_run *r, const scratch *space)
 {
-    const size_t ahead = steps_ahead(lstm, index, r->batch);
+    const size_t ahead = steps_ahead(fg_inputs_of(lstm, index), r->batch);
     fg_step step = {.h = r->h, .c = r->c, .c_out = r->c, .m = space->m};
     for (size_t t = 0, count; t < r->steps; t += count) {
         count = ahead ? smaller(ahead, r->steps - t) : r->steps;
@@ -136,8 +136,8 @@ static void run_layer(const fastgate_lstm *lstm, size_t index, const layer_run *
 
 /*
  * The same for rows of several lengths, those at order[0], order[stride] and so on, `count` of them: the longest come
- * first, so that the rows which still run are the first ones.  They are copied in that order, a few steps at a time,
- * none of which is the end of a row.
+ * first, so that the rows which still run are the first ones.  They are copied in that order, a few steps at a time, within
+ * which no row ends.
  */
 static void run_lengths(const lstm_run *run, size_t index, const layer_run *r, int backwards, const size_t *order,
                         size_t stride, const scratch *space)
@@ -227,7 +227,8 @@ static void run_pipelined(void *context, size_t k, size_t piece)
 /* What a step of one layer costs, as fg_run counts it */
 static size_t step_cost(const lstm_run *run)
 {
-    return run->lstm->nbytes / fg_count_of(&run->lstm->options) * larger(smaller(run->batch, 3), run->batch / 4);
+    return fg_product(run->lstm->nbytes / fg_count_of(&run->lstm->options),
+                      larger(smaller(run->batch, 3), run->batch / 4));
 }
 
 /*
@@ -245,12 +246,13 @@ static void plan(lstm_run *run)
     const size_t most = smaller(larger(run->steps / 8, LEAST_PIECE_STEPS), PIECE_STEPS);
     if (run->threads > 1 && run->parts * o->directions == 1 && o->layers > 1 && !run->given)
         run->piece_steps = smaller(larger(most, FG_SHARE_COST / larger(cost, 1)), run->steps);
-    const int pipeline = run->piece_steps < run->steps;
-    if (cost >= FG_SHARE_COST && (pipeline ? o->layers : run->parts * o->directions) < run->threads) {
+    const size_t at_once = run->piece_steps < run->steps ? o->layers : run->parts * o->directions;
+    if (cost >= FG_SHARE_COST && at_once < run->threads) { /* one piece after the other, whose steps are shared */
         run->piece_steps = run->steps;
         run->parts = 1;
-        run->threads = 1; /* for pieces: the steps of each are shared */
+        run->threads = 1;
     }
+    run->pieces = (run->steps - 1) / run->piece_steps + 1;
 }
 
 static void lay_out(fg_workspace *w, lstm_run *run)
@@ -261,14 +263,14 @@ static void lay_out(fg_workspace *w, lstm_run *run)
     const size_t rows = (run->batch - 1) / run->parts + 1; /* of a part, at most */
     const size_t copies = run->given ? larger(rows, AHEAD_ROWS) : 0, states = run->given ? rows : 0;
     const size_t inputs = o->layers > 1 ? larger(wide, o->input_size) : o->input_size;
-    const int pipeline = run->piece_steps < run->steps;
-    const size_t count = pipeline ? o->layers : run->parts * o->directions;
+    const size_t count = run->pieces > 1 ? o->layers : run->parts * o->directions;
     for (size_t i = 0; i < 2; i++)
         run->inner[i] = (sequence){fg_part_of(w, i + 1 < o->layers ? fg_product(run->steps, run->batch) : 0, wide, width),
                                    (ptrdiff_t)(run->batch * wide), (ptrdiff_t)wide};
     run->scratches = count > 2 ? fg_part_of(w, count, 1, sizeof(scratch)) : run->own;
     for (size_t i = 0; i < count && w->used < SIZE_MAX; i++) {
-        const int ahead = inputs >= AHEAD_INPUTS && (run->given || rows < AHEAD_BATCH);
+        /* the smallest part; of several lengths, one row at last */
+        const size_t ahead = steps_ahead(inputs, run->given ? 1 : run->batch / run->parts);
         const scratch s = {.m = fg_part_of(w, o->projection_size ? rows : 0, o->hidden_size, width),
                            .totals = fg_part_of(w, ahead ? AHEAD_ROWS : 0, 4 * fg_padded_units(lstm), width),
                            .x = fg_part_of(w, copies, inputs, width),
@@ -278,7 +280,7 @@ static void lay_out(fg_workspace *w, lstm_run *run)
         if (run->scratches)
             run->scratches[i] = s;
     }
-    run->progress = fg_part_of(w, pipeline ? o->layers : 0, 1, sizeof *run->progress);
+    run->progress = fg_part_of(w, run->pieces > 1 ? o->layers : 0, 1, sizeof *run->progress);
     if (run->given) {
         run->lengths = fg_part_of(w, run->batch, 1, sizeof(size_t));
         run->order = fg_part_of(w, run->batch, 1, sizeof(size_t));
@@ -313,11 +315,9 @@ static void sort_by_length(const lstm_run *run)
 static void run_all(lstm_run *run)
 {
     const fastgate_lstm_options *o = &run->lstm->options;
-    const size_t pieces = (run->steps - 1) / run->piece_steps + 1, cost = step_cost(run);
-    const int wake = fg_product(cost, run->piece_steps) >= FG_WAKE_COST;
-    if (pieces > 1) {
-        memset(run->progress, 0, o->layers * sizeof *run->progress);
-        fg_pipeline(run->threads, wake, run->progress, o->layers, pieces, run_pipelined, run);
+    const int wake = fg_product(step_cost(run), run->steps) >= FG_WAKE_COST;
+    if (run->pieces > 1) {
+        fg_pipeline(run->threads, wake, run->progress, o->layers, run->pieces, run_pipelined, run);
         return;
     }
     for (run->layer = 0; run->layer < o->layers; run->layer++)
@@ -334,6 +334,8 @@ int fastgate_lstm_run(const fastgate_lstm *lstm, size_t steps, size_t batch, con
         return FASTGATE_ERROR_SHAPE;
     if (!batch || !steps || !lstm->output_size)
         return FASTGATE_OK;
+    if (!lstm->options.input_size) /* x may be NULL then, of which no pointer can be made */
+        run.x = (sequence){h, 0, 0};
     fg_workspace w = {NULL, 0};
     plan(&run);
     lay_out(&w, &run);

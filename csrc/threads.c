@@ -336,7 +336,7 @@ static int run_next(const pipeline *p, size_t i)
     return 1;
 }
 
-/* Runs tasks until all have returned: those of the last rows first, which then never wait for long. */
+/* Runs tasks until all have returned, those of later rows first: what they need was computed a moment ago. */
 static void run_rows(void *context, size_t participant)
 {
     const pipeline *p = context;
@@ -355,6 +355,7 @@ void fg_pipeline(unsigned threads, int wake, fg_progress *progress, size_t rows,
                  void (*task)(void *context, size_t i, size_t k), void *context)
 {
     pipeline p = {progress, rows, columns, task, context};
-    const size_t count = threads < rows ? threads : rows;
-    fg_share(threads, count, wake, run_rows, &p);
+    for (size_t i = 0; i < rows; i++)
+        atomic_init(&progress[i].state, 0);
+    fg_share(threads, rows, wake, run_rows, &p);
 }
