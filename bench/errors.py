@@ -23,14 +23,14 @@ def main() -> None:
     options = parser.parse_args()
     data = demo.load()
     pixels = demo.to_rows(data["images"])
-    _, true_h, _ = demo.run(data, pixels, reference.LSTM, reference.Gate, "float64")
+    _, true_h = demo.run(data, pixels, reference.LSTM, "float64")
     rng = np.random.default_rng(0)
     W, b, x = (rng.standard_normal(shape, np.float32) for shape in ((512, 1024), 512, 1024))
     W /= np.float32(32)
     true_y = reference.Gate(*(a.astype(np.float64) for a in (W, b)), storage="float64")(x.astype(float))
     rows = []
     for storage in STORAGES:
-        h, outputs, _ = demo.run(data, pixels, fastgate.LSTM, fastgate.Gate, storage)
+        h, outputs = demo.run(data, pixels, fastgate.LSTM, storage)
         right = np.count_nonzero(demo.classify(data, h) == data["labels"])
         dtype = np.float64 if storage == "float64" else np.float32
         g = fastgate.Gate(W.astype(dtype), b.astype(dtype), storage=storage)
