@@ -67,7 +67,7 @@ def test_what_a_gate_reports(api, set_threads):
     for n, threads in [(5, 5), ("auto", usable_cpus()), (10**30, made[10**30])]:
         assert set_threads(n) is None
         assert {gate.threads for gate in gates.values()} == {threads}
-        assert gates[2].__reduce__()[1][3] == 2, "a pickle keeps what the gate was made with"
+        assert gates[2].__reduce__()[1][2]["threads"] == 2, "a pickle keeps what the gate was made with"
     set_threads(None)
     assert {n: gate.threads for n, gate in gates.items()} == made
     augmented = api.Gate.from_augmented(weight, threads=2)

@@ -58,9 +58,9 @@ def converted(value: ArrayLike, name: str) -> _Array:
         )
     try:
         return np.asarray(value)
-    except (MemoryError, RecursionError):
-        raise
     except Exception as error:
+        if not is_array(value) or isinstance(error, MemoryError):
+            raise
         hint = ""
         if hasattr(value, "detach"):  # a torch tensor that wants a gradient, is elsewhere or of bfloat16
             hint = f": write {name}.detach().cpu().float().numpy()"
@@ -82,7 +82,7 @@ def as_array(
             numbers = all(isinstance(element, Real) for element in array.flat)
         if not numbers and array.size:
             raise TypeError(f"{name} must be numbers, not {array.dtype}")
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):  # what is beyond the range is infinite, what is tiny is 0
             return array.astype(dtype)
     if array.dtype == dtype:
         return array
@@ -115,7 +115,7 @@ def joined(parts: Sequence[ArrayLike], weight_shape: tuple[int, int], dtype: np.
     """All parts of x as one array. TypeError if there are none."""
     arrays = [as_input(part, name, dtype) for part, name in zip(parts, part_names(len(parts)))]
     check_inputs(arrays, weight_shape)
-    return np.concatenate(arrays, axis=-1)
+    return contiguous(np.concatenate(arrays, axis=-1))
 
 
 def contiguous(array: _Array) -> _Array:
@@ -150,8 +150,11 @@ def as_integers(value: ArrayLike, name: str, kinds: str = "iu") -> _Array:
 
 
 def as_lengths(lengths: ArrayLike) -> _Array:
-    """A copy as size_t, contiguous: negative ones are then larger than any number of steps."""
-    return np.ascontiguousarray(as_integers(lengths, "lengths"), np.uintp)
+    """A copy as size_t, contiguous."""
+    counts = as_integers(lengths, "lengths")
+    for count in counts[counts < 0][:1]:
+        raise ValueError(f"lengths must be 0 or more, but there is {count}")
+    return counts.astype(np.uintp, order="C")
 
 
 # ---- checks -----------------------------------------------------------------------------------
@@ -227,4 +230,4 @@ def check_lengths(counts: _Array, batch: tuple[int, ...], steps: int, shape: tup
     if counts.shape != batch:
         raise ValueError(f"lengths of shape {counts.shape} must be of shape {batch} for x of shape {shape}")
     for count in counts[counts > steps][:1]:
-        raise ValueError(f"lengths must be 0 to {steps}, but there is {count.view(np.intp)}")
+        raise ValueError(f"lengths must be 0 to {steps}, but there is {count}")

@@ -47,7 +47,7 @@ override = 0  # the threads of every gate; 0: those it was made with
 def cpu_count() -> int:
     """The CPUs that this process may use: by its affinity, and by the quota of its container, rounded up."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(count, math.ceil(_quota())))
+    return max(1, math.ceil(min(count, _quota())))
 
 
 def _quota() -> float:
