@@ -33,7 +33,7 @@ def lines(panels, start, count):
 
 def segment(panels, start, columns, storage, scales):
     """The weights (panels, rows, columns) of a segment that begins at byte `start`, and where it ends."""
-    real, count = dtype_of(storage), columns
+    real, count = np.dtype(dtype_of(storage)), columns
     if storage == "int8":
         spans = [min(SPAN, columns - k) for k in range(0, columns, SPAN)]
         weights = []
@@ -61,7 +61,7 @@ def segment(panels, start, columns, storage, scales):
 
 def unpacked(data, rows, storage, *segments):
     """The packed form -> weight (rows, columns) and bias (rows,), as rounded; all padding is zero."""
-    real = dtype_of(storage)
+    real = np.dtype(dtype_of(storage))
     panel = LINE // real.itemsize
     count = -(-rows // panel)
     if not count:
@@ -84,7 +84,7 @@ def unpacked(data, rows, storage, *segments):
 
 def len_of(rows, storage, *segments):
     """Bytes of the packed form."""
-    real = dtype_of(storage)
+    real = np.dtype(dtype_of(storage))
     panel = LINE // real.itemsize
     size = 0
     for columns in segments:
@@ -125,7 +125,7 @@ def read_lstm(saved):
     head, sections = header_of(saved), Sections(saved)
     storage, directions = STORAGES[head["storage"]], int(head["directions"])
     hidden, projected = int(head["output_size"]), int(head["projection_size"])
-    inputs, outputs, real = int(head["input_size"]), projected or hidden, dtype_of(storage)
+    inputs, outputs, real = int(head["input_size"]), projected or hidden, np.dtype(dtype_of(storage))
     panel = LINE // real.itemsize
     padded = -(-hidden // panel) * panel
     cells = []

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from conftest import STORAGES, compiled_only, draw, draw_gate, dtype_of, same_bits
 from fastgate import reference
-from saved_form import BACKWARDS, BATCH_FIRST, HEADER, INPUT_FORGET, header_of, read_gate, read_lstm, sealed
+from saved_form import BACKWARDS, BATCH_FIRST, HEADER, INPUT_FORGET, read_gate, read_lstm, sealed
 
 pytestmark = compiled_only
 
@@ -372,7 +372,7 @@ def test_every_damaged_byte_and_every_cut_is_refused(kind):
     model = random_gate(3, 2, "float32")
     if kind == "LSTM":
         model = fastgate.LSTM([{"weight_ih": draw(4, 1), "weight_hh": draw(4, 1)}])
-    load = getattr(kind).load
+    load = getattr(fastgate, kind).load
     data = saved(model)
     for i in range(len(data)):
         for change in (1, 0x80, 0xFF):

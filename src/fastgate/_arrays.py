@@ -149,12 +149,10 @@ def as_integers(value: ArrayLike, name: str, kinds: str = "iu") -> _Array:
     return array.copy()
 
 
-def as_lengths(lengths: ArrayLike) -> _Array:
-    """A copy as size_t, contiguous."""
+def as_lengths(lengths: ArrayLike) -> tuple[_Array, _Array]:
+    """A copy, and another of size_t, contiguous, where negative ones are larger than any number of steps."""
     counts = as_integers(lengths, "lengths")
-    for count in counts[counts < 0][:1]:
-        raise ValueError(f"lengths must be 0 or more, but there is {count}")
-    return counts.astype(np.uintp, order="C")
+    return counts, counts.astype(np.uintp, order="C")
 
 
 # ---- checks -----------------------------------------------------------------------------------
@@ -229,5 +227,6 @@ def check_lengths(counts: _Array, batch: tuple[int, ...], steps: int, shape: tup
         raise ValueError(f"lengths are for a batch, but x is of shape {shape}")
     if counts.shape != batch:
         raise ValueError(f"lengths of shape {counts.shape} must be of shape {batch} for x of shape {shape}")
-    for count in counts[counts > steps][:1]:
-        raise ValueError(f"lengths must be 0 to {steps}, but there is {count}")
+    wrong = (counts < 0) | (counts > steps)
+    if wrong.any():
+        raise ValueError(f"lengths must be 0 to {steps}, but there is {counts[wrong][0]}")

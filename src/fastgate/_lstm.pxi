@@ -732,7 +732,7 @@ cdef object sequence(LSTM self, object x, object state, object lengths, object o
     cdef int type = self.type_number
     cdef sequence_shape shape
     cdef size_t layers = self.layers * self.directions
-    cdef object h = None, c = None, counts = None, target = None
+    cdef object h = None, c = None, given = None, counts = None, target = None
     if self.lstm == NULL:
         check_made(self)
     if not as_sequence(<PyObject *>x, type, self.batch_first, &shape):
@@ -744,7 +744,7 @@ cdef object sequence(LSTM self, object x, object state, object lengths, object o
         if not is_plain(<PyObject *>c, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>c):
             c = _arrays.as_input(c, "state[1]", self.dtype(), "LSTM")
     if lengths is not None:
-        counts = _arrays.as_lengths(lengths)
+        given, counts = _arrays.as_lengths(lengths)
     if out is not None:
         target = usable_output(out, type)
 
@@ -759,7 +759,7 @@ cdef object sequence(LSTM self, object x, object state, object lengths, object o
         _arrays.check_shape(c, "state[1]", (layers, *batch, self.hidden_size))
         raise changed()
     if counts is not None and not are_lengths(<PyObject *>counts, &shape):
-        _arrays.check_lengths(counts, () if shape.ndim == 2 else (shape.batch,), shape.steps, x.shape)
+        _arrays.check_lengths(given, () if shape.ndim == 2 else (shape.batch,), shape.steps, x.shape)
         raise changed()
     cdef const size_t *steps_of_rows = <const size_t *>data_or_null(counts)
     cdef size_t y_size = self.directions * self.side_size  # of a step

@@ -166,7 +166,7 @@ def sequence(
     if state is not None:
         pair = _arrays.as_pair(state, "state")
         given = [as_input(a, f"state[{i}]", dtype, "LSTM").copy() for i, a in enumerate(pair)]
-    counts = None if lengths is None else _arrays.as_lengths(lengths)
+    counts = None if lengths is None else _arrays.as_lengths(lengths)[0]
 
     _arrays.check_sequence(x, sizes[0], batch_first)
     batch = x.shape[1 - batch_first : 2 - batch_first] if x.ndim == 3 else ()
@@ -175,7 +175,7 @@ def sequence(
     for i, array in enumerate(given):
         _arrays.check_shape(array, f"state[{i}]", shapes[i])
     if counts is None:
-        counts = np.full(batch or 1, steps, np.uintp)
+        counts = np.full(batch or 1, steps)
     else:
         _arrays.check_lengths(counts, batch, steps, x.shape)
     h, c = given or (np.zeros(shape, dtype) for shape in shapes)
