@@ -240,8 +240,7 @@ static int is_panel(const char *panel, fastgate_storage storage, size_t rows, co
     const size_t inputs = storage == FASTGATE_INT8 ? FG_QUAD : storage == FASTGATE_BFLOAT16 ? 2 : 1; /* in a word */
     const size_t head = fg_head_bytes(storage);
     const char *at = panel + head, *end = panel + fg_panel_bytes(storage, segments);
-    int good = fg_is_zero_past(panel, FG_LINE, FG_LINE, has_bias ? rows * fg_real_bytes(storage) : 0) &&
-               fg_is_zero_past(panel + FG_LINE, head - FG_LINE, FG_LINE, rows * sizeof(float));
+    int good = fg_is_zero_past(panel, FG_LINE, FG_LINE, has_bias ? rows * fg_real_bytes(storage) : 0);
     for (int s = 0; s < 2 && good; s++) {
         const size_t bytes = fg_segment_bytes(storage, segments[s]), over = segments[s] % inputs;
         good = fg_is_zero_past(at, bytes, line, rows * word);

@@ -278,6 +278,41 @@ static void try_contents(unsigned char *buffer, size_t size, int few)
     CHECK(is_taken(buffer, size) && taken && refused_ones, "%zu taken, %zu refused", taken, refused_ones);
 }
 
+/* Options that no LSTM has, or that are said in another way than saving does; each beside its own value. */
+static void try_options(void)
+{
+    static const struct {
+        size_t at, size;
+        uint64_t good, bad[4];
+    } members[] = {{offsetof(fg_saved, directions), 4, 2, {0, 3, 1 << 30, 1}},
+                   {offsetof(fg_saved, flags), 4, 0, {FG_SAVED_BACKWARDS, 8, 1u << 31, 3}},
+                   {offsetof(fg_saved, zero), 4, 0, {1, 256, 1u << 31, 2}},
+                   {offsetof(fg_saved, zeros), 8, 0, {1, 256, UINT64_MAX, 2}},
+                   {offsetof(fg_saved, zeros) + 24, 8, 0, {1, 256, UINT64_MAX, 2}},
+                   {offsetof(fg_saved, clip), 8, 0, {(uint64_t)1 << 63, 0xbff0000000000000, 0x7ff8000000000000,
+                                                     0xfff0000000000000}},
+                   {offsetof(fg_saved, gate_clip), 8, 0, {(uint64_t)1 << 63, 0xbff0000000000000, 0x7ff8000000000000,
+                                                          0xfff0000000000000}},
+                   {sizeof(fg_saved), 1, 0, {1, 2, 3, 255}}, /* has_peephole */
+                   {sizeof(fg_saved) + 1, 1, 1, {0, 2, 3, 255}}};
+    uint64_t seed = 8;
+    const fastgate_lstm_options o = {storage, 1, 2, 1, 1, 2, .clip = -0.0, .gate_clip = -0.0};
+    fastgate_lstm *lstm = random_lstm(&o, 2, &seed);
+    const size_t size = fastgate_lstm_saved_size(lstm);
+    unsigned char *buffer = block(size);
+    fastgate_lstm_save(lstm, buffer);
+    for (size_t i = 0; i < sizeof members / sizeof *members; i++) {
+        CHECK(!memcmp(buffer + members[i].at, &members[i].good, members[i].size), "member %zu", i);
+        for (size_t k = 0; k < 4; k++) {
+            memcpy(buffer + members[i].at, &members[i].bad[k], members[i].size);
+            CHECK(!is_taken(buffer, size), "member %zu, value %zu", i, k);
+        }
+        memcpy(buffer + members[i].at, &members[i].good, members[i].size);
+    }
+    CHECK(is_taken(buffer, size), "as saved");
+    fastgate_lstm_free(lstm), free(buffer);
+}
+
 /* An int8 gate of one panel and span, of which weights change with their sums, and scales. */
 static void try_int8(void)
 {
@@ -352,6 +387,7 @@ static void try_bad_buffers(int few)
     fastgate_lstm_save(lstm, buffer = block(size));
     try_contents(buffer, size, few);
     fastgate_lstm_free(lstm), free(buffer);
+    try_options();
     if (storage == FASTGATE_INT8)
         try_int8();
 }
