@@ -11,7 +11,7 @@ static size_t smaller(size_t a, size_t b)
 }
 
 /* The place of a[index], of an array of the type in which the gate is given. */
-static char *place(const void *a, fastgate_storage storage, ptrdiff_t index)
+static void *place(const void *a, fastgate_storage storage, ptrdiff_t index)
 {
     return (char *)a + index * (ptrdiff_t)fg_real_bytes(storage);
 }
@@ -26,7 +26,7 @@ static void copy_number(void *to, const void *from, fastgate_storage storage)
 }
 
 /* Element (i, k) of m. */
-static const char *weight_at(const fg_matrix *m, fastgate_storage storage, size_t i, size_t k)
+static const void *weight_at(const fg_matrix *m, fastgate_storage storage, size_t i, size_t k)
 {
     return place(m->weight, storage, (ptrdiff_t)i * m->row_stride + (ptrdiff_t)k * m->column_stride);
 }
@@ -46,30 +46,27 @@ static char *weight_of(const char *panel, fastgate_storage storage, const size_t
 }
 
 /* Whether the weight fits. */
-static int store_weight(char *to, fastgate_storage storage, const char *weight)
+static int store_weight(char *to, fastgate_storage storage, const void *weight)
 {
     if (storage == FASTGATE_FLOAT32 || storage == FASTGATE_FLOAT64) {
         copy_number(to, weight, storage);
         return 1;
     }
-    float w;
-    memcpy(&w, weight, sizeof w);
+    const float w = *(const float *)weight;
     const int is_float16 = storage == FASTGATE_FLOAT16;
     const uint16_t half = is_float16 ? fg_to_float16(w) : fg_to_bfloat16(w);
     memcpy(to, &half, sizeof half);
     return !isfinite(w) || isfinite(is_float16 ? fg_from_float16(half) : fg_from_bfloat16(half));
 }
 
-static void load_weight(char *weight, const char *from, fastgate_storage storage)
+static void load_weight(void *weight, const char *from, fastgate_storage storage)
 {
-    if (storage == FASTGATE_FLOAT32 || storage == FASTGATE_FLOAT64) {
+    if (storage == FASTGATE_FLOAT16)
+        *(float *)weight = fg_from_float16(*(const uint16_t *)from);
+    else if (storage == FASTGATE_BFLOAT16)
+        *(float *)weight = fg_from_bfloat16(*(const uint16_t *)from);
+    else
         copy_number(weight, from, storage);
-        return;
-    }
-    uint16_t half;
-    memcpy(&half, from, sizeof half);
-    const float w = storage == FASTGATE_FLOAT16 ? fg_from_float16(half) : fg_from_bfloat16(half);
-    memcpy(weight, &w, sizeof w);
 }
 
 /* ---- int8 -------------------------------------------------------------------------------------- */
@@ -104,9 +101,7 @@ static int pack_int8_row(char *panel, const fg_matrix *m, size_t i, size_t r)
     const size_t columns = m->segments[0] + m->segments[1];
     float largest = 0;
     for (size_t k = 0; k < columns; k++) {
-        float w;
-        memcpy(&w, weight_at(m, FASTGATE_INT8, i, k), sizeof w);
-        w = fabsf(w);
+        const float w = fabsf(*(const float *)weight_at(m, FASTGATE_INT8, i, k));
         if (!isfinite(w))
             return FASTGATE_ERROR_VALUE;
         largest = w > largest ? w : largest;
@@ -114,12 +109,10 @@ static int pack_int8_row(char *panel, const fg_matrix *m, size_t i, size_t r)
     const float scale = scale_of(largest);
     memcpy(panel + FG_LINE + r * sizeof scale, &scale, sizeof scale);
     for (size_t k = 0; k < columns && scale > 0; k++) {
-        float w;
-        memcpy(&w, weight_at(m, FASTGATE_INT8, i, k), sizeof w);
-        w = rintf(w / scale);
-        const int8_t q = (int8_t)(w > 127 ? 127 : w < -127 ? -127 : w);
-        *int8_weight(panel, m->segments, r, k) = q;
-        ((int32_t *)int8_span_of(panel, m->segments, k))[r] += q;
+        const float q = rintf(*(const float *)weight_at(m, FASTGATE_INT8, i, k) / scale);
+        const int8_t w = (int8_t)(q > 127 ? 127 : q < -127 ? -127 : q);
+        *int8_weight(panel, m->segments, r, k) = w;
+        ((int32_t *)int8_span_of(panel, m->segments, k))[r] += w;
     }
     return FASTGATE_OK;
 }
@@ -188,11 +181,9 @@ static int are_halves(const char *from, size_t bytes, fastgate_storage storage)
 {
     const int is_float16 = storage == FASTGATE_FLOAT16;
     int other = 0;
-    for (size_t at = 0; at < bytes; at += sizeof(uint16_t)) {
-        uint16_t half;
-        memcpy(&half, from + at, sizeof half);
-        const int magnitude = half & 0x7fff;
-        other |= is_float16 ? (magnitude > 0x7c00) & (magnitude != 0x7e00) : (magnitude > 0x7f80) & !(half & 0x40);
+    for (size_t i = 0; i < bytes / sizeof(uint16_t); i++) {
+        const int half = ((const uint16_t *)from)[i] & 0x7fff;
+        other |= is_float16 ? (half > 0x7c00) & (half != 0x7e00) : (half > 0x7f80) & !(half & 0x40);
     }
     return !other;
 }
@@ -202,32 +193,31 @@ static int are_int8(const char *panel, const size_t segments[2])
 {
     enum { ROWS = FG_LINE / sizeof(float) };
     const char *line = panel + fg_head_bytes(FASTGATE_INT8);
-    uint8_t largest[FG_LINE] = {0}; /* magnitudes, by their place in a line */
+    uint8_t largest[ROWS] = {0}; /* magnitudes */
     for (size_t s = 0; s < 2; s++)
         for (size_t k = 0; k < segments[s]; k += FG_INT8_SPAN) {
             const size_t inputs = smaller(segments[s] - k, FG_INT8_SPAN);
             const char *sums = line, *end = line + fg_segment_bytes(FASTGATE_INT8, inputs);
-            int16_t partial[FG_LINE] = {0};
+            int16_t partial[FG_LINE] = {0}; /* sums, by the place in a line, so that they are computed in vectors */
+            uint8_t top[FG_LINE] = {0};
             int32_t sum[ROWS] = {0};
             for (line += FG_LINE; line < end; line += FG_LINE)
                 for (size_t i = 0; i < FG_LINE; i++) {
                     const int8_t w = ((const int8_t *)line)[i];
                     const uint8_t magnitude = (uint8_t)(w < 0 ? -w : w);
                     partial[i] = (int16_t)(partial[i] + w);
-                    largest[i] = magnitude > largest[i] ? magnitude : largest[i];
+                    top[i] = magnitude > top[i] ? magnitude : top[i];
                 }
-            for (size_t i = 0; i < FG_LINE; i++)
-                sum[i / FG_QUAD] += partial[i];
+            for (size_t i = 0, r = 0; i < FG_LINE; r = ++i / FG_QUAD) {
+                sum[r] += partial[i];
+                largest[r] = top[i] > largest[r] ? top[i] : largest[r];
+            }
             if (memcmp(sum, sums, sizeof sum))
                 return 0;
         }
     for (size_t r = 0; r < ROWS; r++) {
-        uint32_t scale;
-        memcpy(&scale, panel + FG_LINE + r * sizeof scale, sizeof scale);
-        uint8_t largest_of_row = 0;
-        for (size_t i = r * FG_QUAD; i < (r + 1) * FG_QUAD; i++)
-            largest_of_row = largest[i] > largest_of_row ? largest[i] : largest_of_row;
-        if (scale & 0x7f || scale > fg_bits_of(scale_of(FLT_MAX)) || largest_of_row != (scale ? 127 : 0))
+        const uint32_t scale = fg_bits_of(((const float *)(panel + FG_LINE))[r]);
+        if (scale & 0x7f || scale > fg_bits_of(scale_of(FLT_MAX)) || largest[r] != (scale ? 127 : 0))
             return 0;
     }
     return 1;
@@ -259,9 +249,8 @@ int fg_is_packed(const char *packed, fastgate_storage storage, size_t rows, size
                  int has_bias)
 {
     const size_t panel = fg_panel_rows(storage), bytes = fg_panel_bytes(storage, segments);
-    int good = 1;
-    for (size_t first = 0; first < rows && good; first += panel)
-        for (size_t g = 0; g < group && good; g++, packed += bytes)
-            good = is_panel(packed, storage, smaller(rows - first, panel), segments, has_bias);
-    return good;
+    for (size_t i = 0, first = 0; first < rows; first = ++i / group * panel, packed += bytes)
+        if (!is_panel(packed, storage, smaller(rows - first, panel), segments, has_bias))
+            return 0;
+    return 1;
 }

@@ -87,6 +87,8 @@ void fg_seal(void *buffer, const fg_saved *header)
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define SEPARATORS "/" /* before the name of a file */
+
 int fg_open_file(fg_file *file, const char *path)
 {
     const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe may have no writer */
@@ -132,6 +134,8 @@ static int is_replaceable(const char *path)
     return 0;
 }
 #else
+#define SEPARATORS "/\\:"
+
 int fg_open_file(fg_file *file, const char *path)
 {
     FILE *stream = fopen(path, "rb");
@@ -171,12 +175,6 @@ static int is_replaceable(const char *path)
     (void)path;
     return 1;
 }
-#endif
-
-#ifdef _WIN32
-#define SEPARATORS "/\\:"
-#else
-#define SEPARATORS "/"
 #endif
 
 int fg_write_file(const char *path, const void *data, size_t size)
