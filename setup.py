@@ -25,7 +25,7 @@ C_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-lto", "-fvisibility=hid
 CHANGES_RESULTS = re.compile(
     "-(Ofast|f[a-z-]*math[a-z=,-]*|ffp-[a-z=-]*|f(no-)?(signed-zeros|approx-func|honor-[a-z]*|cx-[a-z-]*"
     "|single-precision-constant|float-store|excess-precision=[a-z0-9]*)"
-    "|m(no-)?(daz-ftz|recip[a-z=,!:0-9-]*|fpmath=[a-z0-9,+]*|pc[0-9]*))"
+    "|m(no-)?(daz-ftz|recip[a-z=,!:0-9-]*|fpmath=(387|both|sse[+,]387)|pc[0-9]*))"
 )
 
 if sanitizers := os.environ.get("FASTGATE_SANITIZE"):

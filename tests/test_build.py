@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HARMLESS = """-O2 -O3 -Og -g -march=native -mavx2 -mno-avx512f -mtune=generic -flto -flto=auto -fPIC -fwrapv -Wall
+HARMLESS = """-O2 -O3 -Og -g -march=native -mavx2 -mno-avx512f -mtune=generic -msse2 -mfpmath=sse -flto -flto=auto -fPIC -fwrapv -Wall
     -DNDEBUG -D_FORTIFY_SOURCE=2 -fstack-protector-strong -funroll-loops -fno-strict-aliasing -fsanitize=address
     -ffile-prefix-map=/tmp/fast-math=/x -ffunction-sections -fprofile-update=atomic --coverage -Wl,-O1 -lm -shared
     -I/opt/fast-math/include -L/opt/-Ofast -fcf-protection -fexceptions -fplt -pthread -arch arm64""".split()
@@ -16,7 +16,7 @@ HARMFUL = """-Ofast -ffast-math -funsafe-math-optimizations -fassociative-math -
     -ffp-model=fast -ffp-eval-method=double -fapprox-func -fno-honor-nans -fno-honor-infinities -fcx-limited-range
     -fdenormal-fp-math=positive-zero -fdenormal-fp-math=preserve-sign,preserve-sign -fsingle-precision-constant
     -fexcess-precision=fast -ffloat-store -mrecip -mrecip=all -mrecip=!sqrt,div:1 -mdaz-ftz -mpc32 -mpc64
-    -mfpmath=387 -mfpmath=sse+387""".split()
+    -mfpmath=387 -mfpmath=sse+387 -mfpmath=both""".split()
 
 
 @pytest.fixture
