@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HARMLESS = """-O2 -O3 -Og -g -march=native -mavx2 -mno-avx512f -mtune=generic -msse2 -mfpmath=sse -flto -flto=auto -fPIC
-    -fwrapv -Wall -DNDEBUG -D_FORTIFY_SOURCE=2 -fstack-protector-strong -funroll-loops -fno-strict-aliasing -fsanitize=address
-    -ffile-prefix-map=/tmp/fast-math=/x -ffunction-sections -fprofile-update=atomic --coverage -Wl,-O1 -lm -shared
-    -I/opt/fast-math/include -L/opt/-Ofast -fcf-protection -fexceptions -fplt -pthread -arch arm64""".split()
+HARMLESS = """-O2 -O3 -Og -g -march=native -mavx2 -mno-avx512f -mtune=generic -msse2 -mfpmath=sse -flto
+    -flto=auto -fPIC -fwrapv -Wall -DNDEBUG -D_FORTIFY_SOURCE=2 -fstack-protector-strong -funroll-loops
+    -fno-strict-aliasing -fsanitize=address -ffile-prefix-map=/tmp/fast-math=/x -ffunction-sections
+    -fprofile-update=atomic --coverage -Wl,-O1 -lm -shared -I/opt/fast-math/include -L/opt/-Ofast
+    -fcf-protection -fexceptions -fplt -pthread -arch arm64""".split()
 HARMFUL = """-Ofast -ffast-math -funsafe-math-optimizations -fassociative-math -freciprocal-math -ffinite-math-only
     -fno-signed-zeros -fno-math-errno -fno-trapping-math -frounding-math -ffp-contract=fast -ffp-contract=on
     -ffp-model=fast -ffp-eval-method=double -fapprox-func -fno-honor-nans -fno-honor-infinities -fcx-limited-range
