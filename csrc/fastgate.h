@@ -200,9 +200,9 @@ int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t inpu
 
 /*
  * Saved gates.  Saving writes the packed form into a buffer of fastgate_gate_saved_size bytes, or a file,
- * behind a header with a version and a checksum.  Loading takes no time but that of the checksum, and
- * copies nothing: the gate computes with the weights where they are.  So the buffer must begin at a
- * multiple of 64, as pages do, and must stay, unchanged, until the gate is freed.  A gate of a file maps
+ * behind a header with a version and a checksum.  Loading reads all bytes, for the checksum and to check
+ * what they hold, and copies nothing: the gate computes with the weights where they are.  So the buffer must
+ * begin at a multiple of 64, as pages do, and must stay, unchanged, until the gate is freed.  A gate of a file maps
  * it, so that processes share its pages; do not write into a file that is in use, replace it by another: a
  * mapped file that is cut off kills its readers.  save_file does so: it writes a file beside, with the mode
  * of any new one, and renames it, without waiting for the disk.  A symbolic link is replaced itself, and
@@ -210,7 +210,7 @@ int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t inpu
  *
  * Files are read by the format's version, and the byte order, that wrote them: FASTGATE_ERROR_VERSION for an
  * undamaged file of another format, FASTGATE_ERROR_FORMAT for another byte order and for anything else that
- * saving did not write, whatever it holds; nothing is read past `size`.
+ * saving does not write, whatever it holds; nothing is read past `size`.  What is loaded is saved as the same bytes.
  * *gate is set on success only.  FASTGATE_ERROR_MEMORY and FASTGATE_ERROR_FILE are as said above; save_file
  * needs memory for a copy.  A loaded gate has the bits, and the number of threads, of the one that was
  * saved.
@@ -254,6 +254,7 @@ typedef struct {
     double clip;            /* of c, right after c = f c + i g: to [-clip, clip]; 0 or INFINITY: none */
     double gate_clip;       /* of what the sigmas and tanh(z_g) take; 0 or INFINITY: none */
     unsigned threads;       /* as for a gate */
+    int batch_first;        /* for bindings: kept and saved, the calls of C do not use it */
 } fastgate_lstm_options;
 
 /* Of one layer and direction: contiguous, row-major arrays, the gates in the order i, f, g, o.  output_size is

@@ -206,7 +206,8 @@ int fastgate_gate_load(fastgate_gate **gate, const void *buffer, size_t size)
     if (rc)
         return rc;
     const fg_saved expected = header_of(made);
-    if (made->nbytes == SIZE_MAX || !fg_same_header(&header, &expected)) {
+    if (made->nbytes == SIZE_MAX || !fg_same_header(&header, &expected) ||
+        !fg_is_packed(made->packed, made->storage, made->output_size, 1, segments, 1)) {
         fastgate_gate_free(made);
         return FASTGATE_ERROR_FORMAT;
     }

@@ -158,6 +158,18 @@ int fg_pack(char *packed, fastgate_storage storage, const fg_matrix *m);
 void fg_unpack(const char *packed, fastgate_storage storage, size_t rows, const size_t segments[2], void *weight,
                void *bias);
 
+/*
+ * Whether fg_pack may have written what is there, so that what is unpacked and packed again is the same: all padding is
+ * zero, halves are what a float can become, and the scales and sums of int8 are those of its weights.  Free are all
+ * bits of a float or double, those of a NaN included, and infinities and quiet NaNs among the halves.  `group` panels
+ * have their first rows in use alike, and together as many as `rows` says: 1 in a gate, 4 in an LSTM's gates.
+ */
+int fg_is_packed(const char *packed, fastgate_storage storage, size_t rows, size_t group, const size_t segments[2],
+                 int has_bias);
+
+/* Whether each line of `line` bytes is zero past the first `used`. */
+int fg_is_zero_past(const void *lines, size_t bytes, size_t line, size_t used);
+
 /* Bytes of the packed form; SIZE_MAX if they, with room to align them, do not fit ptrdiff_t. */
 size_t fg_packed_bytes(fastgate_storage storage, size_t output_size, const size_t segments[2]);
 
@@ -227,12 +239,12 @@ void fg_pipeline(unsigned threads, int wake, fg_progress *progress, size_t rows,
  * direction, the packed form of its gates, that of its projection, if there are any, and its peepholes,
  * as in fg_cell, if it has them.  Numbers are in the byte order of the machine that saved them.
  *
- * All sizes follow from the header, and whatever weights there are is safe to compute with: a file with
- * hostile content that passes the checks is a gate or LSTM like any other.  FASTGATE_FORMAT goes up with every
- * change of this, of the packed form and of the order of summation.
+ * All sizes follow from the header.  Loading refuses whatever saving cannot have written: what it takes is a gate or
+ * LSTM like any other, and is saved again as the same bytes.  FASTGATE_FORMAT goes up with every change of this, of
+ * the packed form and of the order of summation.
  */
 typedef enum { FG_SAVED_GATE = 1, FG_SAVED_LSTM = 2 } fg_saved_kind;
-enum { FG_SAVED_BACKWARDS = 1, FG_SAVED_INPUT_FORGET = 2 };
+enum { FG_SAVED_BACKWARDS = 1, FG_SAVED_INPUT_FORGET = 2, FG_SAVED_BATCH_FIRST = 4 };
 
 typedef struct {
     char magic[8]; /* "fastgate" */

@@ -101,6 +101,8 @@ static int begin(fastgate_lstm **lstm, const fastgate_lstm_options *o)
     if (!made)
         return FASTGATE_ERROR_MEMORY;
     made->options = *o;
+    made->options.clip = fabs(o->clip); /* no -0 */
+    made->options.gate_clip = fabs(o->gate_clip);
     made->output_size = o->projection_size ? o->projection_size : o->hidden_size;
     made->width = fg_real_bytes(o->storage);
     made->panel = fg_panel_rows(o->storage);
@@ -214,7 +216,8 @@ static fg_saved header_of(const fastgate_lstm *lstm)
                       .threads = o->threads,
                       .directions = o->directions,
                       .flags = (o->backwards ? FG_SAVED_BACKWARDS : 0) |
-                               (o->input_forget ? FG_SAVED_INPUT_FORGET : 0),
+                               (o->input_forget ? FG_SAVED_INPUT_FORGET : 0) |
+                               (o->batch_first ? FG_SAVED_BATCH_FIRST : 0),
                       .input_size = o->input_size,
                       .output_size = o->hidden_size,
                       .projection_size = o->projection_size,
@@ -257,7 +260,8 @@ static int load_layers(fastgate_lstm *lstm, const char *buffer, size_t size)
     const fastgate_lstm_options *o = &lstm->options;
     const size_t units = fg_padded_units(lstm), count = fg_count_of(o);
     size_t end = sizeof(fg_saved) + count;
-    if (end > size)
+    const size_t to_line = (FG_LINE - end % FG_LINE) % FG_LINE, gap = to_line < size - end ? to_line : size - end;
+    if (end > size || !fg_is_zero_past(buffer + end, gap, gap, 0))
         return FASTGATE_ERROR_FORMAT;
     for (size_t i = 0; i < count; i++) {
         fg_layer *made = &lstm->layers[i];
@@ -265,11 +269,15 @@ static int load_layers(fastgate_lstm *lstm, const char *buffer, size_t size)
         const places p = place_layer(lstm, i, has_peephole, &end);
         if (end > size || (has_peephole && (has_peephole != 1 || !units)))
             return FASTGATE_ERROR_FORMAT;
-        int rc = fg_create_in_place(&made->gates, o->storage, 4 * units,
-                                    (size_t[]){fg_inputs_of(lstm, i), lstm->output_size}, o->threads, buffer + p.gates);
+        const size_t segments[2] = {fg_inputs_of(lstm, i), lstm->output_size}, of_projection[2] = {o->hidden_size, 0};
+        if (!fg_is_packed(buffer + p.gates, o->storage, o->hidden_size, 4, segments, 1) ||
+            !fg_is_packed(buffer + p.projection, o->storage, o->projection_size, 1, of_projection, 0) ||
+            !fg_is_zero_past(buffer + p.peephole, p.peephole_bytes, units * lstm->width, o->hidden_size * lstm->width))
+            return FASTGATE_ERROR_FORMAT;
+        int rc = fg_create_in_place(&made->gates, o->storage, 4 * units, segments, o->threads, buffer + p.gates);
         if (!rc && o->projection_size)
-            rc = fg_create_in_place(&made->projection, o->storage, o->projection_size,
-                                    (size_t[]){o->hidden_size, 0}, o->threads, buffer + p.projection);
+            rc = fg_create_in_place(&made->projection, o->storage, o->projection_size, of_projection, o->threads,
+                                    buffer + p.projection);
         if (rc)
             return rc;
         made->peephole = has_peephole ? buffer + p.peephole : NULL;
@@ -299,6 +307,7 @@ int fastgate_lstm_load(fastgate_lstm **lstm, const void *buffer, size_t size)
                                      .input_forget = (header.flags & FG_SAVED_INPUT_FORGET) != 0,
                                      .clip = header.clip,
                                      .gate_clip = header.gate_clip,
+                                     .batch_first = (header.flags & FG_SAVED_BATCH_FIRST) != 0,
                                      .threads = header.threads};
     rc = begin(&made, &o);
     if (rc)

@@ -89,6 +89,7 @@ cdef extern from "fastgate.h" nogil:
         double clip
         double gate_clip
         unsigned threads
+        bint batch_first
 
     ctypedef struct fastgate_lstm_weights:
         const void *weight_ih

@@ -38,6 +38,7 @@ cdef class _Recurrent:
         made.clip = options["clip"]
         made.gate_clip = options["gate_clip"]
         made.threads = threads
+        made.batch_first = 0
         cdef fastgate_lstm_weights *weights = <fastgate_lstm_weights *>PyMem_Malloc(
             len(cells) * sizeof(fastgate_lstm_weights))
         if weights == NULL:
