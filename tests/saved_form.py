@@ -48,8 +48,8 @@ def segment(panels, start, columns, storage, scales):
         return np.concatenate([np.empty((len(panels), 16, 0), real), *weights], axis=2), start
     if storage == "bfloat16":
         count = -(-columns // 2)
-        words = lines(panels, start, count).copy().view(np.uint16).reshape(len(panels), count, -1, 2)
-        weights = words.swapaxes(1, 2).reshape(len(panels), -1, 2 * count)
+        words = lines(panels, start, count).copy().view(np.uint16).reshape(len(panels), count, 16, 2)
+        weights = words.swapaxes(1, 2).reshape(len(panels), 16, 2 * count)
         assert not weights[..., columns:].any()
         return (weights[..., :columns].astype(np.uint32) << 16).view(np.float32), start + count * LINE
     stored = np.dtype(np.float16) if storage == "float16" else real

@@ -52,6 +52,7 @@ cdef class _Recurrent:
     cdef _Saved saved
     cdef int type_number
     cdef size_t layers, directions
+    cdef bint batch_is_first
     cdef size_t side_size  # elements of h, of one direction
     cdef readonly str storage
     cdef readonly size_t input_size
@@ -59,7 +60,7 @@ cdef class _Recurrent:
     cdef readonly size_t nbytes
     cdef int pack(self, list cells, size_t directions, dict options, str storage,
                   unsigned threads) except -1
-    cdef int read(self, _Saved saved) except -1
+    cdef int read(self, _Saved saved, batch_first=*) except -1
     cdef void own(self, fastgate_lstm *lstm) noexcept
     cdef object dtype(self)
     cdef const fastgate_lstm_options *options(self) noexcept
@@ -72,7 +73,7 @@ cdef class LSTMCell(_Recurrent):
 
 
 cdef class LSTM(_Recurrent):
-    cdef readonly bint batch_first
+    pass
 
 
 cdef class Stream:

@@ -155,7 +155,7 @@ class LSTM(_Recurrent):
     ) -> LSTM: ...
     @classmethod
     def load(
-        cls, source: str | PathLike[str] | Buffer, *, batch_first: bool = False
+        cls, source: str | PathLike[str] | Buffer, *, batch_first: bool | None = None
     ) -> LSTM: ...
     @overload
     def __call__(

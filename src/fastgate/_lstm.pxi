@@ -38,7 +38,7 @@ cdef class _Recurrent:
         made.clip = options["clip"]
         made.gate_clip = options["gate_clip"]
         made.threads = threads
-        made.batch_first = 0
+        made.batch_first = options["batch_first"]
         cdef fastgate_lstm_weights *weights = <fastgate_lstm_weights *>PyMem_Malloc(
             len(cells) * sizeof(fastgate_lstm_weights))
         if weights == NULL:
@@ -57,8 +57,8 @@ cdef class _Recurrent:
         self.own(lstm)
         return 0
 
-    cdef int read(self, _Saved saved) except -1:
-        """Load instead of pack."""
+    cdef int read(self, _Saved saved, batch_first=None) except -1:
+        """Load instead of pack; batch_first is as saved, unless it is given."""
         cdef const void *source = saved.data
         cdef size_t size = saved.size
         cdef fastgate_lstm *lstm = NULL
@@ -66,6 +66,8 @@ cdef class _Recurrent:
         with nogil:
             code = fastgate_lstm_load(&lstm, source, size)
         saved.check(code, "LSTM")
+        if batch_first is not None:  # nobody else has this LSTM yet
+            (<fastgate_lstm_options *>fastgate_lstm_get_options(lstm)).batch_first = batch_first
         self.saved = saved
         self.own(lstm)
         _files.check_size(self.input_size)
@@ -80,6 +82,7 @@ cdef class _Recurrent:
         self.hidden_size = made.hidden_size
         self.layers = made.layers
         self.directions = made.directions
+        self.batch_is_first = made.batch_first
         self.side_size = fastgate_lstm_output_size(lstm)
         self.nbytes = fastgate_lstm_nbytes(lstm)
         self.lstm = lstm
@@ -462,8 +465,6 @@ cdef class LSTM(_Recurrent):
         Elements of x in a step.
     hidden_size : int
         Elements of c, of one layer and direction.
-    batch_first : bool
-        As given.
     storage : str
         As given.
     nbytes : int
@@ -481,12 +482,11 @@ cdef class LSTM(_Recurrent):
 
     def __cinit__(self, layers, *, batch_first=False, reverse=False, clip=None, gate_clip=None,
                   input_forget=False, storage="float32", threads=1):
-        self.batch_first = bool(batch_first)
         if type(layers) is _Saved:
-            self.read(layers)
+            self.read(layers, batch_first)
             return
         storage, threads = _parameters.storage_of(storage), _parameters.thread_count(threads)
-        options = _parameters.lstm_options(clip, gate_clip, input_forget, reverse)
+        options = _parameters.lstm_options(clip, gate_clip, input_forget, reverse, batch_first)
         cells, directions = _parameters.lstm_parameters(layers, storage, options["reverse"])
         self.pack(cells, directions, options, storage, threads)
 
@@ -527,7 +527,7 @@ cdef class LSTM(_Recurrent):
         return cls(layers, storage=storage, threads=threads, **options)
 
     @classmethod
-    def load(cls, source, *, batch_first=False):
+    def load(cls, source, *, batch_first=None):
         """The LSTM that save, or C, wrote: the same bits, storage and number of threads.
 
         Of a file nothing is read but to check it: it is mapped, and all processes that load it share
@@ -538,8 +538,8 @@ cdef class LSTM(_Recurrent):
         ----------
         source : path or bytes-like
             Bytes are copied.
-        batch_first : bool
-            As of the class: it is how the LSTM is called, and not saved.
+        batch_first : bool, optional
+            How it is called; as saved, if it is not given.
 
         Raises
         ------
@@ -549,7 +549,7 @@ cdef class LSTM(_Recurrent):
         OSError
             If the file cannot be read.
         """
-        return cls(_Saved(source), batch_first=batch_first)
+        return cls(_Saved(source), batch_first=None if batch_first is None else bool(batch_first))
 
     def __call__(self, x, state=None, *, lengths=None, out=None):
         """__call__(self, x, state=None, *, lengths=None, out=None)\n--\n
@@ -629,6 +629,11 @@ cdef class LSTM(_Recurrent):
         check_made(self)
         _parameters.check_streamable(self.bidirectional, self.reverse)
         return Stream(self, batch)
+
+    @property
+    def batch_first(self):
+        """Whether x is (B, T, input_size) instead of (T, B, input_size)."""
+        return bool(self.batch_is_first)
 
     @property
     def output_size(self):
@@ -736,7 +741,7 @@ cdef object sequence(LSTM self, object x, object state, object lengths, object o
     cdef object h = None, c = None, given = None, counts = None, target = None
     if self.lstm == NULL:
         check_made(self)
-    if not as_sequence(<PyObject *>x, type, self.batch_first, &shape):
+    if not as_sequence(<PyObject *>x, type, self.batch_is_first, &shape):
         x = _arrays.as_input(x, "x", self.dtype(), "LSTM")
     if state is not None:
         h, c = _arrays.as_pair(state, "state")
@@ -750,7 +755,7 @@ cdef object sequence(LSTM self, object x, object state, object lengths, object o
         target = usable_output(out, type)
 
     # From here on, no code of the user runs.
-    if not as_sequence(<PyObject *>x, type, self.batch_first, &shape) or shape.input_size != self.input_size:
+    if not as_sequence(<PyObject *>x, type, self.batch_is_first, &shape) or shape.input_size != self.input_size:
         _arrays.check_sequence(x, self.input_size, self.batch_first)
         raise changed()
     if h is not None and (not is_state(<PyObject *>h, type, &shape, layers, self.side_size)
