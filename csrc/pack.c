@@ -4,11 +4,6 @@
 
 #include <math.h>
 
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 /* a[index] of an array of the type in which the gate is given; no float changes as a double */
 static double element(const void *a, fastgate_storage storage, ptrdiff_t index)
 {
