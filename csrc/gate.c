@@ -360,22 +360,22 @@ int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t inpu
     if (storage != FASTGATE_FLOAT32 && storage != FASTGATE_FLOAT64)
         return FASTGATE_ERROR_VALUE;
     const ptrdiff_t width = (ptrdiff_t)fg_real_bytes(storage);
-    fg_matrix m = {weight, row_stride, column_stride, bias, output_size, {input_size, 0}};
     const size_t cost = (input_size + 1) * (size_t)width; /* of a row of W */
     const size_t unit = row_stride == 1 ? 1024 : 64; /* rows: enough for pieces of columns to be long */
     fg_watch watch;
     fg_begin(&watch, cost * output_size * batch);
     const size_t most = watch.asked ? (4 * FG_WATCH_COST / (cost * unit) + 1) * unit : output_size;
-    for (ptrdiff_t b = 0; (size_t)b < batch && output_size; b++)
-        for (size_t first = 0; first < output_size; first += m.rows) {
-            m.rows = smaller(most, output_size - first);
+    for (size_t first = 0; first < output_size; first += most) {
+        const ptrdiff_t i = (ptrdiff_t)first;
+        const fg_matrix m = {input_size ? (const char *)weight + i * row_stride * width : weight, row_stride,
+                             column_stride, bias ? (const char *)bias + i * width : NULL,
+                             smaller(most, output_size - first), {input_size, 0}};
+        for (ptrdiff_t b = 0; (size_t)b < batch; b++) {
             if (watch.asked && fg_interrupted(cost * m.rows))
                 return fg_end(&watch);
-            const ptrdiff_t i = (ptrdiff_t)first;
-            m.weight = input_size ? (const char *)weight + i * row_stride * width : weight;
-            m.bias = bias ? (const char *)bias + i * width : NULL;
             fg_run_once(storage, &m, input_size ? (const char *)x + b * x_stride * width : x,
                         (char *)y + (b * y_stride + i) * width);
         }
+    }
     return fg_end(&watch);
 }
