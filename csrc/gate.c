@@ -311,9 +311,10 @@ static void share(unsigned threads, size_t cost, size_t nbytes, shared_call *s)
     fg_share(threads, s->pieces, cost >= FG_WAKE_COST, run_piece, s);
 }
 
-static size_t cost_of(const fastgate_gate *gate, size_t batch)
+/* Of a row of x, in a batch of so many */
+static size_t row_cost(const fastgate_gate *gate, size_t batch)
 {
-    return batch < 4 ? gate->nbytes * batch : gate->nbytes / 4 * batch;
+    return batch < 4 ? gate->nbytes : gate->nbytes / 4;
 }
 
 int fg_run(const fastgate_gate *gate, size_t batch, fg_call *call)
@@ -325,14 +326,13 @@ int fg_run(const fastgate_gate *gate, size_t batch, fg_call *call)
     memcpy(call->segments, gate->segments, sizeof call->segments);
     const size_t block = FG_PANELS * fg_panel_rows(gate->storage);
     const size_t blocks = gate->output_size / block + (gate->output_size % block != 0);
-    const size_t cost = cost_of(gate, batch);
+    const size_t cost = row_cost(gate, batch) * batch;
     if (cost < FG_SHARE_COST) {
         gate->kernel(call, 0, blocks, 0, batch);
         return 0;
     }
     const unsigned threads = fg_threads_of(gate->threads);
-    const size_t row_cost = batch < 4 ? gate->nbytes : gate->nbytes / 4;
-    shared_call s = {call, gate->kernel, blocks, batch, 0, 0, row_cost / blocks};
+    shared_call s = {call, gate->kernel, blocks, batch, 0, 0, row_cost(gate, batch) / blocks};
     if (threads > 1)
         share(threads, cost, gate->nbytes, &s);
     else
@@ -346,7 +346,7 @@ int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_pa
     if (!parts_add_up(parts, part_count, gate->segments[0]))
         return FASTGATE_ERROR_SHAPE;
     fg_watch watch;
-    fg_begin(&watch, cost_of(gate, batch));
+    fg_begin(&watch, row_cost(gate, batch) * batch);
     fg_run(gate, batch, &(fg_call){.last_segment = 1, .parts = parts, .y = y, .y_stride = y_stride,
                                    .ending = FG_SIGMOID});
     return fg_end(&watch);

@@ -376,8 +376,6 @@ int fg_interrupted(size_t cost)
     return interrupted;
 }
 
-/* ---- pipelines --------------------------------------------------------------------------------- */
-
 /* The state of a row of a pipeline is twice the number of its tasks that have returned, plus 1 while one runs. */
 typedef struct {
     fg_progress *progress;
