@@ -156,8 +156,11 @@ static void run_lengths(const lstm_run *run, size_t index, const layer_run *r, i
         const size_t b = order[i * stride];
         COPY(h, i, r->h, b, output);
         COPY(c, i, r->c, b, hidden);
-        for (size_t t = lengths[b]; t < run->steps && output && ((t + 1) % PART_ROWS || !fg_interrupted(FG_WATCH_COST)); t++)
+        for (size_t t = lengths[b]; t < run->steps && output; t++) {
             memset(row_of(lstm, step_of(lstm, r->y, t), b).data, 0, output * lstm->width);
+            if (t % PART_ROWS == PART_ROWS - 1 && fg_interrupted(FG_WATCH_COST))
+                return;
+        }
     }
     for (size_t t = 0, steps, running = count;; t += steps) {
         for (; running && lengths[order[(running - 1) * stride]] == t; running--) {
