@@ -361,7 +361,7 @@ int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t inpu
         return FASTGATE_ERROR_VALUE;
     const ptrdiff_t width = (ptrdiff_t)fg_real_bytes(storage);
     const size_t cost = (input_size + 1) * (size_t)width; /* of a row of W */
-    const size_t unit = row_stride == 1 ? 1024 : 64; /* rows: enough for pieces of columns to be long */
+    const size_t unit = row_stride != 1 ? 64 : input_size < 65536 ? 1024 : 256; /* rows: pieces of columns are long */
     fg_watch watch;
     fg_begin(&watch, cost * output_size * batch);
     const size_t most = watch.asked ? (4 * FG_WATCH_COST / (cost * unit) + 1) * unit : output_size;

@@ -15,8 +15,10 @@
 #define PIECE_STEPS 48
 #define LEAST_PIECE_STEPS 8
 
-/* The most rows of several lengths in a part: some ms of copying, with several cache misses each */
+/* The most rows of several lengths in a part, which copies all of them for each step; and what a copy costs, with its
+ * misses of caches and of pages */
 #define PART_ROWS 4096
+#define COPY_COST 4096
 
 /* A sequence of batches: elements from one step, or row, to the next. */
 typedef struct {
@@ -149,11 +151,12 @@ static void run_lengths(const lstm_run *run, size_t index, const layer_run *r, i
     const size_t inputs = fg_inputs_of(lstm, index), output = lstm->output_size, hidden = lstm->options.hidden_size;
     const size_t count = r->batch, *lengths = run->lengths;
     const fg_rows h = {space->h, (ptrdiff_t)output}, c = {space->c, (ptrdiff_t)hidden};
-    const size_t cost = (inputs + hidden + output) * lstm->width;
 #define COPY(to, i, from, k, size) fg_copy_rows(lstm, 1, row_of(lstm, to, i), row_of(lstm, from, k), size)
 #define STEP(s, t, b) step_of(lstm, s, backwards ? lengths[b] - 1 - (t) : (t))
-    for (size_t i = 0; i < count && !fg_interrupted(cost); i++) {
+    for (size_t i = 0; i < count; i++) {
         const size_t b = order[i * stride];
+        if (fg_interrupted(COPY_COST * (run->steps - lengths[b] + 1)))
+            return;
         COPY(h, i, r->h, b, output);
         COPY(c, i, r->c, b, hidden);
         for (size_t t = lengths[b]; t < run->steps && output; t++) {
@@ -167,7 +170,7 @@ static void run_lengths(const lstm_run *run, size_t index, const layer_run *r, i
             COPY(r->h, order[(running - 1) * stride], h, running - 1, output);
             COPY(r->c, order[(running - 1) * stride], c, running - 1, hidden);
         }
-        if (!running || fg_interrupted(cost * running))
+        if (!running || fg_interrupted(COPY_COST * running))
             return;
         steps = smaller(larger(AHEAD_ROWS / running, 1), lengths[order[(running - 1) * stride]] - t);
         const layer_run few = {steps, running, {space->x, (ptrdiff_t)(running * inputs), (ptrdiff_t)inputs},
