@@ -311,7 +311,7 @@ static void share(unsigned threads, size_t cost, size_t nbytes, shared_call *s)
     fg_share(threads, s->pieces, cost >= FG_WAKE_COST, run_piece, s);
 }
 
-/* Of a row of x, in a batch of so many */
+/* What a row of x costs in a batch of so many */
 static size_t row_cost(const fastgate_gate *gate, size_t batch)
 {
     return batch < 4 ? gate->nbytes : gate->nbytes / 4;

@@ -226,7 +226,7 @@ typedef struct {
 } fg_watch;
 
 void fg_watch_call(fg_watch *w);
-int fg_unwatch_call(const fg_watch *w);
+int fg_unwatch_call(fg_watch *w);
 
 static inline void fg_begin(fg_watch *w, size_t cost)
 {
@@ -236,7 +236,7 @@ static inline void fg_begin(fg_watch *w, size_t cost)
 }
 
 /* FASTGATE_OK or FASTGATE_ERROR_INTERRUPTED */
-static inline int fg_end(const fg_watch *w)
+static inline int fg_end(fg_watch *w)
 {
     return w->asked ? fg_unwatch_call(w) : FASTGATE_OK;
 }

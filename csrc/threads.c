@@ -350,7 +350,7 @@ void fg_watch_call(fg_watch *w)
     watched = w;
 }
 
-int fg_unwatch_call(const fg_watch *w)
+int fg_unwatch_call(fg_watch *w)
 {
     watched = NULL;
     return atomic_load_explicit(&w->interrupted, memory_order_relaxed) ? FASTGATE_ERROR_INTERRUPTED : FASTGATE_OK;
