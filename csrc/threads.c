@@ -201,8 +201,9 @@ static void *work(void *number)
     return NULL;
 }
 
-/* Starts workers until there are `wanted`, or until one cannot be started: none is tried again. */
-static void start_workers(unsigned wanted)
+/* Starts workers until there are `wanted`, or until one cannot be started: none is tried again.  What it has on the stack
+ * is not to lie below tasks. */
+static __attribute__((noinline)) void start_workers(unsigned wanted)
 {
     sigset_t all, before;
     pthread_attr_t attributes;
