@@ -357,7 +357,7 @@ int fastgate_lstm_load_file(fastgate_lstm **lstm, const char *path)
 
 /* ---- one step ---------------------------------------------------------------------------------- */
 
-void fg_step_layer(const fastgate_lstm *lstm, size_t index, size_t batch, const fg_step *s)
+int fg_step_layer(const fastgate_lstm *lstm, size_t index, size_t batch, const fg_step *s)
 {
     const fastgate_lstm_options *o = &lstm->options;
     const fg_layer *layer = &lstm->layers[index];
@@ -374,33 +374,44 @@ void fg_step_layer(const fastgate_lstm *lstm, size_t index, size_t batch, const 
                           .input_forget = o->input_forget};
     const fg_rows out = layer->projection ? (fg_rows){s->m, (ptrdiff_t)o->hidden_size} : s->h_out;
     const int ahead = s->totals.data != NULL;
-    fg_run(layer->gates, batch, &(fg_call){.first_segment = (size_t)ahead, .last_segment = 2, .parts = parts + ahead,
-                                           .start = s->totals.data, .start_stride = s->totals.stride,
-                                           .y = out.data, .y_stride = out.stride, .ending = FG_CELL,
-                                           .cell = &cell});
-    if (layer->projection) {
-        const fastgate_part part = {s->m, o->hidden_size, (ptrdiff_t)o->hidden_size};
-        fg_run(layer->projection, batch, &(fg_call){.last_segment = 1, .parts = &part, .y = s->h_out.data,
-                                                    .y_stride = s->h_out.stride, .ending = FG_LINEAR});
+    if (fg_run(layer->gates, batch, &(fg_call){.first_segment = (size_t)ahead, .last_segment = 2,
+                                               .parts = parts + ahead, .start = s->totals.data,
+                                               .start_stride = s->totals.stride, .y = out.data,
+                                               .y_stride = out.stride, .ending = FG_CELL, .cell = &cell}))
+        return 1;
+    if (!layer->projection)
+        return 0;
+    const fastgate_part part = {s->m, o->hidden_size, (ptrdiff_t)o->hidden_size};
+    return fg_run(layer->projection, batch, &(fg_call){.last_segment = 1, .parts = &part, .y = s->h_out.data,
+                                                       .y_stride = s->h_out.stride, .ending = FG_LINEAR});
+}
+
+void fg_step_layers(const fastgate_lstm *lstm, size_t batch, const fg_step *all)
+{
+    const fastgate_lstm_options *o = &lstm->options;
+    const ptrdiff_t output = (ptrdiff_t)lstm->output_size, hidden = (ptrdiff_t)o->hidden_size;
+    fg_step s = {.x = all->x, .m = all->m};
+    for (size_t i = 0; i < o->layers; i++) {
+        const size_t h_at = i * batch * lstm->output_size, c_at = i * batch * o->hidden_size;
+        s.h = (fg_rows){fg_at(all->h.data, h_at, lstm->width), output};
+        s.h_out = (fg_rows){fg_at(all->h_out.data, h_at, lstm->width), output};
+        s.c = (fg_rows){fg_at(all->c.data, c_at, lstm->width), hidden};
+        s.c_out = (fg_rows){fg_at(all->c_out.data, c_at, lstm->width), hidden};
+        if (fg_step_layer(lstm, i, batch, &s))
+            return;
+        s.x = s.h_out;
     }
 }
 
 int fastgate_lstm_step(const fastgate_lstm *lstm, size_t batch, const void *x, ptrdiff_t x_stride,
                        const void *h, const void *c, void *h_out, void *c_out, void *scratch)
 {
-    const fastgate_lstm_options *o = &lstm->options;
-    const ptrdiff_t output = (ptrdiff_t)lstm->output_size, hidden = (ptrdiff_t)o->hidden_size;
-    fg_step s = {.x = {(void *)x, x_stride}, .m = scratch};
-    if (o->directions != 1 || o->backwards)
+    if (lstm->options.directions != 1 || lstm->options.backwards)
         return FASTGATE_ERROR_SHAPE;
-    for (size_t i = 0; i < o->layers; i++) {
-        const size_t h_at = i * batch * lstm->output_size, c_at = i * batch * o->hidden_size;
-        s.h = (fg_rows){fg_at(h, h_at, lstm->width), output};
-        s.h_out = (fg_rows){fg_at(h_out, h_at, lstm->width), output};
-        s.c = (fg_rows){fg_at(c, c_at, lstm->width), hidden};
-        s.c_out = (fg_rows){fg_at(c_out, c_at, lstm->width), hidden};
-        fg_step_layer(lstm, i, batch, &s);
-        s.x = s.h_out;
-    }
-    return FASTGATE_OK;
+    const fg_step all = {.x = {(void *)x, x_stride}, .h = {(void *)h, 0}, .c = {(void *)c, 0},
+                         .h_out = {h_out, 0}, .c_out = {c_out, 0}, .m = scratch};
+    fg_watch watch;
+    fg_begin(&watch, lstm->nbytes * batch);
+    fg_step_layers(lstm, batch, &all);
+    return fg_end(&watch);
 }

@@ -64,7 +64,11 @@ typedef struct {
     void *m;              /* (batch, hidden_size), scratch of a projection */
 } fg_step;
 
-void fg_step_layer(const fastgate_lstm *lstm, size_t index, size_t batch, const fg_step *step);
+/* 1 if it was interrupted */
+int fg_step_layer(const fastgate_lstm *lstm, size_t index, size_t batch, const fg_step *step);
+
+/* A step of all layers of one direction; h and so on are those of all layers, contiguous. */
+void fg_step_layers(const fastgate_lstm *lstm, size_t batch, const fg_step *all);
 
 /* to[b] = from[b] for b < batch, of `size` elements */
 static inline void fg_copy_rows(const fastgate_lstm *lstm, size_t batch, fg_rows to, fg_rows from, size_t size)

@@ -5,11 +5,6 @@
 #include <float.h>
 #include <math.h>
 
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 /* The place of a[index], of an array of the type in which the gate is given. */
 static void *place(const void *a, fastgate_storage storage, ptrdiff_t index)
 {

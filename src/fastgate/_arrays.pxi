@@ -135,6 +135,8 @@ cdef object changed():
 
 cdef int finish(int code) except -1:
     """What a call that ended with this code raises, if it does."""
+    if code == FASTGATE_ERROR_INTERRUPTED:
+        return -1  # asked() left the exception
     if code != FASTGATE_OK:
         raise MemoryError("no memory for a call")
     return 0

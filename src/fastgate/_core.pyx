@@ -9,7 +9,7 @@ change what was checked before.  What lies as C can take it is its own conversio
 """
 
 cimport cython
-from cpython.exc cimport PyErr_CheckSignals, PyErr_NoMemory
+from cpython.exc cimport PyErr_NoMemory
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject, PyTypeObject
 from libc.string cimport memcmp, memcpy, memset
@@ -19,6 +19,7 @@ import numpy as np
 from fastgate import _arrays, _files, _parameters
 
 cdef extern from "Python.h":
+    int PyErr_CheckSignals()  # declared without an exception, which asked() leaves set
     PyObject **PySequence_Fast_ITEMS(object)
     PyObject *PyTuple_GET_ITEM(PyObject *, Py_ssize_t)
     Py_ssize_t PyTuple_GET_SIZE(PyObject *)
@@ -118,6 +119,15 @@ cdef enable_vectorcall():
 
 
 enable_vectorcall()
+
+
+cdef int asked() noexcept nogil:
+    """Called by long calls, now and then, on the thread that made them: whether a signal's handler raised."""
+    with gil:
+        return PyErr_CheckSignals()
+
+
+fastgate_set_interrupt(asked)
 
 
 # ---- build and CPU ----------------------------------------------------------------------------
