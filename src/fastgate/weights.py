@@ -1,21 +1,26 @@
 """The weights of LSTMs made elsewhere: torch, Keras, ONNX.
 
 Each function gives (layers, options), of which an LSTM made with the options as keywords computes the
-same as its source.  torch, Keras and h5py are never imported: what they make is known by its form.
+same as its source.  torch and Keras are never imported: their objects are known by their form.  onnx and
+h5py are imported where a model or a file has to be read.
 """
 
 from __future__ import annotations
 
 import importlib
+import io
+import json
+import math
 import os
 import re
+import zipfile
 from collections.abc import Mapping
 
 import numpy as np
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from numpy.typing import NDArray
@@ -43,7 +48,7 @@ def _layer(directions: Sequence[_Direction]) -> Any:
     return directions[0] if len(directions) == 1 else tuple(directions)
 
 
-def _names(names: Iterable[str]) -> str:
+def _names(names: Iterable[Any]) -> str:
     """For messages: the first few."""
     quoted = [repr(name) for name in names]
     return ", ".join(quoted[:8]) + (f" and {len(quoted) - 8} more" if len(quoted) > 8 else "")
@@ -72,22 +77,38 @@ def from_torch(source: Any, *, prefix: str = "") -> _Result:
     Raises
     ------
     TypeError
-        If it is another kind of module.
+        If it is another kind of module, which includes scripted and quantized ones, or if a key is not a string.
     ValueError
-        If keys are missing or unknown.
+        If keys are missing or unknown, such as those of a module whose weights are computed from others
+        (weight norm, pruning).
     """
     options = {}
     if hasattr(source, "state_dict"):
-        if not {"LSTM", "LSTMCell"} & {base.__name__ for base in type(source).__mro__}:
-            raise TypeError(f"{_class(source)} is neither a torch.nn.LSTM nor a torch.nn.LSTMCell")
+        bases = {(base.__module__, base.__name__) for base in type(source).__mro__}
+        if not {("torch.nn.modules.rnn", "LSTM"), ("torch.nn.modules.rnn", "LSTMCell")} & bases:
+            hint = "give the torch.nn.LSTM inside it, or its state_dict() and prefix="
+            if ".quantized" in _class(source):
+                hint = "give the module before quantization, and storage='int8' if the LSTM is to be quantized"
+            elif "torch.jit" in _class(source):
+                hint = "give its state_dict(), and batch_first=True if it has that"
+            raise TypeError(f"{_class(source)} is neither a torch.nn.LSTM nor a torch.nn.LSTMCell: {hint}")
         if getattr(source, "batch_first", False):
             options["batch_first"] = True
         source = source.state_dict()
     if not isinstance(source, Mapping):
         raise TypeError(f"from_torch takes an LSTM, an LSTMCell or a state dict, not {_class(source)}")
+    if others := [key for key in source if not isinstance(key, str)]:
+        raise TypeError(f"the keys of a state dict are strings such as 'weight_ih_l0', not {_names(others)}")
 
     there = {key[len(prefix) :]: source[key] for key in source if key.startswith(prefix)}
-    pattern = re.compile(r"((?:weight|bias)_(?:ih|hh)|weight_hr)(?:_l(\d+)(_reverse)?)?")
+    name = r"((?:weight|bias)_(?:ih|hh)|weight_hr)(?:_l([0-9]+)(_reverse)?)?"
+    source_of = re.compile(rf"parametrizations\..*|{name}_(g|v|u|orig|mask)")
+    if computed := [prefix + key for key in there if source_of.fullmatch(key)]:
+        raise ValueError(
+            f"weights are computed from {_names(computed)}: make them plain first, by torch.nn.utils."
+            "parametrize.remove_parametrizations, .remove_weight_norm, .remove_spectral_norm or .prune.remove"
+        )
+    pattern = re.compile(name)
     found = [match for key in there if (match := pattern.fullmatch(key))]
     if not found:
         ends = re.compile(r"(?<![^.])weight_ih(_l0)?$")
@@ -95,10 +116,14 @@ def from_torch(source: Any, *, prefix: str = "") -> _Result:
         hint = f"prefix may be {_names(prefixes)}" if prefixes else f"there are {_names(source) or 'none'}"
         raise ValueError(f"there is no {prefix + 'weight_ih_l0'!r}: {hint}")
 
-    kinds = sorted({"weight_ih", "weight_hh"} | {match[1] for match in found})
+    kinds = {"weight_ih", "weight_hh"} | {match[1] for match in found}
+    if any(kind.startswith("bias") for kind in kinds):
+        kinds |= {"bias_ih", "bias_hh"}  # torch has both or none
     suffixes = ("", "_reverse") if any(match[3] for match in found) else ("",)
-    depth = 1 + max(int(match[2] or 0) for match in found)
-    tails = [[f"_l{k}{suffix}" for suffix in suffixes] for k in range(depth)]
+    tails: list[list[str]] = []  # a layer counts if any of its keys is there, so that their number bounds the layers
+    while not tails or any(kind + tail in there for kind in kinds for tail in tails[-1]):
+        tails.append([f"_l{len(tails)}{suffix}" for suffix in suffixes])
+    tails = tails[:-1] or tails
     if not any(match[2] for match in found):
         tails = [[""]]  # LSTMCell's names
     wanted = {kind + tail for layer in tails for tail in layer for kind in kinds}
@@ -106,27 +131,30 @@ def from_torch(source: Any, *, prefix: str = "") -> _Result:
         names = _names(prefix + key for key in missing)
         raise ValueError(f"there is no {names} beside {_names(prefix + key for key in there)}")
     if unknown := sorted(there.keys() - wanted):
-        raise ValueError(f"{_names(prefix + key for key in unknown)} is not of an LSTM")
-    keys = {kind: "projection" if kind == "weight_hr" else kind for kind in kinds}
+        raise ValueError(f"{_names(prefix + key for key in unknown)} is not of an LSTM of {len(tails)} layers")
+    keys = {kind: "projection" if kind == "weight_hr" else kind for kind in sorted(kinds)}
     return [
-        _layer([{keys[kind]: _array(there[kind + tail]) for kind in kinds} for tail in layer])
-        for layer in tails
+        _layer([{keys[kind]: _array(there[kind + tail]) for kind in keys} for tail in layer]) for layer in tails
     ], options
 
 
 # ---- Keras ------------------------------------------------------------------------------------
 
 
-def from_keras(source: Any, *, prefix: str = "") -> _Result:
+def from_keras(source: Any, *, prefix: str = "", bidirectional: bool | None = None) -> _Result:
     """A Keras layer, of Keras 3 or 2: LSTM, LSTMCell, RNN of an LSTMCell, or Bidirectional of these.
 
-    Or arrays alone, which are taken as those of a layer with activation "tanh" and
-    recurrent_activation "sigmoid" (beware: before TensorFlow 2 the default was "hard_sigmoid"):
+    Or what was saved of it:
 
+    - the path of a .keras, .h5 or .weights.h5 file, or a group of such a file that h5py opened.  What the
+      configuration of the model says of the layer counts as if the layer were given: .keras and .h5 files
+      have one, and a .weights.h5 file may have one beside it, the config.json of an unpacked .keras file;
     - what layer.get_weights() gives: [kernel, recurrent_kernel, bias], or without the bias; for
       Bidirectional both after each other, or a pair of such lists;
-    - the h5py group, or nested or flat dict of arrays, of a file: .h5 or .weights.h5, or the
-      model.weights.h5 inside a .keras file.
+    - a nested or flat dict of the arrays of a file.
+
+    Where no configuration tells, the activation is taken to be "tanh" and the recurrent_activation
+    "sigmoid" (beware: before TensorFlow 2 the default was "hard_sigmoid").
 
     go_backwards becomes reverse=True: fastgate's outputs are in the order of time, Keras's in the
     order of processing.  y is the whole sequence: what return_sequences=False gives is h_n[-1], or for
@@ -135,36 +163,37 @@ def from_keras(source: Any, *, prefix: str = "") -> _Result:
 
     Parameters
     ----------
-    source : layer, sequence of arrays, or mapping
+    source : layer, path, group, sequence of arrays, or mapping
         As above.
     prefix : str
         Chooses the layer among those of a model's file, e.g. "layers/lstm_1/" or
         "model_weights/lstm_1/".
+    bidirectional : bool, optional
+        Where no configuration tells, whether two sets of weights are the directions of a Bidirectional or,
+        in a list, two layers, one on the other.
 
     Raises
     ------
+    ImportError
+        If a path is given without the h5py package.
     ValueError
         If there is another activation, a merge_mode other than Bidirectional's "concat", or not one
-        such layer.
+        such layer; if bidirectional is needed.
     TypeError
         If it is another kind of layer.
     """
-    options = {"batch_first": True}
+    told: list[dict[str, Any]] = []  # the configuration of each direction
     if hasattr(source, "get_weights"):
-        layers = [source]
-        if hasattr(source, "forward_layer"):
-            if source.merge_mode != "concat":
-                raise ValueError(f"merge_mode {source.merge_mode!r} is not supported, only 'concat'")
-            layers = [source.forward_layer, source.backward_layer]
-            if layers[0].go_backwards or not layers[1].go_backwards:
-                raise ValueError("the two directions are swapped: forward_layer has go_backwards=True")
-        elif getattr(source, "go_backwards", False):
-            options["reverse"] = True
-        if getattr(layers[0], "time_major", False):
-            options["batch_first"] = False
-        lists = [_keras_weights(layer) for layer in layers]
+        is_pair = hasattr(source, "forward_layer")
+        layers = [source.forward_layer, source.backward_layer] if is_pair else [source]
+        told = [{**_keras_config(layer), "merge_mode": getattr(source, "merge_mode", "concat")} for layer in layers]
+        lists = [layer.get_weights() for layer in layers]
+        if not all(lists):
+            raise ValueError(f"layer {source.name!r} has no weights yet: build it, or call it once")
+    elif isinstance(source, (str, os.PathLike)):
+        lists, told = _keras_file(source, prefix, bidirectional)
     elif hasattr(source, "items"):
-        lists = _keras_groups(source, prefix)
+        lists, told = _keras_groups(source, prefix, bidirectional)
     elif isinstance(source, (list, tuple)):
         flat: list[Any] = []
         for part in source:
@@ -176,72 +205,191 @@ def from_keras(source: Any, *, prefix: str = "") -> _Result:
             )
         size = len(flat) if len(flat) < 4 else len(flat) // 2
         lists = [flat[k : k + size] for k in range(0, len(flat), size)]
+        if bidirectional is None and len(source) == len(flat) > 3:  # a pair of lists does tell
+            (kernel, recurrent), others = ([np.shape(array) for array in half[:2]] for half in lists)
+            bidirectional = [kernel, recurrent] == others or kernel == others[0]
+            if kernel == recurrent == others[0]:
+                raise ValueError(
+                    "these may be the directions of a Bidirectional, or two layers, one on the other: "
+                    "say bidirectional=True or False"
+                )
     else:
-        raise TypeError(f"from_keras takes a Keras layer or its weights, not {_class(source)}")
+        raise TypeError(f"from_keras takes a Keras layer, a path, or weights, not {_class(source)}")
+
+    for config, weights in zip(told, lists):
+        only = {"activation": "tanh", "recurrent_activation": "sigmoid", "merge_mode": "concat"}
+        for name, value in {**only, "units": len(weights[1]), "use_bias": len(weights) == 3}.items():
+            if config.get(name) != value:
+                raise ValueError(f"{name} {config.get(name)!r} is not supported, only {value!r} with these weights")
+    backwards = [bool(config.get("go_backwards")) for config in told]
+    if len(backwards) == 2 and backwards != [False, True]:
+        raise ValueError("the two directions are swapped: forward_layer has go_backwards=True")
+    options = {"batch_first": not any(config.get("time_major") for config in told)}
+    if backwards == [True]:
+        options["reverse"] = True
     names = ("weight_ih", "weight_hh", "bias_ih")  # the gates are in the same order, i, f, c, o
     directions = [{name: _array(w).T for name, w in zip(names, weights)} for weights in lists]
+    if bidirectional is False and not told:
+        return [*directions], options
     return [_layer(directions)], options
 
 
-def _keras_weights(layer: Any) -> Sequence[Any]:
-    """The weights of an LSTM layer, of one direction."""
+def _keras_config(layer: Any) -> dict[str, Any]:
+    """Of a layer object with one direction."""
     cell = getattr(layer, "cell", layer)
-    if type(cell).__name__ != "LSTMCell":
+    if type(cell).__name__ != "LSTMCell" or not re.match(r"(tf_)?keras\.|tensorflow\.", type(cell).__module__):
         raise TypeError(f"{_class(layer)} is not an LSTM: its cell is {_class(cell)}")
-    config = cell.get_config()
-    for name, only in (("activation", "tanh"), ("recurrent_activation", "sigmoid")):
-        if config[name] != only:
-            raise ValueError(f"{name} {config[name]!r} is not supported, only {only!r}")
-    weights: Sequence[Any] = layer.get_weights()
-    if not weights:
-        raise ValueError(f"layer {layer.name!r} has no weights yet: build it, or call it once")
-    return weights
+    return {**layer.get_config(), **cell.get_config()}
 
 
-def _leaves(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in group.items():
-        if hasattr(value, "items"):
-            yield from _leaves(value, f"{path}{key}/")
-        else:
-            yield f"{path}{key}", value
+def _keras_file(path: Any, prefix: str, bidirectional: bool | None) -> tuple[list[Any], list[Any]]:
+    """What _keras_groups gives for the file at a path."""
+    try:
+        h5py = importlib.import_module("h5py")
+    except ImportError as error:
+        raise ImportError("from_keras needs the h5py package to read files: pip install h5py") from error
+    config, data = None, path
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if missing := {"config.json", "model.weights.h5"} - set(archive.namelist()):
+                raise ValueError(f"{str(path)!r} is not a .keras file: there is no {_names(sorted(missing))} in it")
+            config, data = archive.read("config.json"), io.BytesIO(archive.read("model.weights.h5"))
+    with h5py.File(data) as file:
+        return _keras_groups(file, prefix, bidirectional, config)
 
 
-def _keras_groups(source: Any, prefix: str) -> list[Sequence[Any]]:
-    """The weights of the only LSTM under prefix, in each direction.
+def _keras_model(group: Any, config: Any) -> dict[str, Any]:
+    """The configuration of a model, which is given, or in the file of h5py's group, or beside that."""
+    if config is None and hasattr(group, "file"):
+        config = group.file.attrs.get("model_config")
+        beside = os.path.join(os.path.dirname(group.file.filename), "config.json")
+        if config is None and os.path.isfile(group.file.filename) and os.path.isfile(beside):
+            with open(beside, "rb") as file:
+                config = file.read()
+    try:
+        return _dict(None if config is None else json.loads(config))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the configuration of the model is not JSON: {error}") from error
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _keras_children(layer: dict[str, Any], is_keras_3: bool) -> dict[str, dict[str, Any]]:
+    """The layers of a model, by the names of their groups in its file.
+
+    Those are the layers' own names; where Keras 3 saves weights alone, they count the layers of each class.
+    """
+    layers = layer.get("config")
+    layers = layers if isinstance(layers, list) else _dict(layers).get("layers")
+    found: dict[str, dict[str, Any]] = {}
+    numbers: dict[str, int] = {}
+    for each in map(_dict, layers if isinstance(layers, list) else []):
+        name = str(_dict(each.get("config")).get("name"))
+        if is_keras_3:
+            name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", str(each.get("class_name")))
+            name = re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
+            numbers[name] = numbers.get(name, -1) + 1
+            name += f"_{numbers[name]}" if numbers[name] else ""
+        found[name] = each
+    return found
+
+
+def _keras_layer(model: dict[str, Any], path: str) -> dict[str, Any]:
+    """What the configuration of a model says of the layer with this group; empty if it does not tell its layers."""
+    parts = [part for part in path.split("/") if part]
+    is_keras_3 = parts[-1:] == ["vars"]
+    layer, children = {}, _keras_children(model, is_keras_3)
+    if parts and parts[0] in ("model_weights", "layers", "_layer_checkpoint_dependencies"):
+        del parts[0]
+    if children and not (parts and parts[0] in children):
+        raise ValueError(f"the configuration of the model does not tell of {path!r}: give the layer, or its weights")
+    for part in parts:
+        if part in children:
+            layer = children[part]
+            children = _keras_children(layer, is_keras_3)
+    return layer
+
+
+def _keras_direction(layer: dict[str, Any], direction: str) -> dict[str, Any]:
+    """As _keras_config, of a layer in the configuration of a model."""
+    config = _dict(layer.get("config"))
+    if layer.get("class_name") == "Bidirectional":
+        layer, given = _dict(config.get("layer")), config.get("backward_layer")
+        if direction == "backward":
+            config = _dict(layer.get("config"))
+            layer = _dict(given) or {**layer, "config": {**config, "go_backwards": not config.get("go_backwards")}}
+        config = _dict(layer.get("config"))
+    cell = _dict(config.get("cell")) if layer.get("class_name") == "RNN" else layer
+    if cell.get("class_name") not in ("LSTM", "LSTMCell"):
+        raise TypeError(f"layer {config.get('name')!r} is not an LSTM: its class is {cell.get('class_name')!r}")
+    return {**config, **_dict(cell.get("config"))}
+
+
+def _keras_leaves(source: Any, prefix: str) -> dict[str, Any]:
+    """The arrays under prefix, by their paths.  Each group is searched once, however many lead to it."""
+    found = {}
+    searched = set()
+    pending = [("", source)]
+    for path, value in pending:  # which grows
+        if not hasattr(value, "items"):
+            found[path] = value
+        elif (identity := getattr(value, "id", id(value))) not in searched:  # h5py makes an object each time
+            searched.add(identity)
+            for key, each in value.items():
+                inner = f"{path}{key}/" if hasattr(each, "items") else f"{path}{key}"
+                if inner.startswith(prefix) or prefix.startswith(inner):
+                    pending.append((inner, each))
+    return found
+
+
+def _keras_groups(source: Any, prefix: str, bidirectional: Any, config: Any = None) -> tuple[list[Any], list[Any]]:
+    """The weights of the only LSTM under prefix, in each direction, and what the configuration of the model says.
 
     .../lstm_cell/kernel, recurrent_kernel, bias, each perhaps with :0, or .../cell/vars/0, 1, 2.
     """
     names = {"kernel": 0, "recurrent_kernel": 1, "bias": 2, "0": 0, "1": 1, "2": 2}
     groups: dict[str, dict[int, Any]] = {}
-    for path, value in _leaves(source):
+    for path, value in _keras_leaves(source, prefix).items():
         group, _, name = path.rpartition("/")
         number = names.get(name.removesuffix(":0"))
         if number is not None and path.startswith(prefix) and not path.startswith("optimizer"):
             groups.setdefault(group, {})[number] = value
-    found = []  # layer, direction, group
+    model = _keras_model(source, config)
+    found: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}  # of each layer: direction, group, configuration
     for group, arrays in groups.items():
         kernel, recurrent = np.shape(arrays.get(0, ())), np.shape(arrays.get(1, ()))
         if len(recurrent) == 2 and kernel[1:] == recurrent[1:] == (4 * recurrent[0],):
-            match = re.search(r"(?:^|/)(forward|backward)_", group)
-            layer, direction = (group[: match.start()], match[1]) if match else (group, "forward")
-            found.append((layer, direction, group))
+            layer = _keras_layer(model, f"{getattr(source, 'name', '')}/{group}")
+            is_pair = layer.get("class_name") == "Bidirectional" if layer else bidirectional
+            match = re.fullmatch(r"(?:(.*)/)?(forward|backward)_.*", group) if is_pair else None
+            whole, direction = (match[1] or "", match[2]) if match else (group, "forward")
+            found.setdefault(whole, []).append((direction, group, layer))
     if not found:
-        there = _names(path for path, _ in _leaves(source))
+        there = _names(_keras_leaves(source, ""))
         raise ValueError(f"there is no LSTM under {prefix!r}: there are {there}")
-    chosen = {direction: groups[group] for _, direction, group in found}
-    if len(chosen) < len(found) or len({layer for layer, _, _ in found}) > 1:
-        there = _names(sorted({f"{layer or group}/" for layer, _, group in found}))
-        raise ValueError(f"there is more than one LSTM under {prefix!r}: choose by prefix, of {there}")
-    directions = [chosen[way] for way in ("forward", "backward") if way in chosen]
-    return [[arrays[number] for number in sorted(arrays)] for arrays in directions]
+    chosen = sorted(next(iter(found.values())), key=lambda each: each[0], reverse=True)  # forward, backward
+    if len(found) > 1 or len({direction for direction, _, _ in chosen}) < len(chosen):
+        there = _names(sorted({f"{whole or each[1]}/" for whole in found for each in found[whole]}))
+        raise ValueError(
+            f"there is more than one LSTM under {prefix!r}: choose by prefix, of {there}; "
+            "if they are the directions of one layer, say bidirectional=True"
+        )
+    for array in (array for _, group, _ in chosen for array in groups[group].values()):
+        if hasattr(array, "id") and array.nbytes > _ROOM + 1000 * array.id.get_storage_size():
+            raise ValueError(f"{array.name!r} is of shape {array.shape}, but most of it is not in the file")
+    lists = [[_array(groups[group][number]) for number in sorted(groups[group])] for _, group, _ in chosen]
+    told = [{"merge_mode": "concat", **_keras_direction(layer, way)} for way, _, layer in chosen if layer]
+    if len(chosen) == 2 and told:
+        told[0]["merge_mode"] = chosen[0][2]["config"].get("merge_mode")
+    return lists, told
 
 
 # ---- ONNX -------------------------------------------------------------------------------------
 
 
-def from_onnx(
-    source: Any, node: str | None = None, *, weights: Mapping[str, Any] | None = None
-) -> _Result:
+def from_onnx(source: Any, node: str | None = None, *, weights: Mapping[str, Any] | None = None) -> _Result:
     """One LSTM node of an onnx.ModelProto, of its bytes, or of the file at a path.
 
     The inputs initial_h, initial_c and sequence_lens belong to the call.  Outputs are the same but
@@ -253,124 +401,402 @@ def from_onnx(
     Parameters
     ----------
     source : onnx.ModelProto, bytes, or path
-        The model.
+        The model.  Of a path, data that are in files beside the model are read too.
     node : str, optional
         The name of the node or of one of its outputs, None if there is but one; those inside branches
         and loops count.
     weights : mapping of arrays, optional
-        W, R, B and P are initializers or computed from such; this gives the values of others by name,
-        such as inputs of the graph.
+        W, R, B and P are initializers, or computed from such by operators that exporters put there, like
+        Transpose, Concat and DequantizeLinear; this gives the values of others by name, such as inputs of
+        the graph.
 
     Raises
     ------
     ImportError
         Without the onnx package.
     ValueError
-        If there are other activations than Sigmoid, Tanh, Tanh, or not one such node.
+        If there are other activations than Sigmoid, Tanh, Tanh, or not one such node; if a weight cannot be
+        computed; if an initial state is a constant and not zero, which onnx_state gives.
     TypeError
         If source is something else.
     """
-    try:
-        onnx = importlib.import_module("onnx")
-    except ImportError as error:
-        raise ImportError("from_onnx needs the onnx package: pip install onnx") from error
-    if isinstance(source, (str, os.PathLike)):
-        source = onnx.load(source)
-    elif isinstance(source, (bytes, bytearray, memoryview)):
-        source = onnx.load_from_string(bytes(source))
-    if not isinstance(source, onnx.ModelProto):
-        raise TypeError(f"from_onnx takes an onnx.ModelProto, bytes or a path, not {_class(source)}")
-
-    there = [
-        (scope, each)
-        for scope in _scopes(source.graph)
-        for each in scope[0].node
-        if each.op_type == "LSTM" and each.domain in ("", "ai.onnx")
-    ]
-    chosen = [pair for pair in there if node is None or node in (pair[1].name, *pair[1].output)]
-    if len(chosen) != 1:
-        called = [each.name or next(filter(None, each.output), "") for _, each in there]
-        listed = _names(called) or "none"
-        if node is None:
-            raise ValueError(f"there are {len(there)} LSTM nodes: {listed}; say which one, by node=")
-        raise ValueError(f"{len(chosen)} LSTM nodes or outputs are called {node!r}; there are {listed}")
-    [(scope, lstm)] = chosen
-
-    attributes = {each.name: onnx.helper.get_attribute_value(each) for each in lstm.attribute}
-    direction = attributes.get("direction", b"forward").decode()
-    directions = 2 if direction == "bidirectional" else 1
-    activations = [name.decode() for name in attributes.get("activations", ())]
-    only = ["Sigmoid", "Tanh", "Tanh"] * directions
-    if activations and [name.title() for name in activations] != only:
-        raise ValueError(f"activations {activations} are not supported, only {only}")
-
-    inputs = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
-    names = dict(zip(inputs, lstm.input))
-    arrays = {
-        name: _value(onnx, source.opset_import, scope, names[name], weights or {})
-        for name in ("W", "R", "B", "P")
-        if names.get(name)
-    }
-    n, h = arrays["W"].shape[-1], arrays["R"].shape[-1]
-    shapes = {"W": (4 * h, n), "R": (4 * h, h), "B": (8 * h,), "P": (3 * h,)}
-    for name, array in arrays.items():
-        if array.shape != (shape := (directions, *shapes[name])):
-            raise ValueError(f"{name} is of shape {array.shape}, but {direction!r} needs {shape}")
-
-    options = {
-        "batch_first": bool(attributes.get("layout")),
-        "reverse": direction == "reverse",
-        "gate_clip": attributes.get("clip"),
-        "input_forget": bool(attributes.get("input_forget")),
-    }
-    layer = [_onnx_direction({name: arrays[name][k] for name in arrays}) for k in range(directions)]
-    return [_layer(layer)], options
+    lstm = _OnnxLSTM(source, node, weights)
+    for name in ("initial_h", "initial_c"):
+        state = None if lstm.names.get(name) in lstm.constants.given else lstm.state(name)
+        if state is not None and state.any():
+            raise ValueError(
+                f"{name} is a constant of the model and not zero, and an LSTM keeps no initial state: get it by h, c = "
+                "fastgate.weights.onnx_state(model, node), pass (h, c) to each call, and show from_onnx that you do, by "
+                f"weights={{{lstm.names[name]!r}: array}}"
+            )
+    layer = []
+    for k in range(lstm.directions):
+        arrays = {name: array[k] for name, array in lstm.arrays.items()}
+        parameters = {"weight_ih": arrays["W"], "weight_hh": arrays["R"]}
+        if "B" in arrays:
+            parameters["bias_ih"], parameters["bias_hh"] = np.split(arrays["B"], 2)
+        for name, array in parameters.items():
+            i, o, f, c = np.split(array, 4)
+            parameters[name] = np.concatenate([i, f, c, o])
+        if "P" in arrays:
+            parameters["peephole"] = arrays["P"].reshape(3, -1)[[0, 2, 1]]  # from i, o, f
+        layer.append(parameters)
+    return [_layer(layer)], lstm.options
 
 
-def _onnx_direction(arrays: dict[str, _Array]) -> _Direction:
-    """From the order i, o, f, c to i, f, g, o; peepholes from i, o, f to i, f, o."""
-    parameters = {"weight_ih": arrays["W"], "weight_hh": arrays["R"]}
-    if "B" in arrays:
-        parameters["bias_ih"], parameters["bias_hh"] = np.split(arrays["B"], 2)
-    for name, array in parameters.items():
-        i, o, f, c = np.split(array, 4)
-        parameters[name] = np.concatenate([i, f, c, o])
-    if "P" in arrays:
-        parameters["peephole"] = arrays["P"].reshape(3, -1)[[0, 2, 1]]
-    return parameters
+def onnx_state(
+    source: Any, node: str | None = None, *, weights: Mapping[str, Any] | None = None
+) -> tuple[_Array, _Array]:
+    """The initial state (h, c) that an ONNX model has as constants: zeros where it has none.
+
+    The parameters are those of from_onnx.  h and c are (directions, B, hidden_size), as calls of the LSTM take
+    them.  B is 1 where the model repeats the state for each batch: numpy.repeat(h, B, axis=1) does so.
+
+    Raises what from_onnx raises, and ValueError if the state depends on inputs of the model.
+    """
+    lstm = _OnnxLSTM(source, node, weights)
+    states = [lstm.state(name) for name in ("initial_h", "initial_c")]
+    if None in [None if state is None else 0 for state in states]:
+        raise ValueError("the initial state depends on inputs of the model: it belongs to calls")
+    h, c = (np.broadcast_to(state, np.broadcast_shapes(*(each.shape for each in states))).copy() for state in states)
+    if h.ndim != 3 or h.shape[::2] != (lstm.directions, lstm.hidden):
+        raise ValueError(f"the initial state is of shape {h.shape}, not ({lstm.directions}, B, {lstm.hidden})")
+    return h, c
 
 
-def _scopes(graph: Any, outer: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """graph and every graph inside it, each followed by those around it."""
-    scope = (graph, *outer)
-    yield scope
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _scopes(inner, scope)
+class _OnnxLSTM:
+    """An LSTM node: names and arrays of its inputs, and the options of LSTM."""
+
+    def __init__(self, source: Any, node: str | None, weights: Mapping[str, Any] | None) -> None:
+        try:
+            onnx = importlib.import_module("onnx")
+        except ImportError as error:
+            raise ImportError("from_onnx needs the onnx package: pip install onnx") from error
+        if weights is not None and not isinstance(weights, Mapping):
+            raise TypeError(f"weights is a mapping from names to arrays, not {_class(weights)}")
+        try:
+            if isinstance(source, (str, os.PathLike)):
+                source = onnx.load(source)
+            elif isinstance(source, (bytes, bytearray, memoryview)):
+                source = onnx.load_from_string(bytes(source))
+        except importlib.import_module("google.protobuf.message").DecodeError as error:
+            raise ValueError(f"source is not an ONNX model, or a damaged one: {error}") from error
+        if not isinstance(source, onnx.ModelProto):
+            raise TypeError(f"from_onnx takes an onnx.ModelProto, bytes or a path, not {_class(source)}")
+        self.graph, lstm = _onnx_node(source, node)
+
+        attributes = {each.name: onnx.helper.get_attribute_value(each) for each in lstm.attribute}
+        direction = attributes.get("direction", b"forward")
+        self.directions = 1 + (direction == b"bidirectional")
+        only = [b"sigmoid", b"tanh", b"tanh"] * self.directions
+        known = {"direction": (b"forward", b"reverse", b"bidirectional"), "layout": (0, 1), "input_forget": (0, 1)}
+        for name, values in known.items():
+            if attributes.get(name, values[0]) not in values:
+                raise ValueError(f"{name} {attributes[name]!r} is not supported, only {_names(values)}")
+        activations = attributes.get("activations") or only
+        if [bytes(name).lower() for name in activations] != only:
+            raise ValueError(f"activations {activations} are not supported, only {only}")
+        self.options = {
+            "batch_first": bool(attributes.get("layout")),
+            "reverse": direction == b"reverse",
+            "gate_clip": attributes.get("clip"),
+            "input_forget": bool(attributes.get("input_forget")),
+        }
+
+        inputs = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+        self.names = {name: given for name, given in zip(inputs, lstm.input) if given}
+        self.constants = _Constants(onnx, weights or {})
+        if missing := {"W", "R"} - self.names.keys():
+            raise ValueError(f"the LSTM node {lstm.name!r} has no {_names(sorted(missing))}")
+        self.arrays = {n: self.constants.value(self.graph, self.names[n]) for n in "WRBP" if n in self.names}
+        w, r = self.arrays["W"], self.arrays["R"]
+        self.hidden = h = attributes.get("hidden_size", r.shape[-1] if r.ndim else 0)
+        shapes = {"W": (4 * h, w.shape[-1] if w.ndim else 0), "R": (4 * h, h), "B": (8 * h,), "P": (3 * h,)}
+        for name, array in self.arrays.items():
+            if array.shape != (shape := (self.directions, *shapes[name])):
+                told = f"{direction.decode()!r} with hidden_size {h} needs {shape}"
+                raise ValueError(f"{name} is of shape {array.shape}, but {told}")
+
+    def state(self, name: str) -> _Array | None:
+        """initial_h or initial_c, with layout 0: zeros if there is none, None if it depends on inputs of the model."""
+        if name not in self.names:
+            return np.zeros((self.directions, 1, self.hidden), self.arrays["R"].dtype)
+        try:
+            constants = _Constants(self.constants.onnx, self.constants.given, is_state=True)
+            state = constants.value(self.graph, self.names[name])
+        except _NoValueError:
+            return None
+        return state.swapaxes(0, 1) if self.options["batch_first"] and state.ndim > 1 else state
 
 
-def _value(
-    onnx: Any, opsets: Any, scope: tuple[Any, ...], name: str, given: Mapping[str, Any]
-) -> _Array:
-    """The value of a tensor: given, an initializer, or computed from such."""
-    if name in given:
-        return _array(given[name])
-    for graph in scope:
-        for tensor in graph.initializer:
-            if tensor.name == name:
-                return _array(onnx.numpy_helper.to_array(tensor))
-        for node in graph.node:
-            if name in node.output:
-                inputs = {
-                    each: _value(onnx, opsets, scope, each, given) for each in node.input if each
-                }
-                output = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UNDEFINED, None)
-                alone = onnx.helper.make_graph([node], "alone", [], [output])
-                model = onnx.helper.make_model(alone, opset_imports=opsets)
-                evaluator = importlib.import_module("onnx.reference").ReferenceEvaluator(model)
-                return _array(evaluator.run([name], inputs)[0])
-    raise ValueError(
-        f"the model has no value for {name!r}, which the weights need: "
-        f"give it as weights={{{name!r}: array}}"
-    )
+class _Graph:
+    """A graph of a model, its tensors by name, and the graph around it."""
+
+    def __init__(self, proto: Any, outer: _Graph | None) -> None:
+        self.proto, self.outer = proto, outer
+        self.sources = {name: node for node in reversed(proto.node) for name in node.output}
+        self.sources.update((tensor.name, tensor) for tensor in proto.initializer)
+
+
+def _onnx_node(model: Any, called: str | None) -> tuple[_Graph, Any]:
+    """The LSTM node that is called so, and its graph."""
+    graphs = [_Graph(model.graph, None)]
+    for graph in graphs:  # which grows
+        for attribute in (attribute for node in graph.proto.node for attribute in node.attribute):
+            inner = [attribute.g] if attribute.HasField("g") else []
+            graphs.extend(_Graph(each, graph) for each in (*inner, *attribute.graphs))
+    nodes = [(graph, node) for graph in graphs for node in graph.proto.node]
+    there = [pair for pair in nodes if pair[1].op_type == "LSTM" and pair[1].domain in _ONNX_DOMAINS]
+    chosen = [pair for pair in there if called is None or called in (pair[1].name, *pair[1].output)]
+    if len(chosen) == 1:
+        return chosen[0]
+    listed = _names(node.name or next(filter(None, node.output), "") for _, node in there) or "none"
+    if called is None and there:
+        listed += "; say which one, by node="
+    if any(node.op_type == "DynamicQuantizeLSTM" for _, node in nodes):
+        listed += "; DynamicQuantizeLSTM is not supported: give the model before quantization, and storage='int8'"
+    if any(node.op_type == "LSTM" for function in model.functions for node in function.node):
+        listed += "; others are in functions: inline them, by onnx.inliner.inline_local_functions(model)"
+    if called is None:
+        raise ValueError(f"there are {len(there)} LSTM nodes: {listed}")
+    raise ValueError(f"{len(chosen)} LSTM nodes or outputs are called {called!r}; there are {listed}")
+
+
+_ONNX_DOMAINS = ("", "ai.onnx")
+_ROOM = 2**28  # bytes that arrays may take however small the file is
+
+
+class _NoValueError(ValueError):
+    """A tensor depends on inputs of the model."""
+
+
+class _Constants:
+    """The values of tensors: given, initializers or computed from these, each once and without recursion.
+
+    Of a state, which may be repeated for a batch whose size is an input's, sizes that are not known count as 1.
+    """
+
+    def __init__(self, onnx: Any, given: Mapping[str, Any], is_state: bool = False) -> None:
+        self.onnx, self.given, self.is_state = onnx, given, is_state
+        self.known: dict[tuple[_Graph | None, str], _Array] = {(None, name): _array(given[name]) for name in given}
+        self.room = _ROOM
+
+    def key(self, graph: _Graph | None, name: str) -> tuple[_Graph | None, str]:
+        """The graph that has a tensor, None if it is given or nowhere, and its name."""
+        while graph and (name in self.given or name not in graph.sources):
+            graph = None if name in self.given else graph.outer
+        return graph, name
+
+    def value(self, graph: _Graph, name: str) -> _Array:
+        wanted = self.key(graph, name)
+        pending = [wanted]
+        opened = set()
+        while pending:
+            graph_of, called = key = pending[-1]
+            if key in self.known:
+                pending.pop()
+                continue
+            if graph_of is None:
+                raise _NoValueError(
+                    f"the model has no value for {called!r}, which the LSTM needs: "
+                    f"give it as weights={{{called!r}: array}}"
+                )
+            source = graph_of.sources[called]
+            if not hasattr(source, "op_type"):
+                self.known[key] = self.tensor(source)
+                continue
+            inputs = [self.key(graph_of, each) if each else None for each in source.input]
+            needed = [each for each in inputs if each and each not in self.known]
+            if self.is_state and source.op_type == "Shape":
+                needed = [each for each in needed if each[0] and not hasattr(each[0].sources[each[1]], "op_type")]
+            is_supported = source.op_type in _OPERATORS and source.domain in _ONNX_DOMAINS
+            if not is_supported and not (needed and self.is_state):  # a state may depend on inputs all the same
+                raise ValueError(
+                    f"{called!r} is computed by {source.op_type}, which from_onnx does not evaluate: "
+                    f"give it as weights={{{called!r}: array}}"
+                )
+            if not needed:
+                arrays = [None if each is None else self.known.get(each, _UNKNOWN) for each in inputs]
+                self.known.update(((graph_of, name), array) for name, array in self.outputs(source, arrays))
+            elif key in opened:
+                raise ValueError(f"{called!r} is computed from itself")
+            else:
+                opened.add(key)
+                pending.extend(needed)
+        return self.known[wanted]
+
+    def tensor(self, proto: Any) -> _Array:
+        if proto.data_location == self.onnx.TensorProto.EXTERNAL:
+            raise ValueError(f"the data of {proto.name!r} are in another file: give the path of the model, not the model")
+        array = _array(self.onnx.numpy_helper.to_array(proto))
+        self.room += 64 * array.nbytes
+        return array
+
+    def outputs(self, node: Any, inputs: list[_Array | None]) -> Iterable[tuple[str, _Array]]:
+        """The outputs of a node by their names."""
+        attributes = {each.name: self.onnx.helper.get_attribute_value(each) for each in node.attribute}
+        for name, value in attributes.items():
+            if isinstance(value, self.onnx.TensorProto):
+                attributes[name] = self.tensor(value)
+            elif name in ("to", "output_dtype") and value:
+                number = value if isinstance(value, int) else self.onnx.TensorProto.DataType.Value(value.decode())
+                attributes[name] = self.onnx.helper.tensor_dtype_to_np_dtype(number)
+        call = _Call(inputs, attributes, len(node.output), self.room)
+        try:
+            with np.errstate(all="ignore"):
+                results = _OPERATORS[node.op_type](call)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"{node.op_type} cannot compute {node.output[0]!r}: {error}") from error
+        for each in results:
+            if not any(given is not None and np.may_share_memory(each, given) for given in inputs):
+                self.room -= each.nbytes
+        return zip(node.output, results)
+
+
+class _Call:
+    """What an operator is given: inputs x, attributes a, and its number of outputs."""
+
+    def __init__(self, inputs: list[_Array | None], attributes: dict[str, Any], outputs: int, room: int) -> None:
+        self.x: list[Any] = inputs + [None] * 5  # those that are left out
+        self.a, self.outputs, self.room = attributes, outputs, room
+
+    def numbers(self, k: int, name: str) -> list[int] | None:
+        """What is input k in newer opsets and an attribute in older ones."""
+        value = self.a.get(name) if self.x[k] is None else self.x[k]
+        return None if value is None else [int(number) for number in np.ravel(value)]
+
+    def fit(self, shape: Iterable[int], dtype: Any) -> None:
+        """Refuse a result that is far larger than what it is computed from, before it takes memory."""
+        if math.prod(shape := tuple(shape)) * dtype.itemsize > self.room:
+            raise ValueError(f"a result of shape {shape} is too large")
+
+
+def _constant(call: _Call) -> list[_Array]:
+    [(name, value)] = call.a.items()
+    kinds = {"value": None, "value_float": "f4", "value_floats": "f4", "value_int": "i8", "value_ints": "i8"}
+    return [np.asarray(value, kinds[name])]
+
+
+def _cast(call: _Call) -> list[_Array]:
+    if call.a["to"].kind in "OSU":
+        raise TypeError("strings are no weights")
+    return [call.x[0].astype(call.a["to"])]
+
+
+def _reshape(call: _Call) -> list[_Array]:
+    x, shape = call.x[0], call.numbers(1, "shape")
+    if not call.a.get("allowzero"):
+        shape = [size or x.shape[k] for k, size in enumerate(shape or ())]
+    return [x.reshape(shape)]
+
+
+def _squeeze(call: _Call) -> list[_Array]:
+    axes = call.numbers(1, "axes")
+    return [np.squeeze(call.x[0], None if axes is None else tuple(axes))]
+
+
+def _concat(call: _Call) -> list[_Array]:
+    arrays = [each for each in call.x if each is not None]
+    call.fit([sum(each.size for each in arrays)], arrays[0].dtype)
+    return [np.concatenate(arrays, call.a.get("axis", 1))]
+
+
+def _slice(call: _Call) -> list[_Array]:
+    starts, ends, axes, steps = (call.numbers(k + 1, n) for k, n in enumerate(("starts", "ends", "axes", "steps")))
+    index = [slice(None)] * call.x[0].ndim
+    for k, start in enumerate(starts or ()):
+        index[axes[k] if axes else k] = slice(start, (ends or ())[k], steps[k] if steps else None)
+    return [call.x[0][tuple(index)]]
+
+
+def _split(call: _Call) -> list[_Array]:
+    axis = call.a.get("axis", 0)
+    size = call.x[0].shape[axis]
+    sizes = call.numbers(1, "split") or [-(-size // call.outputs)] * (call.outputs - 1)
+    return np.split(call.x[0], np.cumsum(sizes[: call.outputs - 1]), axis)
+
+
+def _gather(call: _Call) -> list[_Array]:
+    x, indices, axis = call.x[0], call.x[1], call.a.get("axis", 0)
+    call.fit([*indices.shape, x.size // max(x.shape[axis], 1)], x.dtype)
+    return [np.take(x, indices, axis)]
+
+
+def _arithmetic(function: Callable[..., Any]) -> Callable[[_Call], list[_Array]]:
+    def compute(call: _Call) -> list[_Array]:
+        a, b = call.x[:2]
+        if call.a.get("broadcast"):  # before opset 7: axis is where the axes of b begin
+            b = b.reshape(b.shape + (1,) * (a.ndim - b.ndim - call.a.get("axis", a.ndim - b.ndim)))
+        call.fit(np.broadcast_shapes(a.shape, b.shape), a.dtype)
+        return [np.asarray(function(a, b))]
+
+    return compute
+
+
+def _divide(a: _Array, b: _Array) -> Any:
+    return (a - np.fmod(a, b)) // b if a.dtype.kind in "iu" else a / b  # integers towards zero
+
+
+def _dequantize(call: _Call) -> list[_Array]:
+    x, scale, zero = call.x[:3]
+    axis, block = call.a.get("axis", 1), call.a.get("block_size", 0)
+
+    def spread(array: _Array) -> Any:
+        if block:
+            return np.take(array, np.arange(x.shape[axis]) // block, axis)
+        return array if array.size == 1 else array.reshape([-1 if k == axis % x.ndim else 1 for k in range(x.ndim)])
+
+    difference = x.astype(np.float64) - (0 if zero is None else spread(zero).astype(np.float64))  # exact
+    result = difference.astype(np.float32) * spread(scale).astype(np.float32)
+    return [result.reshape(x.shape).astype(call.a.get("output_dtype") or scale.dtype)]
+
+
+def _constant_of_shape(call: _Call) -> list[_Array]:
+    value, shape = call.a.get("value", np.zeros(1, np.float32)), call.numbers(0, "shape") or ()
+    call.fit(shape, value.dtype)
+    return [np.full(shape, value.ravel()[0])]
+
+
+def _expand(call: _Call) -> list[_Array]:
+    shape = np.broadcast_shapes(call.x[0].shape, tuple(call.numbers(1, "shape") or ()))
+    call.fit(shape, call.x[0].dtype)
+    return [np.broadcast_to(call.x[0], shape)]
+
+
+def _pad(call: _Call) -> list[_Array]:
+    x, pads = call.x[0], call.numbers(1, "paddings" if "paddings" in call.a else "pads") or []
+    axes = call.numbers(3, "axes") or range(x.ndim)
+    widths = [(0, 0)] * x.ndim
+    for k, axis in enumerate(axes):
+        widths[axis] = (pads[k], pads[len(pads) // 2 + k])
+    call.fit([max(size + sum(width), 0) for size, width in zip(x.shape, widths)], x.dtype)
+    x = x[tuple(slice(max(-low, 0), size + min(high, 0)) for size, (low, high) in zip(x.shape, widths))]
+    mode = call.a.get("mode", b"constant").decode()
+    value = call.a.get("value", 0) if call.x[2] is None else call.x[2].ravel()[0]
+    options = {"constant_values": value} if mode == "constant" else {}
+    return [np.pad(x, [(max(low, 0), max(high, 0)) for low, high in widths], mode, **options)]
+
+
+_UNKNOWN = np.zeros((1, 1, 1))  # X has three axes
+_OPERATORS: dict[str, Callable[[_Call], list[_Array]]] = {
+    "Identity": lambda call: [call.x[0]],
+    "Constant": _constant,
+    "Cast": _cast,
+    "Transpose": lambda call: [np.transpose(call.x[0], call.a.get("perm"))],
+    "Reshape": _reshape,
+    "Squeeze": _squeeze,
+    "Unsqueeze": lambda call: [np.expand_dims(call.x[0], call.numbers(1, "axes"))],
+    "Concat": _concat,
+    "Slice": _slice,
+    "Split": _split,
+    "Gather": _gather,
+    "Add": _arithmetic(np.add),
+    "Sub": _arithmetic(np.subtract),
+    "Mul": _arithmetic(np.multiply),
+    "Div": _arithmetic(_divide),
+    "DequantizeLinear": _dequantize,
+    "ConstantOfShape": _constant_of_shape,
+    "Shape": lambda call: [np.array(call.x[0].shape[call.a.get("start", 0) : call.a.get("end")], np.int64)],
+    "Expand": _expand,
+    "Pad": _pad,
+}
