@@ -188,12 +188,13 @@ def from_keras(source: Any, *, prefix: str = "", bidirectional: bool | None = No
         layers = [source.forward_layer, source.backward_layer] if is_pair else [source]
         told = [{**_keras_config(layer), "merge_mode": getattr(source, "merge_mode", "concat")} for layer in layers]
         lists = [layer.get_weights() for layer in layers]
-        if not all(lists):
-            raise ValueError(f"layer {source.name!r} has no weights yet: build it, or call it once")
     elif isinstance(source, (str, os.PathLike)):
-        lists, told = _keras_file(source, prefix, bidirectional)
+        file, config = _keras_open(source)
+        with file:
+            lists, told = _keras_groups(file, prefix, bidirectional, config or _keras_model(file))
     elif hasattr(source, "items"):
-        lists, told = _keras_groups(source, prefix, bidirectional)
+        config = _keras_model(source) if hasattr(source, "file") else None
+        lists, told = _keras_groups(source, prefix, bidirectional, config)
     elif isinstance(source, (list, tuple)):
         flat: list[Any] = []
         for part in source:
@@ -217,13 +218,17 @@ def from_keras(source: Any, *, prefix: str = "", bidirectional: bool | None = No
         raise TypeError(f"from_keras takes a Keras layer, a path, or weights, not {_class(source)}")
 
     for config, weights in zip(told, lists):
-        only = {"activation": "tanh", "recurrent_activation": "sigmoid", "merge_mode": "concat"}
-        for name, value in {**only, "units": len(weights[1]), "use_bias": len(weights) == 3}.items():
+        only: dict[str, Any] = {"activation": "tanh", "recurrent_activation": "sigmoid", "merge_mode": "concat"}
+        if weights:
+            only |= {"units": len(weights[1]), "use_bias": len(weights) == 3}
+        for name, value in only.items():
             if config.get(name) != value:
                 raise ValueError(f"{name} {config.get(name)!r} is not supported, only {value!r} with these weights")
     backwards = [bool(config.get("go_backwards")) for config in told]
     if len(backwards) == 2 and backwards != [False, True]:
         raise ValueError("the two directions are swapped: forward_layer has go_backwards=True")
+    if not all(lists):
+        raise ValueError(f"layer {source.name!r} has no weights yet: build it, or call it once")
     options = {"batch_first": not any(config.get("time_major") for config in told)}
     if backwards == [True]:
         options["reverse"] = True
@@ -242,53 +247,37 @@ def _keras_config(layer: Any) -> dict[str, Any]:
     return {**layer.get_config(), **cell.get_config()}
 
 
-def _keras_file(path: Any, prefix: str, bidirectional: bool | None) -> tuple[list[Any], list[Any]]:
-    """What _keras_groups gives for the file at a path."""
+def _keras_open(path: Any) -> tuple[Any, Any]:
+    """h5py's file at a path, or in the .keras archive at a path, and the configuration in the archive."""
     try:
         h5py = importlib.import_module("h5py")
     except ImportError as error:
         raise ImportError("from_keras needs the h5py package to read files: pip install h5py") from error
-    config, data = None, path
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if missing := {"config.json", "model.weights.h5"} - set(archive.namelist()):
-                raise ValueError(f"{str(path)!r} is not a .keras file: there is no {_names(sorted(missing))} in it")
-            config, data = archive.read("config.json"), io.BytesIO(archive.read("model.weights.h5"))
-    with h5py.File(data) as file:
-        return _keras_groups(file, prefix, bidirectional, config)
+    if not zipfile.is_zipfile(path):
+        return h5py.File(path), None
+    with zipfile.ZipFile(path) as archive:
+        if missing := {"config.json", "model.weights.h5"} - set(archive.namelist()):
+            raise ValueError(f"{str(path)!r} is not a .keras file: there is no {_names(sorted(missing))} in it")
+        return h5py.File(io.BytesIO(archive.read("model.weights.h5"))), archive.read("config.json")
 
 
-def _keras_model(group: Any, config: Any) -> dict[str, Any]:
-    """The configuration of a model, which is given, or in the file of h5py's group, or beside that."""
-    if config is None and hasattr(group, "file"):
-        config = group.file.attrs.get("model_config")
-        beside = os.path.join(os.path.dirname(group.file.filename), "config.json")
-        if config is None and os.path.isfile(group.file.filename) and os.path.isfile(beside):
-            with open(beside, "rb") as file:
-                config = file.read()
-    try:
-        return _dict(None if config is None else json.loads(config))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"the configuration of the model is not JSON: {error}") from error
+def _keras_model(group: Any) -> Any:
+    """The configuration of the model whose file h5py's group is in: in that file, or in config.json beside it."""
+    config = group.file.attrs.get("model_config")
+    beside = os.path.join(os.path.dirname(group.file.filename), "config.json")
+    if config is None and os.path.isfile(group.file.filename) and os.path.isfile(beside):  # it may be a buffer
+        with open(beside, "rb") as file:
+            config = file.read()
+    return config
 
 
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _keras_children(layer: dict[str, Any], is_keras_3: bool) -> dict[str, dict[str, Any]]:
-    """The layers of a model, by the names of their groups in its file.
-
-    Those are the layers' own names; where Keras 3 saves weights alone, they count the layers of each class.
-    """
-    layers = layer.get("config")
-    layers = layers if isinstance(layers, list) else _dict(layers).get("layers")
-    found: dict[str, dict[str, Any]] = {}
-    numbers: dict[str, int] = {}
-    for each in map(_dict, layers if isinstance(layers, list) else []):
-        name = str(_dict(each.get("config")).get("name"))
+def _keras_children(layer: Any, is_keras_3: bool) -> dict[str, Any]:
+    """The layers of a model by the names of their groups: their own, or in Keras 3 lstm, lstm_1 for the class LSTM."""
+    config, found, numbers = layer["config"], {}, dict[str, int]()
+    for each in config if isinstance(config, list) else config.get("layers", ()):
+        name = each["config"]["name"]
         if is_keras_3:
-            name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", str(each.get("class_name")))
+            name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", each["class_name"])
             name = re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
             numbers[name] = numbers.get(name, -1) + 1
             name += f"_{numbers[name]}" if numbers[name] else ""
@@ -296,41 +285,37 @@ def _keras_children(layer: dict[str, Any], is_keras_3: bool) -> dict[str, dict[s
     return found
 
 
-def _keras_layer(model: dict[str, Any], path: str) -> dict[str, Any]:
-    """What the configuration of a model says of the layer with this group; empty if it does not tell its layers."""
+def _keras_told(model: Any, path: str) -> dict[str, dict[str, Any]]:
+    """As _keras_config, of each direction of the layer with this group; empty if the model does not tell its layers."""
     parts = [part for part in path.split("/") if part]
     is_keras_3 = parts[-1:] == ["vars"]
-    layer, children = {}, _keras_children(model, is_keras_3)
-    if parts and parts[0] in ("model_weights", "layers", "_layer_checkpoint_dependencies"):
-        del parts[0]
-    if children and not (parts and parts[0] in children):
+    del parts[: parts[0] in ("model_weights", "layers", "_layer_checkpoint_dependencies")]
+    children = _keras_children(model, is_keras_3)
+    if not children:
+        return {}
+    if parts[0] not in children:
         raise ValueError(f"the configuration of the model does not tell of {path!r}: give the layer, or its weights")
     for part in parts:
         if part in children:
             layer = children[part]
             children = _keras_children(layer, is_keras_3)
-    return layer
-
-
-def _keras_direction(layer: dict[str, Any], direction: str) -> dict[str, Any]:
-    """As _keras_config, of a layer in the configuration of a model."""
-    config = _dict(layer.get("config"))
-    if layer.get("class_name") == "Bidirectional":
-        layer, given = _dict(config.get("layer")), config.get("backward_layer")
-        if direction == "backward":
-            config = _dict(layer.get("config"))
-            layer = _dict(given) or {**layer, "config": {**config, "go_backwards": not config.get("go_backwards")}}
-        config = _dict(layer.get("config"))
-    cell = _dict(config.get("cell")) if layer.get("class_name") == "RNN" else layer
-    if cell.get("class_name") not in ("LSTM", "LSTMCell"):
-        raise TypeError(f"layer {config.get('name')!r} is not an LSTM: its class is {cell.get('class_name')!r}")
-    return {**config, **_dict(cell.get("config"))}
+    halves, config = {"forward": layer}, layer["config"]
+    if layer["class_name"] == "Bidirectional":
+        half = config["layer"]
+        backward = {**half["config"], "go_backwards": not half["config"].get("go_backwards")}
+        halves = {"forward": half, "backward": config.get("backward_layer") or {**half, "config": backward}}
+    told = {}
+    for direction, half in halves.items():
+        cell = half["config"]["cell"] if half["class_name"] == "RNN" else half
+        if cell["class_name"] not in ("LSTM", "LSTMCell"):
+            raise TypeError(f"layer {half['config'].get('name')!r} is not an LSTM: its class is {cell['class_name']!r}")
+        told[direction] = {**half["config"], **cell["config"], "merge_mode": config.get("merge_mode", "concat")}
+    return told
 
 
 def _keras_leaves(source: Any, prefix: str) -> dict[str, Any]:
     """The arrays under prefix, by their paths.  Each group is searched once, however many lead to it."""
-    found = {}
-    searched = set()
+    found, searched = {}, set()
     pending = [("", source)]
     for path, value in pending:  # which grows
         if not hasattr(value, "items"):
@@ -344,7 +329,7 @@ def _keras_leaves(source: Any, prefix: str) -> dict[str, Any]:
     return found
 
 
-def _keras_groups(source: Any, prefix: str, bidirectional: Any, config: Any = None) -> tuple[list[Any], list[Any]]:
+def _keras_groups(source: Any, prefix: str, bidirectional: Any, config: Any) -> tuple[list[Any], list[Any]]:
     """The weights of the only LSTM under prefix, in each direction, and what the configuration of the model says.
 
     .../lstm_cell/kernel, recurrent_kernel, bias, each perhaps with :0, or .../cell/vars/0, 1, 2.
@@ -356,34 +341,39 @@ def _keras_groups(source: Any, prefix: str, bidirectional: Any, config: Any = No
         number = names.get(name.removesuffix(":0"))
         if number is not None and path.startswith(prefix) and not path.startswith("optimizer"):
             groups.setdefault(group, {})[number] = value
-    model = _keras_model(source, config)
-    found: dict[str, list[tuple[str, str, dict[str, Any]]]] = {}  # of each layer: direction, group, configuration
+    try:
+        model = {} if config is None else json.loads(config)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the configuration of the model is not JSON: {error}") from error
+    found: dict[str, dict[str, tuple[str, Any]]] = {}  # layer: {direction: (group, what the model says)}
     for group, arrays in groups.items():
         kernel, recurrent = np.shape(arrays.get(0, ())), np.shape(arrays.get(1, ()))
         if len(recurrent) == 2 and kernel[1:] == recurrent[1:] == (4 * recurrent[0],):
-            layer = _keras_layer(model, f"{getattr(source, 'name', '')}/{group}")
-            is_pair = layer.get("class_name") == "Bidirectional" if layer else bidirectional
+            try:
+                told = _keras_told(model, f"{source.name}/{group}") if "class_name" in model else {}
+            except (AttributeError, IndexError, KeyError) as error:
+                raise ValueError(f"the configuration of the model is damaged: {error!r}") from error
+            is_pair = len(told) == 2 if told else bidirectional
             match = re.fullmatch(r"(?:(.*)/)?(forward|backward)_.*", group) if is_pair else None
-            whole, direction = (match[1] or "", match[2]) if match else (group, "forward")
-            found.setdefault(whole, []).append((direction, group, layer))
+            layer, direction = (match[1] or "", match[2]) if match else (group, "forward")
+            layer = group if direction in found.get(layer, ()) else layer  # another one
+            found.setdefault(layer, {})[direction] = group, told.get(direction)
     if not found:
         there = _names(_keras_leaves(source, ""))
         raise ValueError(f"there is no LSTM under {prefix!r}: there are {there}")
-    chosen = sorted(next(iter(found.values())), key=lambda each: each[0], reverse=True)  # forward, backward
-    if len(found) > 1 or len({direction for direction, _, _ in chosen}) < len(chosen):
-        there = _names(sorted({f"{whole or each[1]}/" for whole in found for each in found[whole]}))
+    if len(found) > 1:
+        there = _names(sorted(f"{layer or next(iter(found[layer].values()))[0]}/" for layer in found))
         raise ValueError(
             f"there is more than one LSTM under {prefix!r}: choose by prefix, of {there}; "
             "if they are the directions of one layer, say bidirectional=True"
         )
-    for array in (array for _, group, _ in chosen for array in groups[group].values()):
+    [halves] = found.values()
+    chosen = [halves[direction] for direction in ("forward", "backward") if direction in halves]
+    for array in (array for group, _ in chosen for array in groups[group].values()):
         if hasattr(array, "id") and array.nbytes > _ROOM + 1000 * array.id.get_storage_size():
             raise ValueError(f"{array.name!r} is of shape {array.shape}, but most of it is not in the file")
-    lists = [[_array(groups[group][number]) for number in sorted(groups[group])] for _, group, _ in chosen]
-    told = [{"merge_mode": "concat", **_keras_direction(layer, way)} for way, _, layer in chosen if layer]
-    if len(chosen) == 2 and told:
-        told[0]["merge_mode"] = chosen[0][2]["config"].get("merge_mode")
-    return lists, told
+    lists = [[_array(groups[group][number]) for number in sorted(groups[group])] for group, _ in chosen]
+    return lists, [config for _, config in chosen if config]
 
 
 # ---- ONNX -------------------------------------------------------------------------------------
@@ -422,7 +412,7 @@ def from_onnx(source: Any, node: str | None = None, *, weights: Mapping[str, Any
     """
     lstm = _OnnxLSTM(source, node, weights)
     for name in ("initial_h", "initial_c"):
-        state = None if lstm.names.get(name) in lstm.constants.given else lstm.state(name)
+        state = None if lstm.names.get(name) in lstm.given else lstm.state(name)
         if state is not None and state.any():
             raise ValueError(
                 f"{name} is a constant of the model and not zero, and an LSTM keeps no initial state: get it by h, c = "
@@ -455,10 +445,10 @@ def onnx_state(
     Raises what from_onnx raises, and ValueError if the state depends on inputs of the model.
     """
     lstm = _OnnxLSTM(source, node, weights)
-    states = [lstm.state(name) for name in ("initial_h", "initial_c")]
-    if None in [None if state is None else 0 for state in states]:
+    state_h, state_c = (lstm.state(name) for name in ("initial_h", "initial_c"))
+    if state_h is None or state_c is None:
         raise ValueError("the initial state depends on inputs of the model: it belongs to calls")
-    h, c = (np.broadcast_to(state, np.broadcast_shapes(*(each.shape for each in states))).copy() for state in states)
+    h, c = (array.copy() for array in np.broadcast_arrays(state_h, state_c))
     if h.ndim != 3 or h.shape[::2] != (lstm.directions, lstm.hidden):
         raise ValueError(f"the initial state is of shape {h.shape}, not ({lstm.directions}, B, {lstm.hidden})")
     return h, c
@@ -488,13 +478,13 @@ class _OnnxLSTM:
         attributes = {each.name: onnx.helper.get_attribute_value(each) for each in lstm.attribute}
         direction = attributes.get("direction", b"forward")
         self.directions = 1 + (direction == b"bidirectional")
-        only = [b"sigmoid", b"tanh", b"tanh"] * self.directions
+        only = ["Sigmoid", "Tanh", "Tanh"] * self.directions
         known = {"direction": (b"forward", b"reverse", b"bidirectional"), "layout": (0, 1), "input_forget": (0, 1)}
         for name, values in known.items():
             if attributes.get(name, values[0]) not in values:
                 raise ValueError(f"{name} {attributes[name]!r} is not supported, only {_names(values)}")
-        activations = attributes.get("activations") or only
-        if [bytes(name).lower() for name in activations] != only:
+        activations = [name.decode() for name in attributes.get("activations", ())] or only
+        if [name.title() for name in activations] != only:
             raise ValueError(f"activations {activations} are not supported, only {only}")
         self.options = {
             "batch_first": bool(attributes.get("layout")),
@@ -505,25 +495,27 @@ class _OnnxLSTM:
 
         inputs = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
         self.names = {name: given for name, given in zip(inputs, lstm.input) if given}
-        self.constants = _Constants(onnx, weights or {})
+        self.given = weights or {}
+        self.model = onnx, source, self.given
+        constants = _Constants(*self.model)
         if missing := {"W", "R"} - self.names.keys():
             raise ValueError(f"the LSTM node {lstm.name!r} has no {_names(sorted(missing))}")
-        self.arrays = {n: self.constants.value(self.graph, self.names[n]) for n in "WRBP" if n in self.names}
+        self.arrays = {n: constants.value(self.graph, self.names[n]) for n in "WRBP" if n in self.names}
         w, r = self.arrays["W"], self.arrays["R"]
-        self.hidden = h = attributes.get("hidden_size", r.shape[-1] if r.ndim else 0)
-        shapes = {"W": (4 * h, w.shape[-1] if w.ndim else 0), "R": (4 * h, h), "B": (8 * h,), "P": (3 * h,)}
+        n, h = (array.shape[-1] if array.ndim else 0 for array in (w, r))
+        self.hidden = h = attributes.get("hidden_size", h)
+        shapes = {"W": (4 * h, n), "R": (4 * h, h), "B": (8 * h,), "P": (3 * h,)}
         for name, array in self.arrays.items():
             if array.shape != (shape := (self.directions, *shapes[name])):
                 told = f"{direction.decode()!r} with hidden_size {h} needs {shape}"
                 raise ValueError(f"{name} is of shape {array.shape}, but {told}")
 
-    def state(self, name: str) -> _Array | None:
+    def state(self, name: str) -> Any:
         """initial_h or initial_c, with layout 0: zeros if there is none, None if it depends on inputs of the model."""
         if name not in self.names:
             return np.zeros((self.directions, 1, self.hidden), self.arrays["R"].dtype)
         try:
-            constants = _Constants(self.constants.onnx, self.constants.given, is_state=True)
-            state = constants.value(self.graph, self.names[name])
+            state = _Constants(*self.model, is_state=True).value(self.graph, self.names[name])
         except _NoValueError:
             return None
         return state.swapaxes(0, 1) if self.options["batch_first"] and state.ndim > 1 else state
@@ -563,6 +555,7 @@ def _onnx_node(model: Any, called: str | None) -> tuple[_Graph, Any]:
 
 
 _ONNX_DOMAINS = ("", "ai.onnx")
+_UNKNOWN = np.zeros((1, 1, 1))  # X has three axes
 _ROOM = 2**28  # bytes that arrays may take however small the file is
 
 
@@ -576,8 +569,9 @@ class _Constants:
     Of a state, which may be repeated for a batch whose size is an input's, sizes that are not known count as 1.
     """
 
-    def __init__(self, onnx: Any, given: Mapping[str, Any], is_state: bool = False) -> None:
-        self.onnx, self.given, self.is_state = onnx, given, is_state
+    def __init__(self, onnx: Any, model: Any, given: Mapping[str, Any], is_state: bool = False) -> None:
+        self.onnx, self.model, self.given, self.is_state = onnx, model, given, is_state
+        self.opset = max((each.version for each in model.opset_import if each.domain in _ONNX_DOMAINS), default=1)
         self.known: dict[tuple[_Graph | None, str], _Array] = {(None, name): _array(given[name]) for name in given}
         self.room = _ROOM
 
@@ -605,8 +599,8 @@ class _Constants:
             if not hasattr(source, "op_type"):
                 self.known[key] = self.tensor(source)
                 continue
-            inputs = [self.key(graph_of, each) if each else None for each in source.input]
-            needed = [each for each in inputs if each and each not in self.known]
+            inputs = [self.key(graph_of, each) for each in source.input if each]
+            needed = [each for each in inputs if each not in self.known]
             if self.is_state and source.op_type == "Shape":
                 needed = [each for each in needed if each[0] and not hasattr(each[0].sources[each[1]], "op_type")]
             is_supported = source.op_type in _OPERATORS and source.domain in _ONNX_DOMAINS
@@ -616,8 +610,8 @@ class _Constants:
                     f"give it as weights={{{called!r}: array}}"
                 )
             if not needed:
-                arrays = [None if each is None else self.known.get(each, _UNKNOWN) for each in inputs]
-                self.known.update(((graph_of, name), array) for name, array in self.outputs(source, arrays))
+                arrays = [self.known.get(each, _UNKNOWN) for each in inputs]
+                self.known.update(((graph_of, name), array) for name, array in self.compute(source, arrays))
             elif key in opened:
                 raise ValueError(f"{called!r} is computed from itself")
             else:
@@ -627,176 +621,55 @@ class _Constants:
 
     def tensor(self, proto: Any) -> _Array:
         if proto.data_location == self.onnx.TensorProto.EXTERNAL:
-            raise ValueError(f"the data of {proto.name!r} are in another file: give the path of the model, not the model")
+            raise ValueError(f"the data of {proto.name!r} are in another file: give the path of the model")
         array = _array(self.onnx.numpy_helper.to_array(proto))
         self.room += 64 * array.nbytes
         return array
 
-    def outputs(self, node: Any, inputs: list[_Array | None]) -> Iterable[tuple[str, _Array]]:
-        """The outputs of a node by their names."""
-        attributes = {each.name: self.onnx.helper.get_attribute_value(each) for each in node.attribute}
-        for name, value in attributes.items():
-            if isinstance(value, self.onnx.TensorProto):
-                attributes[name] = self.tensor(value)
-            elif name in ("to", "output_dtype") and value:
-                number = value if isinstance(value, int) else self.onnx.TensorProto.DataType.Value(value.decode())
-                attributes[name] = self.onnx.helper.tensor_dtype_to_np_dtype(number)
-        call = _Call(inputs, attributes, len(node.output), self.room)
+    def compute(self, node: Any, inputs: list[_Array]) -> Iterable[tuple[str, _Array]]:
+        """The outputs of a node by their names, from the inputs that are not left out."""
+        helper, names = self.onnx.helper, [name for name in node.input if name]
         try:
+            attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+            for value in attributes.values():
+                if isinstance(value, self.onnx.TensorProto):
+                    self.tensor(value)
+            if (size := _bytes(node.op_type, inputs, attributes)) > self.room:
+                raise ValueError(f"it takes {size} bytes, far more than there are in the model")
+            opsets = {"": self.opset} if node.op_type != "DequantizeLinear" else {"": max(self.opset, 19)}
+            outputs = [helper.make_tensor_value_info(name, self.onnx.TensorProto.UNDEFINED, None) for name in node.output]
+            alone = helper.make_graph([node], "alone", [], outputs)
+            evaluator = importlib.import_module("onnx.reference").ReferenceEvaluator(alone, opsets=opsets)
             with np.errstate(all="ignore"):
-                results = _OPERATORS[node.op_type](call)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                results = [_array(each) for each in evaluator.run(None, dict(zip(names, inputs)))]
+        except Exception as error:  # of many kinds, since the evaluator does not check what it is given
             raise ValueError(f"{node.op_type} cannot compute {node.output[0]!r}: {error}") from error
-        for each in results:
-            if not any(given is not None and np.may_share_memory(each, given) for given in inputs):
-                self.room -= each.nbytes
+        self.room -= sum(each.nbytes for each in results if not any(np.may_share_memory(each, x) for x in inputs))
         return zip(node.output, results)
 
 
-class _Call:
-    """What an operator is given: inputs x, attributes a, and its number of outputs."""
-
-    def __init__(self, inputs: list[_Array | None], attributes: dict[str, Any], outputs: int, room: int) -> None:
-        self.x: list[Any] = inputs + [None] * 5  # those that are left out
-        self.a, self.outputs, self.room = attributes, outputs, room
-
-    def numbers(self, k: int, name: str) -> list[int] | None:
-        """What is input k in newer opsets and an attribute in older ones."""
-        value = self.a.get(name) if self.x[k] is None else self.x[k]
-        return None if value is None else [int(number) for number in np.ravel(value)]
-
-    def fit(self, shape: Iterable[int], dtype: Any) -> None:
-        """Refuse a result that is far larger than what it is computed from, before it takes memory."""
-        if math.prod(shape := tuple(shape)) * dtype.itemsize > self.room:
-            raise ValueError(f"a result of shape {shape} is too large")
+_OPERATORS = (
+    "Identity Constant Cast Transpose Reshape Squeeze Unsqueeze Concat Slice Split Gather Add Sub Mul Div "
+    "DequantizeLinear ConstantOfShape Shape Expand Pad"
+).split()
 
 
-def _constant(call: _Call) -> list[_Array]:
-    [(name, value)] = call.a.items()
-    kinds = {"value": None, "value_float": "f4", "value_floats": "f4", "value_int": "i8", "value_ints": "i8"}
-    return [np.asarray(value, kinds[name])]
-
-
-def _cast(call: _Call) -> list[_Array]:
-    if call.a["to"].kind in "OSU":
-        raise TypeError("strings are no weights")
-    return [call.x[0].astype(call.a["to"])]
-
-
-def _reshape(call: _Call) -> list[_Array]:
-    x, shape = call.x[0], call.numbers(1, "shape")
-    if not call.a.get("allowzero"):
-        shape = [size or x.shape[k] for k, size in enumerate(shape or ())]
-    return [x.reshape(shape)]
-
-
-def _squeeze(call: _Call) -> list[_Array]:
-    axes = call.numbers(1, "axes")
-    return [np.squeeze(call.x[0], None if axes is None else tuple(axes))]
-
-
-def _concat(call: _Call) -> list[_Array]:
-    arrays = [each for each in call.x if each is not None]
-    call.fit([sum(each.size for each in arrays)], arrays[0].dtype)
-    return [np.concatenate(arrays, call.a.get("axis", 1))]
-
-
-def _slice(call: _Call) -> list[_Array]:
-    starts, ends, axes, steps = (call.numbers(k + 1, n) for k, n in enumerate(("starts", "ends", "axes", "steps")))
-    index = [slice(None)] * call.x[0].ndim
-    for k, start in enumerate(starts or ()):
-        index[axes[k] if axes else k] = slice(start, (ends or ())[k], steps[k] if steps else None)
-    return [call.x[0][tuple(index)]]
-
-
-def _split(call: _Call) -> list[_Array]:
-    axis = call.a.get("axis", 0)
-    size = call.x[0].shape[axis]
-    sizes = call.numbers(1, "split") or [-(-size // call.outputs)] * (call.outputs - 1)
-    return np.split(call.x[0], np.cumsum(sizes[: call.outputs - 1]), axis)
-
-
-def _gather(call: _Call) -> list[_Array]:
-    x, indices, axis = call.x[0], call.x[1], call.a.get("axis", 0)
-    call.fit([*indices.shape, x.size // max(x.shape[axis], 1)], x.dtype)
-    return [np.take(x, indices, axis)]
-
-
-def _arithmetic(function: Callable[..., Any]) -> Callable[[_Call], list[_Array]]:
-    def compute(call: _Call) -> list[_Array]:
-        a, b = call.x[:2]
-        if call.a.get("broadcast"):  # before opset 7: axis is where the axes of b begin
-            b = b.reshape(b.shape + (1,) * (a.ndim - b.ndim - call.a.get("axis", a.ndim - b.ndim)))
-        call.fit(np.broadcast_shapes(a.shape, b.shape), a.dtype)
-        return [np.asarray(function(a, b))]
-
-    return compute
-
-
-def _divide(a: _Array, b: _Array) -> Any:
-    return (a - np.fmod(a, b)) // b if a.dtype.kind in "iu" else a / b  # integers towards zero
-
-
-def _dequantize(call: _Call) -> list[_Array]:
-    x, scale, zero = call.x[:3]
-    axis, block = call.a.get("axis", 1), call.a.get("block_size", 0)
-
-    def spread(array: _Array) -> Any:
-        if block:
-            return np.take(array, np.arange(x.shape[axis]) // block, axis)
-        return array if array.size == 1 else array.reshape([-1 if k == axis % x.ndim else 1 for k in range(x.ndim)])
-
-    difference = x.astype(np.float64) - (0 if zero is None else spread(zero).astype(np.float64))  # exact
-    result = difference.astype(np.float32) * spread(scale).astype(np.float32)
-    return [result.reshape(x.shape).astype(call.a.get("output_dtype") or scale.dtype)]
-
-
-def _constant_of_shape(call: _Call) -> list[_Array]:
-    value, shape = call.a.get("value", np.zeros(1, np.float32)), call.numbers(0, "shape") or ()
-    call.fit(shape, value.dtype)
-    return [np.full(shape, value.ravel()[0])]
-
-
-def _expand(call: _Call) -> list[_Array]:
-    shape = np.broadcast_shapes(call.x[0].shape, tuple(call.numbers(1, "shape") or ()))
-    call.fit(shape, call.x[0].dtype)
-    return [np.broadcast_to(call.x[0], shape)]
-
-
-def _pad(call: _Call) -> list[_Array]:
-    x, pads = call.x[0], call.numbers(1, "paddings" if "paddings" in call.a else "pads") or []
-    axes = call.numbers(3, "axes") or range(x.ndim)
-    widths = [(0, 0)] * x.ndim
-    for k, axis in enumerate(axes):
-        widths[axis] = (pads[k], pads[len(pads) // 2 + k])
-    call.fit([max(size + sum(width), 0) for size, width in zip(x.shape, widths)], x.dtype)
-    x = x[tuple(slice(max(-low, 0), size + min(high, 0)) for size, (low, high) in zip(x.shape, widths))]
-    mode = call.a.get("mode", b"constant").decode()
-    value = call.a.get("value", 0) if call.x[2] is None else call.x[2].ravel()[0]
-    options = {"constant_values": value} if mode == "constant" else {}
-    return [np.pad(x, [(max(low, 0), max(high, 0)) for low, high in widths], mode, **options)]
-
-
-_UNKNOWN = np.zeros((1, 1, 1))  # X has three axes
-_OPERATORS: dict[str, Callable[[_Call], list[_Array]]] = {
-    "Identity": lambda call: [call.x[0]],
-    "Constant": _constant,
-    "Cast": _cast,
-    "Transpose": lambda call: [np.transpose(call.x[0], call.a.get("perm"))],
-    "Reshape": _reshape,
-    "Squeeze": _squeeze,
-    "Unsqueeze": lambda call: [np.expand_dims(call.x[0], call.numbers(1, "axes"))],
-    "Concat": _concat,
-    "Slice": _slice,
-    "Split": _split,
-    "Gather": _gather,
-    "Add": _arithmetic(np.add),
-    "Sub": _arithmetic(np.subtract),
-    "Mul": _arithmetic(np.multiply),
-    "Div": _arithmetic(_divide),
-    "DequantizeLinear": _dequantize,
-    "ConstantOfShape": _constant_of_shape,
-    "Shape": lambda call: [np.array(call.x[0].shape[call.a.get("start", 0) : call.a.get("end")], np.int64)],
-    "Expand": _expand,
-    "Pad": _pad,
-}
+def _bytes(operator: str, x: list[_Array], attributes: dict[str, Any]) -> int:
+    """At most so many bytes are needed to evaluate an operator that may give far more than it is given."""
+    counts = [array.size for array in x]
+    if operator == "ConstantOfShape":
+        counts = [math.prod(map(int, x[0]))]
+    elif operator == "Expand":
+        counts = [math.prod(np.broadcast_shapes(x[0].shape, tuple(map(int, x[1]))))]
+    elif operator in ("Add", "Sub", "Mul", "Div"):
+        counts = [math.prod(np.broadcast_shapes(x[0].shape, x[1].shape))]
+    elif operator == "Gather":
+        counts = [x[1].size * x[0].size // max(x[0].shape[attributes.get("axis", 0)], 1)]
+    elif operator == "Pad":
+        total = sum(abs(int(pad)) for pad in (x[1] if len(x) > 1 else attributes["pads"]))
+        counts = [math.prod(size + total for size in x[0].shape)]
+    elif operator == "DequantizeLinear":
+        counts.append(x[1].size * max(attributes.get("block_size", 0), 1))
+    elif operator == "Split":
+        counts.append(attributes.get("num_outputs", 0))
+    return 8 * sum(counts)
