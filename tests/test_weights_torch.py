@@ -67,13 +67,40 @@ STATE = torch_state([torch_layer(), torch_layer(n=5)])
         (lambda s: {k: s[k] for k in s if "_l0" not in k}, "", "no 'bias_hh_l0', .*'weight_ih_l0' beside"),
         (lambda s: s | {"weight_ih_l0_reverse": s["weight_ih_l0"]}, "", "no 'bias_hh_l0_reverse'"),
         (lambda s: s | {"weight_hr_l0": draw(2, 5)}, "", "no 'weight_hr_l1'"),
-        (lambda s: s | {"weight_hh_l0_g": draw(20)}, "", "'weight_hh_l0_g' is not of an LSTM"),
+        (lambda s: s | {"weight_hh_l0_x": draw(20)}, "", "'weight_hh_l0_x' is not of an LSTM of 2 layers"),
+        (lambda s: {k: s[k] for k in s if not k.startswith("bias_hh")}, "", "no 'bias_hh_l0', 'bias_hh_l1' beside"),
+        (lambda s: {k: s[k] for k in s if not k.startswith("bias_ih")}, "", "no 'bias_ih_l0', 'bias_ih_l1' beside"),
+        (lambda s: {k: s[k] for k in s if "_l0" not in k}, "", "there is no .*'weight_ih_l0' beside"),
+        (lambda s: s | {"weight_ih_l99999999999": s["weight_ih_l0"]}, "", "'weight_ih_l99999999999' is not of an"),
+        (lambda s: s | {f"weight_ih_l{'9' * 9999}": s["weight_ih_l0"]}, "", "is not of an LSTM of 2 layers"),
+        (lambda s: s | {"weight_ih_l3": s["weight_ih_l0"]}, "", "'weight_ih_l3' is not of an LSTM of 2 layers"),
+        (lambda s: s | {"weight_ih_l01": s["weight_ih_l0"]}, "", "'weight_ih_l01' is not of an LSTM of 2 layers"),
+        (lambda s: s | {"weight_ih_l\u0661": s["weight_ih_l0"]}, "", "is not of an LSTM of 2 layers"),
+        (lambda s: s | {"weight_hh_l0_g": draw(20)}, "", "weights are computed from 'weight_hh_l0_g': make them"),
         (lambda s: s | {"weight_ih": draw(20)}, "", "'weight_ih' is not of an LSTM"),
     ],
 )
 def test_keys_that_are_wrong(change, prefix, told):
     with pytest.raises(ValueError, match=told):
         weights.from_torch(change(STATE), prefix=prefix)
+
+
+def test_a_cell_has_both_biases_or_none():
+    with pytest.raises(ValueError, match="no 'bias_hh' beside"):
+        weights.from_torch(torch_layer(("weight_ih", "weight_hh", "bias_ih")))
+
+
+@pytest.mark.parametrize("keys", [[0, 1], [b"weight_ih_l0"], ["weight_ih_l0", None]], ids=str)
+def test_keys_that_are_no_strings(keys):
+    with pytest.raises(TypeError, match="keys of a state dict are strings such as 'weight_ih_l0', not "):
+        weights.from_torch({key: draw(20, 3) for key in keys})
+
+
+@pytest.mark.parametrize("name", ["LSTM", "LSTMCell"])
+def test_classes_that_are_merely_called_so(name):
+    called = type(name, (), {"state_dict": lambda self: STATE})
+    with pytest.raises(TypeError, match=rf"\.{name} is neither a torch\.nn\.LSTM nor .*: give the torch\.nn\.LSTM inside"):
+        weights.from_torch(called())
 
 
 def test_a_state_dict_does_not_tell_batch_first(api):
@@ -191,3 +218,69 @@ def test_torch_halves(api, torch, storage, monkeypatch):
 def test_torch_modules_that_are_none(torch, name):
     with pytest.raises(TypeError, match=rf"torch\.nn\.modules\.\w+\.{name} is neither"):
         weights.from_torch(getattr(torch.nn, name)(3, 5))
+
+
+def weight_normed(torch, module):
+    return torch.nn.utils.parametrizations.weight_norm(module, "weight_hh_l0")
+
+
+def old_weight_normed(torch, module):
+    with pytest.warns(FutureWarning):
+        return torch.nn.utils.weight_norm(module, "weight_hh_l0")
+
+
+def spectral_normed(torch, module):
+    return torch.nn.utils.spectral_norm(module, "weight_ih_l0")
+
+
+def pruned(torch, module):
+    return torch.nn.utils.prune.random_unstructured(module, "weight_ih_l0", 0.5)
+
+
+@pytest.mark.parametrize(
+    "change, name",
+    [
+        (weight_normed, r"parametrizations\.weight_hh_l0\.original0"),
+        (old_weight_normed, "weight_hh_l0_g"),
+        (spectral_normed, "weight_ih_l0_orig"),
+        (pruned, "weight_ih_l0_orig"),
+    ],
+)
+def test_torch_weights_that_are_computed(api, torch, change, name):
+    pytest.importorskip("torch.nn.utils.prune")
+    module = change(torch, torch.nn.LSTM(3, 5))
+    with pytest.raises(ValueError, match=f"weights are computed from .*'{name}'.*: make them plain first"):
+        weights.from_torch(module)
+
+
+def scripted(torch):
+    return torch.jit.script(torch.nn.LSTM(3, 5, batch_first=True))
+
+
+def quantized(torch):
+    return torch.ao.quantization.quantize_dynamic(torch.nn.Sequential(torch.nn.LSTM(3, 5)), {torch.nn.LSTM})[0]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "make, told",
+    [
+        (scripted, r"RecursiveScriptModule .*: give its state_dict\(\), and batch_first=True"),
+        (quantized, "LSTM is neither .*: give the module before quantization"),
+        (lambda torch: torch.nn.Sequential(torch.nn.LSTM(3, 5)), r"Sequential .* inside it, or its state_dict\(\) and prefix="),
+        (lambda torch: torch.nn.DataParallel(torch.nn.LSTM(3, 5)), "DataParallel .* inside it"),
+    ],
+)
+def test_torch_modules_that_hold_an_lstm(torch, make, told):
+    try:
+        module = make(torch)
+    except RuntimeError as error:  # a build of torch without an engine for quantization
+        pytest.skip(str(error))
+    with pytest.raises(TypeError, match=told):
+        weights.from_torch(module)
+
+
+def test_torch_scripted_state_dict(api, torch):
+    module = scripted(torch)
+    want = api.LSTM.from_torch(module.state_dict(), batch_first=True)
+    assert want.batch_first and want.input_size == 3

@@ -285,32 +285,31 @@ def _keras_children(layer: Any, is_keras_3: bool) -> dict[str, Any]:
     return found
 
 
-def _keras_told(model: Any, path: str) -> dict[str, dict[str, Any]]:
-    """As _keras_config, of each direction of the layer with this group; empty if the model does not tell its layers."""
+def _keras_told(model: Any, path: str) -> tuple[str, str, dict[str, Any]] | None:
+    """Of the group with the weights of one direction: its layer, the direction, and as _keras_config what the
+    configuration of the model says of it.  None if that does not tell the layers of the model."""
     parts = [part for part in path.split("/") if part]
-    is_keras_3 = parts[-1:] == ["vars"]
+    is_keras_3 = parts[-1] == "vars"
     del parts[: parts[0] in ("model_weights", "layers", "_layer_checkpoint_dependencies")]
     children = _keras_children(model, is_keras_3)
     if not children:
-        return {}
+        return None
     if parts[0] not in children:
         raise ValueError(f"the configuration of the model does not tell of {path!r}: give the layer, or its weights")
-    for part in parts:
+    for k, part in enumerate(parts):
         if part in children:
-            layer = children[part]
+            layer, depth = children[part], k + 1
             children = _keras_children(layer, is_keras_3)
-    halves, config = {"forward": layer}, layer["config"]
+    half, direction, config = layer, "forward", layer["config"]
     if layer["class_name"] == "Bidirectional":
         half = config["layer"]
-        backward = {**half["config"], "go_backwards": not half["config"].get("go_backwards")}
-        halves = {"forward": half, "backward": config.get("backward_layer") or {**half, "config": backward}}
-    told = {}
-    for direction, half in halves.items():
-        cell = half["config"]["cell"] if half["class_name"] == "RNN" else half
-        if cell["class_name"] not in ("LSTM", "LSTMCell"):
-            raise TypeError(f"layer {half['config'].get('name')!r} is not an LSTM: its class is {cell['class_name']!r}")
-        told[direction] = {**half["config"], **cell["config"], "merge_mode": config.get("merge_mode", "concat")}
-    return told
+        if not any(part.startswith("forward_") for part in parts[depth:]):
+            direction = "backward"
+            backward = {**half["config"], "go_backwards": not half["config"].get("go_backwards")}
+            half = config.get("backward_layer") or {**half, "config": backward}
+    cell = half["config"]["cell"] if half["class_name"] == "RNN" else half
+    told = {"class_name": cell["class_name"], "merge_mode": config.get("merge_mode", "concat")}
+    return "/".join(parts[:depth]), direction, {**half["config"], **cell["config"], **told}
 
 
 def _keras_leaves(source: Any, prefix: str) -> dict[str, Any]:
@@ -342,38 +341,42 @@ def _keras_groups(source: Any, prefix: str, bidirectional: Any, config: Any) -> 
         if number is not None and path.startswith(prefix) and not path.startswith("optimizer"):
             groups.setdefault(group, {})[number] = value
     try:
-        model = {} if config is None else json.loads(config)
+        model = json.loads(config or "{}") or {}
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the configuration of the model is not JSON: {error}") from error
     found: dict[str, dict[str, tuple[str, Any]]] = {}  # layer: {direction: (group, what the model says)}
     for group, arrays in groups.items():
         kernel, recurrent = np.shape(arrays.get(0, ())), np.shape(arrays.get(1, ()))
-        if len(recurrent) == 2 and kernel[1:] == recurrent[1:] == (4 * recurrent[0],):
-            try:
-                told = _keras_told(model, f"{source.name}/{group}") if "class_name" in model else {}
-            except (AttributeError, IndexError, KeyError) as error:
-                raise ValueError(f"the configuration of the model is damaged: {error!r}") from error
-            is_pair = len(told) == 2 if told else bidirectional
-            match = re.fullmatch(r"(?:(.*)/)?(forward|backward)_.*", group) if is_pair else None
-            layer, direction = (match[1] or "", match[2]) if match else (group, "forward")
-            layer = group if direction in found.get(layer, ()) else layer  # another one
-            found.setdefault(layer, {})[direction] = group, told.get(direction)
+        if len(recurrent) != 2 or not kernel[1:] == recurrent[1:] == (4 * recurrent[0],):
+            continue
+        try:
+            told = _keras_told(model, f"{source.name}/{group}") if "class_name" in model else None
+        except (AttributeError, LookupError, TypeError) as error:
+            raise ValueError(f"the configuration of the model is damaged: {error!r}") from error
+        match = re.fullmatch(r"(?:(.*)/)?(forward|backward)_.*", group) if bidirectional else None
+        layer, direction, config = told or (match[1] or "" if match else group, match[2] if match else "forward", None)
+        layer = group if direction in found.get(layer, ()) else layer  # another one
+        found.setdefault(layer, {})[direction] = group, config
     if not found:
         there = _names(_keras_leaves(source, ""))
         raise ValueError(f"there is no LSTM under {prefix!r}: there are {there}")
     if len(found) > 1:
-        there = _names(sorted(f"{layer or next(iter(found[layer].values()))[0]}/" for layer in found))
+        there = _names(sorted(f"{group}/" for halves in found.values() for group, _ in halves.values()))
         raise ValueError(
             f"there is more than one LSTM under {prefix!r}: choose by prefix, of {there}; "
             "if they are the directions of one layer, say bidirectional=True"
         )
     [halves] = found.values()
     chosen = [halves[direction] for direction in ("forward", "backward") if direction in halves]
+    configs = [config for _, config in chosen if config]
+    for config in configs:
+        if config["class_name"] not in ("LSTM", "LSTMCell"):
+            raise TypeError(f"layer {config.get('name')!r} is not an LSTM: its class is {config['class_name']!r}")
     for array in (array for group, _ in chosen for array in groups[group].values()):
         if hasattr(array, "id") and array.nbytes > _ROOM + 1000 * array.id.get_storage_size():
             raise ValueError(f"{array.name!r} is of shape {array.shape}, but most of it is not in the file")
     lists = [[_array(groups[group][number]) for number in sorted(groups[group])] for group, _ in chosen]
-    return lists, [config for _, config in chosen if config]
+    return lists, configs
 
 
 # ---- ONNX -------------------------------------------------------------------------------------
