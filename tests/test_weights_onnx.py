@@ -4,43 +4,12 @@ import numpy as np
 import pytest
 from conftest import draw, same_bits
 from fastgate import weights
-from weights_common import B, H, N, T, arrays, distance, same
+from weights_common import B, H, N, T, arrays, computed, distance, onnx_model, onnx_weights, same
 
 
 @pytest.fixture
 def onnx():
     return pytest.importorskip("onnx")
-
-
-def onnx_weights(directions, bias=True, peepholes=True):
-    names = {"W": (4 * H, N), "R": (4 * H, H), "B": (8 * H,), "P": (3 * H,)}
-    there = ["W", "R"] + ["B"] * bias + ["P"] * peepholes
-    return {name: draw(directions, *names[name], seed=i) for i, name in enumerate(there)}
-
-
-def onnx_model(onnx, initializers, more=(), called="lstm", opset=14, **attributes):
-    """A model of one LSTM; more: its nodes before."""
-    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
-    calls = {"X": kind, "sequence_lens": onnx.TensorProto.INT32, "initial_h": kind, "initial_c": kind}
-    names = {*initializers, *calls, *(output for node in more for output in node.output)}
-    inputs = ["X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"]
-    outputs = ["Y", "Y_h", "Y_c"]
-    node = helper.make_node(
-        "LSTM",
-        [name if name in names else "" for name in inputs],
-        outputs,
-        called,
-        hidden_size=H,
-        **attributes,
-    )
-    graph = helper.make_graph(
-        [*more, node],
-        "graph",
-        [helper.make_tensor_value_info(name, calls[name], None) for name in calls],
-        [helper.make_tensor_value_info(name, kind, None) for name in outputs],
-        [onnx.numpy_helper.from_array(array, name) for name, array in initializers.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
 def onnx_call(lstm, inputs, layout=0):
@@ -137,16 +106,15 @@ def test_onnx_weights_that_are_computed(api, onnx):
             "columns": there["R"].swapaxes(1, 2),
             "part": there["B"][:, :H],
             "rest": there["B"][:, H:],
-            "most": np.float32(100),
+            "zero": np.float32(0),
         },
         [
             node("Constant", [], ["rows"], value=onnx.numpy_helper.from_array(there["W"][0])),
             node("Unsqueeze", ["rows"], ["W"], axes=[0]),  # an input from opset 13 on
             node("Transpose", ["columns"], ["R"], perm=[0, 2, 1]),
             node("Concat", ["part", "rest"], ["joined"], axis=1),
-            node("Clip", ["joined", "", "most"], ["clipped"]),
-            node("Identity", ["clipped"], ["B"]),
-            node("Neg", ["minus"], ["P"]),
+            node("Identity", ["joined"], ["B"]),
+            node("Sub", ["zero", "minus"], ["P"]),
         ],
         opset=12,
     )
@@ -207,9 +175,202 @@ def test_onnx_dtypes(api, onnx, storage):
     [
         ({"activations": ["HardSigmoid", "Tanh", "Tanh"]}, r"activations \['HardSigmoid', 'Tanh', 'Tanh'\]"),
         ({"activations": ["Sigmoid", "Tanh", "Relu"]}, "Relu"),
-        ({"direction": "bidirectional"}, r"W is of shape \(1, 20, 4\), but 'bidirectional' needs \(2, 20, 4\)"),
+        ({"direction": "bidirectional"}, r"W is of shape \(1, 20, 4\), but 'bidirectional'"),
+        ({"direction": "sideways"}, "direction 'sideways' is not supported, only 'forward', 'reverse', 'bidir"),
+        ({"direction": "REVERSE"}, "direction 'REVERSE' is not supported"),
+        ({"direction": 1}, "attribute direction is of type INT, not STRING"),
+        ({"layout": 2}, "layout 2 is not supported, only 0, 1"),
+        ({"layout": "0"}, "attribute layout is of type STRING, not INT"),
+        ({"layout": 0.5}, "attribute layout is of type FLOAT, not INT"),
+        ({"input_forget": -1}, "input_forget -1 is not supported"),
+        ({"input_forget": [1]}, "attribute input_forget is of type INTS, not INT"),
+        ({"hidden_size": 6}, r"W is of shape \(1, 20, 4\), but 'forward' with hidden_size 6 needs \(1, 24, 4\)"),
+        ({"hidden_size": "5"}, "attribute hidden_size is of type STRING, not INT"),
+        ({"activations": [1, 2, 3]}, "attribute activations is of type INTS, not STRINGS"),
+        ({"clip": "1"}, "attribute clip is of type STRING, not FLOAT"),
     ],
 )
 def test_onnx_nodes_that_are_refused(onnx, attributes, told):
     with pytest.raises(ValueError, match=told):
         weights.from_onnx(onnx_model(onnx, onnx_weights(1), **attributes))
+
+
+@pytest.mark.parametrize("name", "WRBP")
+@pytest.mark.parametrize("shape", [(), (20,), (20, 4), (1, 1, 20, 5), (1, 0, 0)])
+def test_onnx_shapes_that_are_refused(onnx, name, shape):
+    with pytest.raises(ValueError, match=rf"\b[WR] is of shape|{name} is of shape"):
+        weights.from_onnx(onnx_model(onnx, onnx_weights(1) | {name: draw(*shape)}))
+
+
+@pytest.mark.parametrize("name", "WR")
+def test_onnx_nodes_without_weights(onnx, name):
+    model = onnx_model(onnx, {key: array for key, array in onnx_weights(1).items() if key != name})
+    with pytest.raises(ValueError, match=f"the LSTM node 'lstm' has no '{name}'"):
+        weights.from_onnx(model)
+
+
+@pytest.mark.parametrize("given", [["W"], [("W", 1)], "W", 3])
+def test_onnx_weights_are_a_mapping(onnx, given):
+    with pytest.raises(TypeError, match="weights is a mapping from names to arrays, not builtins"):
+        weights.from_onnx(onnx_model(onnx, onnx_weights(1)), weights=given)
+
+
+@pytest.mark.parametrize("source", [b"no model", b"\xff" * 40])
+def test_onnx_files_that_are_none(onnx, source, tmp_path):
+    (tmp_path / "a.onnx").write_bytes(source)
+    for each in (source, tmp_path / "a.onnx"):
+        with pytest.raises(ValueError, match="not an ONNX model, or a damaged one"):
+            weights.from_onnx(each)
+
+
+def test_onnx_data_in_other_files(api, onnx, tmp_path, monkeypatch):
+    """A path has a place, where they are; bytes and models have none, so that nothing is read for them."""
+    model = onnx_model(onnx, onnx_weights(1), [constant_node(onnx, "zero")])
+    want = api.LSTM.from_onnx(model)
+    path = tmp_path / "a.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="a.data", size_threshold=0, convert_attribute=True)
+    same(api.LSTM.from_onnx(path), want, N)
+    monkeypatch.chdir(tmp_path)
+    for source in (path.read_bytes(), onnx.load(path, load_external_data=False)):
+        with pytest.raises(ValueError, match="the data of 'W' are in another file: give the path of the model"):
+            weights.from_onnx(source)
+    model = onnx.load(path, load_external_data=False)
+    model.graph.node[0].output[0] = "P"  # the attribute of a Constant is a tensor, too
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(computed(onnx, []).graph.initializer)
+    with pytest.raises(ValueError, match="the data of '.*' are in another file"):
+        weights.from_onnx(model)
+
+
+def constant_node(onnx, name):
+    return onnx.helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(draw(1, 3 * H), "tensor"))
+
+
+# ---- initial states -----------------------------------------------------------------------------
+
+
+def stateful(onnx, directions=1, batch=1, layout=0, **changes):
+    """A model with initial states that are constants of a batch, or repeated for the batch of X."""
+    shape = (batch, directions, H) if layout else (directions, batch, H)
+    states = {"initial_h": draw(*shape), "initial_c": 3 * draw(*shape, seed=1)} | changes
+    direction = "bidirectional" if directions == 2 else "forward"
+    return onnx_model(onnx, onnx_weights(directions) | states, layout=layout, direction=direction)
+
+
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("batch", [1, B])
+def test_onnx_initial_states(api, onnx, directions, batch, layout):
+    model = stateful(onnx, directions, batch, layout)
+    with pytest.raises(ValueError, match=r"initial_h is a constant .*fastgate\.weights\.onnx_state\(.*\{'initial_h': arr"):
+        api.LSTM.from_onnx(model)
+    h, c = weights.onnx_state(model, "lstm")
+    assert h.shape == c.shape == (directions, batch, H)
+    lstm = api.LSTM.from_onnx(model, weights={"initial_h": h, "initial_c": c})
+    inputs = onnx_inputs(directions, layout)
+    inputs["sequence_lens"][:] = T
+    reference = pytest.importorskip("onnx.reference")
+    inputs = {"X": inputs["X"][:batch] if layout else inputs["X"][:, :batch], "sequence_lens": inputs["sequence_lens"][:batch]}
+    for name in ("initial_h", "initial_c"):
+        del model.graph.input[[each.name for each in model.graph.input].index(name)]
+    want = reference.ReferenceEvaluator(model).run(None, inputs)
+    turn = (lambda array: array.swapaxes(0, 1)) if layout else (lambda array: array)
+    given = inputs | {"initial_h": turn(h), "initial_c": turn(c)}
+    assert distance(onnx_call(lstm, given, layout), want) < 5e-6
+
+
+@pytest.mark.parametrize("name", ["initial_h", "initial_c"])
+def test_onnx_one_initial_state(onnx, name):
+    other = {"initial_h": "initial_c", "initial_c": "initial_h"}[name]
+    model = stateful(onnx, **{other: np.zeros((1, 1, H), np.float32)})
+    with pytest.raises(ValueError, match=f"{name} is a constant of the model and not zero"):
+        weights.from_onnx(model)
+    state = dict(zip(("initial_h", "initial_c"), weights.onnx_state(model)))
+    assert state[name].any() and not state[other].any()
+
+
+@pytest.mark.parametrize("shape_of", ["X", "inner"])
+@pytest.mark.parametrize("value", [0, 1])
+def test_onnx_states_of_a_batch_that_is_not_known(onnx, value, shape_of):
+    """As exporters repeat a state for the batch of an input: shapes are all that it depends on."""
+    node = onnx.helper.make_node
+    nodes = [
+        node("Abs", ["X"], ["inner"]),
+        node("Shape", [shape_of], ["sizes"]),
+        node("Gather", ["sizes", "one"], ["batch"], axis=0),
+        node("Concat", ["first", "batch", "units"], ["shape"], axis=0),
+        node("Expand", ["learned", "shape"], ["h0"]),
+    ]
+    learned = value * draw(1, 1, H)
+    there = {"one": np.array([1]), "first": np.array([1]), "units": np.array([H]), "learned": learned}
+    model = onnx_model(onnx, onnx_weights(1) | there, nodes)
+    model.graph.node[-1].input[5] = "h0"
+    model.graph.node[-1].input[6] = ""
+    if value:
+        with pytest.raises(ValueError, match="initial_h is a constant of the model and not zero"):
+            weights.from_onnx(model)
+    else:
+        weights.from_onnx(model)
+    h, c = weights.onnx_state(model)
+    same_bits(h, learned)
+    same_bits(c, np.zeros((1, 1, H), np.float32))
+    nodes[-1].op_type = "Tile"
+    model = onnx_model(onnx, onnx_weights(1) | there, nodes)
+    model.graph.node[-1].input[5] = "h0"
+    with pytest.raises(ValueError, match=r"'h0' is computed by Tile, .*weights=\{'h0': array\}"):
+        weights.from_onnx(model)
+    weights.from_onnx(model, weights={"h0": learned})
+
+
+def test_onnx_states_of_the_call(onnx):
+    """Inputs of the graph, and what is computed from them, by whatever operator."""
+    for nodes in ([], [onnx.helper.make_node("Relu", ["initial_h"], ["h0"])]):
+        model = onnx_model(onnx, onnx_weights(1), nodes)
+        if nodes:
+            model.graph.node[-1].input[5] = "h0"
+        weights.from_onnx(model)
+        with pytest.raises(ValueError, match="the initial state depends on inputs of the model"):
+            weights.onnx_state(model)
+        h, _ = weights.onnx_state(model, weights={"initial_c": draw(1, 2, H), model.graph.node[-1].input[5]: draw(1, 2, H)})
+        same_bits(h, draw(1, 2, H))
+    model = onnx_model(onnx, onnx_weights(1))
+    del model.graph.node[0].input[5:7]
+    del model.graph.node[0].input[4:]
+    assert not np.any(weights.onnx_state(model)) and weights.onnx_state(model)[0].shape == (1, 1, H)
+    with pytest.raises(ValueError, match=r"the initial state is of shape \(1, 1, 6\), not \(1, B, 5\)"):
+        weights.onnx_state(stateful(onnx, initial_h=draw(1, 1, 6), initial_c=draw(1, 1, 6)))
+
+
+# ---- LSTMs that are others ----------------------------------------------------------------------
+
+
+def test_onnx_nodes_that_hold_an_lstm(onnx):
+    helper = onnx.helper
+    model = onnx_model(onnx, onnx_weights(1))
+    model.graph.node[0].op_type, model.graph.node[0].domain = "DynamicQuantizeLSTM", "com.microsoft"
+    for node in (None, "lstm"):
+        with pytest.raises(ValueError, match="DynamicQuantizeLSTM is not supported: give the model before quantization"):
+            weights.from_onnx(model, node)
+    inner = helper.make_node("LSTM", ["X", "W", "R"], ["Y"], "inner", hidden_size=H)
+    function = helper.make_function("own", "Encoder", ["X", "W", "R"], ["Y"], [inner], [helper.make_opsetid("", 14)])
+    call = helper.make_node("Encoder", ["X", "W", "R"], ["Y"], "call", domain="own")
+    graph = onnx_model(onnx, onnx_weights(1)).graph
+    del graph.node[:]
+    graph.node.append(call)
+    opsets = [helper.make_opsetid("", 14), helper.make_opsetid("own", 1)]
+    model = helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=8)
+    with pytest.raises(ValueError, match=r"others are in functions: inline them, by onnx\.inliner\.inline_local_functions"):
+        weights.from_onnx(model)
+    weights.from_onnx(pytest.importorskip("onnx.inliner").inline_local_functions(model))
+
+
+def test_onnx_graphs_in_graphs(onnx):
+    """Many of them: they are searched without recursion, too."""
+    helper = onnx.helper
+    out = helper.make_tensor_value_info("Y", onnx.TensorProto.FLOAT, None)
+    graph = onnx_model(onnx, onnx_weights(1)).graph
+    for _ in range(25):
+        node = helper.make_node("If", ["go"], ["Y"], then_branch=graph, else_branch=helper.make_graph([], "e", [], []))
+        graph = helper.make_graph([node], "outer", [], [out])
+    [layer], _ = weights.from_onnx(helper.make_model(graph))
+    assert layer["weight_ih"].shape == (4 * H, N)

@@ -478,20 +478,25 @@ class _OnnxLSTM:
             raise TypeError(f"from_onnx takes an onnx.ModelProto, bytes or a path, not {_class(source)}")
         self.graph, lstm = _onnx_node(source, node)
 
+        for each in lstm.attribute:
+            kind = onnx.AttributeProto.AttributeType.Name(each.type)
+            if kind != _LSTM_ATTRIBUTES.get(each.name, kind):
+                raise ValueError(f"attribute {each.name} is of type {kind}, not {_LSTM_ATTRIBUTES[each.name]}")
         attributes = {each.name: onnx.helper.get_attribute_value(each) for each in lstm.attribute}
-        direction = attributes.get("direction", b"forward")
-        self.directions = 1 + (direction == b"bidirectional")
-        only = ["Sigmoid", "Tanh", "Tanh"] * self.directions
-        known = {"direction": (b"forward", b"reverse", b"bidirectional"), "layout": (0, 1), "input_forget": (0, 1)}
+        direction = attributes.get("direction", b"forward").decode()
+        known = {"direction": ("forward", "reverse", "bidirectional"), "layout": (0, 1), "input_forget": (0, 1)}
         for name, values in known.items():
-            if attributes.get(name, values[0]) not in values:
-                raise ValueError(f"{name} {attributes[name]!r} is not supported, only {_names(values)}")
+            value = direction if name == "direction" else attributes.get(name, 0)
+            if value not in values:
+                raise ValueError(f"{name} {value!r} is not supported, only {_names(values)}")
+        self.directions = 1 + (direction == "bidirectional")
+        only = ["Sigmoid", "Tanh", "Tanh"] * self.directions
         activations = [name.decode() for name in attributes.get("activations", ())] or only
         if [name.title() for name in activations] != only:
             raise ValueError(f"activations {activations} are not supported, only {only}")
         self.options = {
             "batch_first": bool(attributes.get("layout")),
-            "reverse": direction == b"reverse",
+            "reverse": direction == "reverse",
             "gate_clip": attributes.get("clip"),
             "input_forget": bool(attributes.get("input_forget")),
         }
@@ -510,7 +515,7 @@ class _OnnxLSTM:
         shapes = {"W": (4 * h, n), "R": (4 * h, h), "B": (8 * h,), "P": (3 * h,)}
         for name, array in self.arrays.items():
             if array.shape != (shape := (self.directions, *shapes[name])):
-                told = f"{direction.decode()!r} with hidden_size {h} needs {shape}"
+                told = f"{direction!r} with hidden_size {h} needs {shape}"
                 raise ValueError(f"{name} is of shape {array.shape}, but {told}")
 
     def state(self, name: str) -> Any:
@@ -558,6 +563,9 @@ def _onnx_node(model: Any, called: str | None) -> tuple[_Graph, Any]:
 
 
 _ONNX_DOMAINS = ("", "ai.onnx")
+_LSTM_ATTRIBUTES = dict(
+    direction="STRING", activations="STRINGS", clip="FLOAT", hidden_size="INT", layout="INT", input_forget="INT"
+)
 _UNKNOWN = np.zeros((1, 1, 1))  # X has three axes
 _ROOM = 2**28  # bytes that arrays may take however small the file is
 
