@@ -262,7 +262,7 @@ def stateful(onnx, directions=1, batch=1, layout=0, **changes):
 @pytest.mark.parametrize("batch", [1, B])
 def test_onnx_initial_states(api, onnx, directions, batch, layout):
     model = stateful(onnx, directions, batch, layout)
-    with pytest.raises(ValueError, match=r"initial_h is a constant .*fastgate\.weights\.onnx_state\(.*\{'initial_h': arr"):
+    with pytest.raises(ValueError, match=r"initial_h is a constant .*weights\.onnx_state\(.*\{'initial_h': array\}"):
         api.LSTM.from_onnx(model)
     h, c = weights.onnx_state(model, "lstm")
     assert h.shape == c.shape == (directions, batch, H)
@@ -270,7 +270,8 @@ def test_onnx_initial_states(api, onnx, directions, batch, layout):
     inputs = onnx_inputs(directions, layout)
     inputs["sequence_lens"][:] = T
     reference = pytest.importorskip("onnx.reference")
-    inputs = {"X": inputs["X"][:batch] if layout else inputs["X"][:, :batch], "sequence_lens": inputs["sequence_lens"][:batch]}
+    x = inputs["X"][:batch] if layout else inputs["X"][:, :batch]
+    inputs = {"X": x, "sequence_lens": inputs["sequence_lens"][:batch]}
     for name in ("initial_h", "initial_c"):
         del model.graph.input[[each.name for each in model.graph.input].index(name)]
     want = reference.ReferenceEvaluator(model).run(None, inputs)
@@ -331,7 +332,8 @@ def test_onnx_states_of_the_call(onnx):
         weights.from_onnx(model)
         with pytest.raises(ValueError, match="the initial state depends on inputs of the model"):
             weights.onnx_state(model)
-        h, _ = weights.onnx_state(model, weights={"initial_c": draw(1, 2, H), model.graph.node[-1].input[5]: draw(1, 2, H)})
+        given = {"initial_c": draw(1, 2, H), model.graph.node[-1].input[5]: draw(1, 2, H)}
+        h, _ = weights.onnx_state(model, weights=given)
         same_bits(h, draw(1, 2, H))
     model = onnx_model(onnx, onnx_weights(1))
     del model.graph.node[0].input[5:7]
@@ -349,7 +351,7 @@ def test_onnx_nodes_that_hold_an_lstm(onnx):
     model = onnx_model(onnx, onnx_weights(1))
     model.graph.node[0].op_type, model.graph.node[0].domain = "DynamicQuantizeLSTM", "com.microsoft"
     for node in (None, "lstm"):
-        with pytest.raises(ValueError, match="DynamicQuantizeLSTM is not supported: give the model before quantization"):
+        with pytest.raises(ValueError, match="DynamicQuantizeLSTM is not supported: give the model before"):
             weights.from_onnx(model, node)
     inner = helper.make_node("LSTM", ["X", "W", "R"], ["Y"], "inner", hidden_size=H)
     function = helper.make_function("own", "Encoder", ["X", "W", "R"], ["Y"], [inner], [helper.make_opsetid("", 14)])
@@ -359,7 +361,7 @@ def test_onnx_nodes_that_hold_an_lstm(onnx):
     graph.node.append(call)
     opsets = [helper.make_opsetid("", 14), helper.make_opsetid("own", 1)]
     model = helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=8)
-    with pytest.raises(ValueError, match=r"others are in functions: inline them, by onnx\.inliner\.inline_local_functions"):
+    with pytest.raises(ValueError, match=r"others are in functions: inline them, by onnx\.inliner\."):
         weights.from_onnx(model)
     weights.from_onnx(pytest.importorskip("onnx.inliner").inline_local_functions(model))
 

@@ -130,8 +130,8 @@ def test_onnx_operators(operator, opset, inputs, attributes):
     options.log_severity_level = 4
     try:
         session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except (runtime.capi.onnxruntime_pybind11_state.NotImplemented, runtime.capi.onnxruntime_pybind11_state.Fail) as error:
-        pytest.skip(f"ONNX Runtime has none: {error}")
+    except runtime.capi.onnxruntime_pybind11_state.NotImplemented as error:
+        pytest.skip(f"this ONNX Runtime has none: {error}")
     [want] = session.run(None, {f"x{k}": np.asarray(array) for k, array in enumerate(inputs)})
     same_bits(got, want)
 
@@ -156,6 +156,17 @@ def operate(operator, opset, inputs, attributes):
     result = helper.make_tensor_value_info("result", helper.np_dtype_to_tensor_dtype(value.dtype), None)
     alone = helper.make_graph([node], "g", infos, [result])
     return value, helper.make_model(alone, opset_imports=opsets, ir_version=8 if opset < 21 else 10)
+
+
+@pytest.mark.parametrize("operator", ["Add", "Sub", "Mul", "Div"])
+@pytest.mark.parametrize("axis", [0, 1, 2, None])
+def test_onnx_arithmetic_before_opset_7(operator, axis):
+    """axis is where the axes of b are in a; ONNX Runtime has no such opset."""
+    a, b = draw(5, 5, 5), draw(5, seed=1)
+    how = {"broadcast": 1} if axis is None else {"broadcast": 1, "axis": axis}
+    got, _ = operate(operator, 6, [a, b], how)
+    turned = b.reshape(np.roll([5, 1, 1], 2 if axis is None else axis))
+    same_bits(got, {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}[operator](a, turned))
 
 
 @pytest.mark.parametrize(

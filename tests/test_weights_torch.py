@@ -99,7 +99,7 @@ def test_keys_that_are_no_strings(keys):
 @pytest.mark.parametrize("name", ["LSTM", "LSTMCell"])
 def test_classes_that_are_merely_called_so(name):
     called = type(name, (), {"state_dict": lambda self: STATE})
-    with pytest.raises(TypeError, match=rf"\.{name} is neither a torch\.nn\.LSTM nor .*: give the torch\.nn\.LSTM inside"):
+    with pytest.raises(TypeError, match=rf"\.{name} is neither a torch\.nn\.LSTM nor .*: give the torch\.nn\.LSTM in"):
         weights.from_torch(called())
 
 
@@ -267,7 +267,7 @@ def quantized(torch):
     [
         (scripted, r"RecursiveScriptModule .*: give its state_dict\(\), and batch_first=True"),
         (quantized, "LSTM is neither .*: give the module before quantization"),
-        (lambda torch: torch.nn.Sequential(torch.nn.LSTM(3, 5)), r"Sequential .* inside it, or its state_dict\(\) and prefix="),
+        (lambda torch: torch.nn.Sequential(torch.nn.LSTM(3, 5)), r"Sequential .* or its state_dict\(\) and prefix="),
         (lambda torch: torch.nn.DataParallel(torch.nn.LSTM(3, 5)), "DataParallel .* inside it"),
     ],
 )

@@ -1,8 +1,8 @@
 """The weights of LSTMs made elsewhere: torch, Keras, ONNX.
 
-Each function gives (layers, options), of which an LSTM made with the options as keywords computes the
-same as its source.  torch and Keras are never imported: their objects are known by their form.  onnx and
-h5py are imported where a model or a file has to be read.
+from_torch, from_keras and from_onnx give (layers, options): an LSTM of the layers, with the options as keywords,
+computes what its source does.  torch and Keras are never imported, since their objects are known by their form; onnx
+and h5py are imported where a model or a file has to be read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
     from numpy.typing import NDArray
@@ -77,10 +77,9 @@ def from_torch(source: Any, *, prefix: str = "") -> _Result:
     Raises
     ------
     TypeError
-        If it is another kind of module, which includes scripted and quantized ones, or if a key is not a string.
+        If it is another kind of module, such as a scripted or a quantized one, or if a key is not a string.
     ValueError
-        If keys are missing or unknown, such as those of a module whose weights are computed from others
-        (weight norm, pruning).
+        If keys are missing or unknown, or if weights are computed from others, such as by weight norm or pruning.
     """
     options = {}
     if hasattr(source, "state_dict"):
@@ -97,19 +96,18 @@ def from_torch(source: Any, *, prefix: str = "") -> _Result:
         source = source.state_dict()
     if not isinstance(source, Mapping):
         raise TypeError(f"from_torch takes an LSTM, an LSTMCell or a state dict, not {_class(source)}")
-    if others := [key for key in source if not isinstance(key, str)]:
-        raise TypeError(f"the keys of a state dict are strings such as 'weight_ih_l0', not {_names(others)}")
+    if strange := [key for key in source if not isinstance(key, str)]:
+        raise TypeError(f"the keys of a state dict are strings such as 'weight_ih_l0', not {_names(strange)}")
 
     there = {key[len(prefix) :]: source[key] for key in source if key.startswith(prefix)}
     name = r"((?:weight|bias)_(?:ih|hh)|weight_hr)(?:_l([0-9]+)(_reverse)?)?"
-    source_of = re.compile(rf"parametrizations\..*|{name}_(g|v|u|orig|mask)")
-    if computed := [prefix + key for key in there if source_of.fullmatch(key)]:
+    others = rf"parametrizations\..*|{name}_(g|v|u|orig|mask)"
+    if computed := [prefix + key for key in there if re.fullmatch(others, key)]:
         raise ValueError(
             f"weights are computed from {_names(computed)}: make them plain first, by torch.nn.utils."
             "parametrize.remove_parametrizations, .remove_weight_norm, .remove_spectral_norm or .prune.remove"
         )
-    pattern = re.compile(name)
-    found = [match for key in there if (match := pattern.fullmatch(key))]
+    found = [match for key in there if (match := re.fullmatch(name, key))]
     if not found:
         ends = re.compile(r"(?<![^.])weight_ih(_l0)?$")
         prefixes = sorted({key[: match.start()] for key in source if (match := ends.search(key))})
@@ -120,10 +118,10 @@ def from_torch(source: Any, *, prefix: str = "") -> _Result:
     if any(kind.startswith("bias") for kind in kinds):
         kinds |= {"bias_ih", "bias_hh"}  # torch has both or none
     suffixes = ("", "_reverse") if any(match[3] for match in found) else ("",)
-    tails: list[list[str]] = []  # a layer counts if any of its keys is there, so that their number bounds the layers
-    while not tails or any(kind + tail in there for kind in kinds for tail in tails[-1]):
-        tails.append([f"_l{len(tails)}{suffix}" for suffix in suffixes])
-    tails = tails[:-1] or tails
+    depth = 1  # layers follow each other: a number alone, which may be huge, does not make one
+    while any(f"{kind}_l{depth}{suffix}" in there for kind in kinds for suffix in suffixes):
+        depth += 1
+    tails = [[f"_l{k}{suffix}" for suffix in suffixes] for k in range(depth)]
     if not any(match[2] for match in found):
         tails = [[""]]  # LSTMCell's names
     wanted = {kind + tail for layer in tails for tail in layer for kind in kinds}
@@ -146,39 +144,37 @@ def from_keras(source: Any, *, prefix: str = "", bidirectional: bool | None = No
 
     Or what was saved of it:
 
-    - the path of a .keras, .h5 or .weights.h5 file, or a group of such a file that h5py opened.  What the
-      configuration of the model says of the layer counts as if the layer were given: .keras and .h5 files
-      have one, and a .weights.h5 file may have one beside it, the config.json of an unpacked .keras file;
-    - what layer.get_weights() gives: [kernel, recurrent_kernel, bias], or without the bias; for
-      Bidirectional both after each other, or a pair of such lists;
+    - the path of a .keras, .h5 or .weights.h5 file, or a group of such a file that h5py opened.  What the model's
+      configuration says of the layer counts as if the layer were given: .keras and .h5 files have one, and a
+      .weights.h5 file may have one beside it, the config.json of an unpacked .keras file;
+    - what layer.get_weights() gives: [kernel, recurrent_kernel, bias], or without the bias; for Bidirectional both
+      after each other, or a pair of such lists;
     - a nested or flat dict of the arrays of a file.
 
-    Where no configuration tells, the activation is taken to be "tanh" and the recurrent_activation
-    "sigmoid" (beware: before TensorFlow 2 the default was "hard_sigmoid").
+    Where no configuration tells, the activation is taken to be "tanh" and the recurrent_activation "sigmoid" (beware:
+    before TensorFlow 2 the default was "hard_sigmoid").
 
-    go_backwards becomes reverse=True: fastgate's outputs are in the order of time, Keras's in the
-    order of processing.  y is the whole sequence: what return_sequences=False gives is h_n[-1], or for
-    Bidirectional numpy.concatenate(h_n, -1).  Masks are not taken: pass lengths= instead.  stateful,
-    unroll and dropout are ignored.
+    go_backwards becomes reverse=True: fastgate's outputs are in the order of time, Keras's in the order of processing.
+    y is the whole sequence: what return_sequences=False gives is h_n[-1], or for Bidirectional
+    numpy.concatenate(h_n, -1).  Masks are not taken: pass lengths= instead.  stateful, unroll and dropout are ignored.
 
     Parameters
     ----------
     source : layer, path, group, sequence of arrays, or mapping
         As above.
     prefix : str
-        Chooses the layer among those of a model's file, e.g. "layers/lstm_1/" or
-        "model_weights/lstm_1/".
+        Chooses the layer among those of a model's file, e.g. "layers/lstm_1/" or "model_weights/lstm_1/".
     bidirectional : bool, optional
-        Where no configuration tells, whether two sets of weights are the directions of a Bidirectional or,
-        in a list, two layers, one on the other.
+        Where no configuration tells, whether two sets of weights are the directions of a Bidirectional or, in a list,
+        two layers, one on the other.
 
     Raises
     ------
     ImportError
         If a path is given without the h5py package.
     ValueError
-        If there is another activation, a merge_mode other than Bidirectional's "concat", or not one
-        such layer; if bidirectional is needed.
+        If there is another activation, a merge_mode other than Bidirectional's "concat", or not one such layer, or if
+        bidirectional is needed.
     TypeError
         If it is another kind of layer.
     """
@@ -208,7 +204,7 @@ def from_keras(source: Any, *, prefix: str = "", bidirectional: bool | None = No
         lists = [flat[k : k + size] for k in range(0, len(flat), size)]
         if bidirectional is None and len(source) == len(flat) > 3:  # a pair of lists does tell
             (kernel, recurrent), others = ([np.shape(array) for array in half[:2]] for half in lists)
-            bidirectional = [kernel, recurrent] == others or kernel == others[0]
+            bidirectional = kernel == others[0]
             if kernel == recurrent == others[0]:
                 raise ValueError(
                     "these may be the directions of a Bidirectional, or two layers, one on the other: "
@@ -273,7 +269,9 @@ def _keras_model(group: Any) -> Any:
 
 def _keras_children(layer: Any, is_keras_3: bool) -> dict[str, Any]:
     """The layers of a model by the names of their groups: their own, or in Keras 3 lstm, lstm_1 for the class LSTM."""
-    config, found, numbers = layer["config"], {}, dict[str, int]()
+    config = layer["config"]
+    found: dict[str, Any] = {}
+    numbers: dict[str, int] = {}
     for each in config if isinstance(config, list) else config.get("layers", ()):
         name = each["config"]["name"]
         if is_keras_3:
@@ -418,9 +416,9 @@ def from_onnx(source: Any, node: str | None = None, *, weights: Mapping[str, Any
         state = None if lstm.names.get(name) in lstm.given else lstm.state(name)
         if state is not None and state.any():
             raise ValueError(
-                f"{name} is a constant of the model and not zero, and an LSTM keeps no initial state: get it by h, c = "
-                "fastgate.weights.onnx_state(model, node), pass (h, c) to each call, and show from_onnx that you do, by "
-                f"weights={{{lstm.names[name]!r}: array}}"
+                f"{name} is a constant of the model and not zero, and an LSTM keeps no initial state: get it by "
+                "h, c = fastgate.weights.onnx_state(model, node), pass (h, c) to each call, and tell from_onnx that "
+                f"you do by weights={{{lstm.names[name]!r}: array}}"
             )
     layer = []
     for k in range(lstm.directions):
@@ -511,7 +509,7 @@ class _OnnxLSTM:
         self.arrays = {n: constants.value(self.graph, self.names[n]) for n in "WRBP" if n in self.names}
         w, r = self.arrays["W"], self.arrays["R"]
         n, h = (array.shape[-1] if array.ndim else 0 for array in (w, r))
-        self.hidden = h = attributes.get("hidden_size", h)
+        self.hidden = h = attributes["hidden_size"] if "hidden_size" in attributes else h
         shapes = {"W": (4 * h, n), "R": (4 * h, h), "B": (8 * h,), "P": (3 * h,)}
         for name, array in self.arrays.items():
             if array.shape != (shape := (self.directions, *shapes[name])):
@@ -563,9 +561,8 @@ def _onnx_node(model: Any, called: str | None) -> tuple[_Graph, Any]:
 
 
 _ONNX_DOMAINS = ("", "ai.onnx")
-_LSTM_ATTRIBUTES = dict(
-    direction="STRING", activations="STRINGS", clip="FLOAT", hidden_size="INT", layout="INT", input_forget="INT"
-)
+_LSTM_ATTRIBUTES = {"direction": "STRING", "activations": "STRINGS", "clip": "FLOAT"}
+_LSTM_ATTRIBUTES |= {"hidden_size": "INT", "layout": "INT", "input_forget": "INT"}
 _UNKNOWN = np.zeros((1, 1, 1))  # X has three axes
 _ROOM = 2**28  # bytes that arrays may take however small the file is
 
@@ -584,7 +581,7 @@ class _Constants:
         self.onnx, self.model, self.given, self.is_state = onnx, model, given, is_state
         self.opset = max((each.version for each in model.opset_import if each.domain in _ONNX_DOMAINS), default=1)
         self.known: dict[tuple[_Graph | None, str], _Array] = {(None, name): _array(given[name]) for name in given}
-        self.room = _ROOM
+        self.room = _ROOM + 64 * sum(array.nbytes for array in self.known.values())
 
     def key(self, graph: _Graph | None, name: str) -> tuple[_Graph | None, str]:
         """The graph that has a tensor, None if it is given or nowhere, and its name."""
@@ -648,15 +645,19 @@ class _Constants:
             if (size := _bytes(node.op_type, inputs, attributes)) > self.room:
                 raise ValueError(f"it takes {size} bytes, far more than there are in the model")
             opsets = {"": self.opset} if node.op_type != "DequantizeLinear" else {"": max(self.opset, 19)}
-            outputs = [helper.make_tensor_value_info(name, self.onnx.TensorProto.UNDEFINED, None) for name in node.output]
-            alone = helper.make_graph([node], "alone", [], outputs)
+            if "axis" in attributes and node.op_type in ("Add", "Sub", "Mul", "Div"):  # where the axes of b are in a
+                a, b = inputs  # before opset 7
+                inputs = [a, b.reshape(b.shape + (1,) * (a.ndim - b.ndim - attributes["axis"]))]
+            outputs = [name for name in node.output if name]
+            infos = [helper.make_tensor_value_info(name, self.onnx.TensorProto.UNDEFINED, None) for name in outputs]
+            alone = helper.make_graph([node], "alone", [], infos)
             evaluator = importlib.import_module("onnx.reference").ReferenceEvaluator(alone, opsets=opsets)
             with np.errstate(all="ignore"):
                 results = [_array(each) for each in evaluator.run(None, dict(zip(names, inputs)))]
         except Exception as error:  # of many kinds, since the evaluator does not check what it is given
             raise ValueError(f"{node.op_type} cannot compute {node.output[0]!r}: {error}") from error
         self.room -= sum(each.nbytes for each in results if not any(np.may_share_memory(each, x) for x in inputs))
-        return zip(node.output, results)
+        return zip(outputs, results)
 
 
 _OPERATORS = (
