@@ -1,5 +1,7 @@
 """LSTMs from ONNX compute what they did there."""
 
+import io
+
 import numpy as np
 import pytest
 from conftest import draw, same_bits
@@ -318,9 +320,45 @@ def test_onnx_states_of_a_batch_that_is_not_known(onnx, value, shape_of):
     nodes[-1].op_type = "Tile"
     model = onnx_model(onnx, onnx_weights(1) | there, nodes)
     model.graph.node[-1].input[5] = "h0"
-    with pytest.raises(ValueError, match=r"'h0' is computed by Tile, .*weights=\{'h0': array\}"):
+    with pytest.raises(ValueError, match=r"'h0' is computed by Tile, .*give 'h0' as weights=\{'h0': array\}"):
         weights.from_onnx(model)
     weights.from_onnx(model, weights={"h0": learned})
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("sizes", [None, {"x": {0: "B", 1: "T"}}], ids=["fixed", "free"])
+@pytest.mark.parametrize("is_learned", [True, False])
+def test_onnx_states_that_torch_writes(api, onnx, is_learned, sizes):
+    """A learned state, repeated for the batch, of which the exporter makes Shape, Equal, Where, Expand and Slice."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv1d(N, N, 1)
+            self.lstm = torch.nn.LSTM(N, H, 2, batch_first=True)
+            self.h = torch.nn.Parameter(torch.randn(2, 1, H))
+
+        def forward(self, x):
+            x = self.conv(x.transpose(1, 2)).transpose(1, 2)
+            h = self.h.expand(-1, x.shape[0], -1).contiguous()
+            return self.lstm(x, (h, torch.zeros_like(h)) if is_learned else None)[0]
+
+    file = io.BytesIO()
+    module = Model().eval()
+    torch.onnx.export(module, (torch.zeros(B, T, N),), file, input_names=["x"], dynamic_axes=sizes, dynamo=False)
+    model = onnx.load_from_string(file.getvalue())
+    for k, node in enumerate(node for node in model.graph.node if node.op_type == "LSTM"):
+        h, c = weights.onnx_state(model, node.output[0])
+        want = module.h.detach().numpy()[k : k + 1] * is_learned
+        np.testing.assert_array_equal(h, np.repeat(want, 1 if sizes else B, axis=1))
+        assert h.shape == c.shape and not c.any()
+        if is_learned:
+            with pytest.raises(ValueError, match="initial_h is a constant of the model and not zero"):
+                weights.from_onnx(model, node.output[0])
+        lstm = api.LSTM.from_onnx(model, node.output[0], weights={node.input[5]: h} if is_learned else None)
+        assert lstm.hidden_size == H
 
 
 def test_onnx_states_of_the_call(onnx):

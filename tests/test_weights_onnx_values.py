@@ -59,7 +59,7 @@ def test_onnx_operators_that_are_refused():
         "Own": helper.make_node("Own", ["start"], ["P"], domain="own"),
     }
     for name, node in nodes.items():
-        told = rf"'P' is computed by {name}, which from_onnx does not evaluate: give it as weights=\{{'P': array\}}"
+        told = rf"'P' is computed by {name}, which from_onnx does not evaluate: give 'P' as weights=\{{'P': array\}}"
         with pytest.raises(ValueError, match=told):
             weights.from_onnx(computed(onnx, [node], start))
         weights.from_onnx(computed(onnx, [node], start), weights={"P": start["start"]})
@@ -97,6 +97,8 @@ OPERATORS = [  # name, opsets, inputs, attributes
     ("Gather", [1, 11, 13], [X, I([[2, 0], [1, 1]])], {"axis": 1}),
     ("Gather", [11, 13], [X, I(-1)], {"axis": 2}),
     *((op, [7, 13, 14], [X, X[0, :, :1]], {}) for op in ("Add", "Sub", "Mul", "Div")),
+    ("Equal", [7, 11, 13, 19], [I([[1], [2]]), I([1, 2, 3])], {}),
+    ("Where", [9, 16], [np.array([True, False, True, False]), X, X[:, :1] * 2], {}),
     ("Div", [7, 13, 14], [I([7, -7, 6]), I([2, 2, -4])], {}),
     ("DequantizeLinear", [10, 13, 19, 21, 23], [Q, F(0.5), np.int8(3)], {}),
     ("DequantizeLinear", [10, 13, 19, 21, 23], [Q.astype(np.uint8), F(0.5), np.uint8(3)], {}),
@@ -185,6 +187,7 @@ ABSURD = {
     "Expand": ([F(1), BIG], {}),
     "Pad": ([X, I([0, 0, 0, 0, 2**40, 0])], {}),
     "Add": ([draw(2**15, 1), draw(2**15)], {}),
+    "Where": ([np.ones((2**13, 1, 1), bool), draw(2**13, 1), draw(2**13)], {}),
     "Gather": ([draw(1, 2**15), np.zeros(2**15, np.int64)], {}),
     "Concat": ([draw(2**20)] * 1000, {"axis": 0}),
     "DequantizeLinear": (BLOCKS, {"axis": 1, "block_size": 2**40}),

@@ -524,6 +524,9 @@ class _OnnxLSTM:
             state = _Constants(*self.model, is_state=True).value(self.graph, self.names[name])
         except _NoValueError:
             return None
+        if not state.size:  # sizes that are not known are not 1
+            given = self.names[name]
+            raise ValueError(f"the shape of {given!r} is not known: give it as weights={{{given!r}: array}}")
         return state.swapaxes(0, 1) if self.options["batch_first"] and state.ndim > 1 else state
 
 
@@ -563,7 +566,6 @@ def _onnx_node(model: Any, called: str | None) -> tuple[_Graph, Any]:
 _ONNX_DOMAINS = ("", "ai.onnx")
 _LSTM_ATTRIBUTES = {"direction": "STRING", "activations": "STRINGS", "clip": "FLOAT"}
 _LSTM_ATTRIBUTES |= {"hidden_size": "INT", "layout": "INT", "input_forget": "INT"}
-_UNKNOWN = np.zeros((1, 1, 1))  # X has three axes
 _ROOM = 2**28  # bytes that arrays may take however small the file is
 
 
@@ -574,13 +576,13 @@ class _NoValueError(ValueError):
 class _Constants:
     """The values of tensors: given, initializers or computed from these, each once and without recursion.
 
-    Of a state, which may be repeated for a batch whose size is an input's, sizes that are not known count as 1.
+    A state may be repeated for the batch of X: if is_state, tensors without a value count as of shape (1, 1, 1).
     """
 
     def __init__(self, onnx: Any, model: Any, given: Mapping[str, Any], is_state: bool = False) -> None:
-        self.onnx, self.model, self.given, self.is_state = onnx, model, given, is_state
+        self.onnx, self.given, self.is_state = onnx, given, is_state
         self.opset = max((each.version for each in model.opset_import if each.domain in _ONNX_DOMAINS), default=1)
-        self.known: dict[tuple[_Graph | None, str], _Array] = {(None, name): _array(given[name]) for name in given}
+        self.known: dict[tuple[_Graph | None, str], Any] = {(None, name): _array(given[name]) for name in given}
         self.room = _ROOM + 64 * sum(array.nbytes for array in self.known.values())
 
     def key(self, graph: _Graph | None, name: str) -> tuple[_Graph | None, str]:
@@ -591,41 +593,50 @@ class _Constants:
 
     def value(self, graph: _Graph, name: str) -> _Array:
         wanted = self.key(graph, name)
-        pending = [wanted]
-        opened = set()
+        pending, opened = [wanted], set()
         while pending:
-            graph_of, called = key = pending[-1]
+            place, called = key = pending[-1]
+            source = place.sources[called] if place else None
+            inputs = [self.key(place, each) for each in getattr(source, "input", ()) if each]
+            needed = [each for each in inputs if each not in self.known]
             if key in self.known:
                 pending.pop()
-                continue
-            if graph_of is None:
+            elif key in opened and needed:
+                raise ValueError(f"{called!r} is computed from itself")
+            elif needed:
+                opened.add(key)
+                pending.extend(needed)
+            else:
+                outputs = self.outputs(name, called, source, [self.known[each] for each in inputs])
+                self.known.update(((place, output), value) for output, value in outputs)
+        if isinstance(self.known[wanted], ValueError):
+            raise self.known[wanted]
+        array: _Array = self.known[wanted]
+        return array
+
+    def outputs(self, wanted: str, called: str, source: Any, inputs: list[Any]) -> list[tuple[str, Any]]:
+        """What a source gives, by name: arrays, or the error for which it gives none."""
+        missing: list[ValueError] = [each for each in inputs if isinstance(each, _NoValueError)]
+        errors: list[ValueError] = missing or [each for each in inputs if isinstance(each, ValueError)]
+        try:
+            if source is None:
                 raise _NoValueError(
                     f"the model has no value for {called!r}, which the LSTM needs: "
                     f"give it as weights={{{called!r}: array}}"
                 )
-            source = graph_of.sources[called]
             if not hasattr(source, "op_type"):
-                self.known[key] = self.tensor(source)
-                continue
-            inputs = [self.key(graph_of, each) for each in source.input if each]
-            needed = [each for each in inputs if each not in self.known]
-            if self.is_state and source.op_type == "Shape":
-                needed = [each for each in needed if each[0] and not hasattr(each[0].sources[each[1]], "op_type")]
+                return [(called, self.tensor(source))]
             is_supported = source.op_type in _OPERATORS and source.domain in _ONNX_DOMAINS
-            if not is_supported and not (needed and self.is_state):  # a state may depend on inputs all the same
+            if not is_supported and not (self.is_state and missing):
                 raise ValueError(
                     f"{called!r} is computed by {source.op_type}, which from_onnx does not evaluate: "
-                    f"give it as weights={{{called!r}: array}}"
+                    f"give {wanted!r} as weights={{{wanted!r}: array}}"
                 )
-            if not needed:
-                arrays = [self.known.get(each, _UNKNOWN) for each in inputs]
-                self.known.update(((graph_of, name), array) for name, array in self.compute(source, arrays))
-            elif key in opened:
-                raise ValueError(f"{called!r} is computed from itself")
-            else:
-                opened.add(key)
-                pending.extend(needed)
-        return self.known[wanted]
+            if errors and not (self.is_state and source.op_type == "Shape"):
+                raise errors[0]
+            return self.compute(source, [np.zeros((1, 1, 1))] if errors else inputs)
+        except ValueError as error:
+            return [(name, error) for name in getattr(source, "output", (called,))]
 
     def tensor(self, proto: Any) -> _Array:
         if proto.data_location == self.onnx.TensorProto.EXTERNAL:
@@ -634,8 +645,8 @@ class _Constants:
         self.room += 64 * array.nbytes
         return array
 
-    def compute(self, node: Any, inputs: list[_Array]) -> Iterable[tuple[str, _Array]]:
-        """The outputs of a node by their names, from the inputs that are not left out."""
+    def compute(self, node: Any, inputs: list[_Array]) -> list[tuple[str, Any]]:
+        """The outputs of a node by name, from the inputs that are not left out."""
         helper, names = self.onnx.helper, [name for name in node.input if name]
         try:
             attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
@@ -657,12 +668,12 @@ class _Constants:
         except Exception as error:  # of many kinds, since the evaluator does not check what it is given
             raise ValueError(f"{node.op_type} cannot compute {node.output[0]!r}: {error}") from error
         self.room -= sum(each.nbytes for each in results if not any(np.may_share_memory(each, x) for x in inputs))
-        return zip(outputs, results)
+        return list(zip(outputs, results))
 
 
 _OPERATORS = (
     "Identity Constant Cast Transpose Reshape Squeeze Unsqueeze Concat Slice Split Gather Add Sub Mul Div "
-    "DequantizeLinear ConstantOfShape Shape Expand Pad"
+    "DequantizeLinear ConstantOfShape Shape Expand Pad Equal Where"  # the last two are of torch's Tensor.expand
 ).split()
 
 
@@ -673,8 +684,8 @@ def _bytes(operator: str, x: list[_Array], attributes: dict[str, Any]) -> int:
         counts = [math.prod(map(int, x[0]))]
     elif operator == "Expand":
         counts = [math.prod(np.broadcast_shapes(x[0].shape, tuple(map(int, x[1]))))]
-    elif operator in ("Add", "Sub", "Mul", "Div"):
-        counts = [math.prod(np.broadcast_shapes(x[0].shape, x[1].shape))]
+    elif operator in ("Add", "Sub", "Mul", "Div", "Equal", "Where"):
+        counts = [math.prod(np.broadcast_shapes(*(array.shape for array in x)))]
     elif operator == "Gather":
         counts = [x[1].size * x[0].size // max(x[0].shape[attributes.get("axis", 0)], 1)]
     elif operator == "Pad":
