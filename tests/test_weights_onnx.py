@@ -225,6 +225,19 @@ def test_onnx_files_that_are_none(onnx, source, tmp_path):
             weights.from_onnx(each)
 
 
+@pytest.mark.parametrize("change", [{"data_type": 99}, {"data_type": 0}, {"raw_data": b"123"}, {"dims": [2**40, 1, 1]}])
+def test_onnx_tensors_that_are_damaged(onnx, change):
+    model = onnx_model(onnx, onnx_weights(1))
+    for name, value in change.items():
+        if name == "dims":
+            del model.graph.initializer[0].dims[:]
+            model.graph.initializer[0].dims.extend(value)
+        else:
+            setattr(model.graph.initializer[0], name, value)
+    with pytest.raises(ValueError, match="the tensor 'W' is damaged"):
+        weights.from_onnx(model)
+
+
 def test_onnx_data_in_other_files(api, onnx, tmp_path, monkeypatch):
     """A path has a place, where they are; bytes and models have none, so that nothing is read for them."""
     model = onnx_model(onnx, onnx_weights(1), [constant_node(onnx, "zero")])

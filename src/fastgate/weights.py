@@ -641,7 +641,10 @@ class _Constants:
     def tensor(self, proto: Any) -> _Array:
         if proto.data_location == self.onnx.TensorProto.EXTERNAL:
             raise ValueError(f"the data of {proto.name!r} are in another file: give the path of the model")
-        array = _array(self.onnx.numpy_helper.to_array(proto))
+        try:
+            array = _array(self.onnx.numpy_helper.to_array(proto))
+        except Exception as error:  # of many kinds, since onnx does not check what it reads
+            raise ValueError(f"the tensor {proto.name!r} is damaged: {error!r}") from error
         self.room += 64 * array.nbytes
         return array
 
