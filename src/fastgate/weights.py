@@ -236,7 +236,7 @@ def from_keras(source: Any, *, prefix: str = "", bidirectional: bool | None = No
 
 
 def _keras_config(layer: Any) -> dict[str, Any]:
-    """Of a layer object with one direction."""
+    """The configuration of a layer object that has one direction, and of its cell."""
     cell = getattr(layer, "cell", layer)
     if type(cell).__name__ != "LSTMCell" or not re.match(r"(tf_)?keras\.|tensorflow\.", type(cell).__module__):
         raise TypeError(f"{_class(layer)} is not an LSTM: its cell is {_class(cell)}")
@@ -244,7 +244,7 @@ def _keras_config(layer: Any) -> dict[str, Any]:
 
 
 def _keras_open(path: Any) -> tuple[Any, Any]:
-    """h5py's file at a path, or in the .keras archive at a path, and the configuration in the archive."""
+    """The h5py.File at a path, which may be a .keras archive that holds it, and the configuration in the archive."""
     try:
         h5py = importlib.import_module("h5py")
     except ImportError as error:
@@ -258,7 +258,7 @@ def _keras_open(path: Any) -> tuple[Any, Any]:
 
 
 def _keras_model(group: Any) -> Any:
-    """The configuration of the model whose file h5py's group is in: in that file, or in config.json beside it."""
+    """The configuration in the file that an h5py group belongs to, or in the config.json beside that file."""
     config = group.file.attrs.get("model_config")
     beside = os.path.join(os.path.dirname(group.file.filename), "config.json")
     if config is None and os.path.isfile(group.file.filename) and os.path.isfile(beside):  # it may be a buffer
@@ -284,8 +284,8 @@ def _keras_children(layer: Any, is_keras_3: bool) -> dict[str, Any]:
 
 
 def _keras_told(model: Any, path: str) -> tuple[str, str, dict[str, Any]] | None:
-    """Of the group with the weights of one direction: its layer, the direction, and as _keras_config what the
-    configuration of the model says of it.  None if that does not tell the layers of the model."""
+    """The name of the layer that has a group of weights, their direction, and its configuration as _keras_config gives
+    it; None if the configuration of the model, which may be of a class of its own, does not list layers."""
     parts = [part for part in path.split("/") if part]
     is_keras_3 = parts[-1] == "vars"
     del parts[: parts[0] in ("model_weights", "layers", "_layer_checkpoint_dependencies")]
@@ -456,7 +456,7 @@ def onnx_state(
 
 
 class _OnnxLSTM:
-    """An LSTM node: names and arrays of its inputs, and the options of LSTM."""
+    """An LSTM node of a model: the names and arrays of its inputs, and the options for fastgate.LSTM."""
 
     def __init__(self, source: Any, node: str | None, weights: Mapping[str, Any] | None) -> None:
         try:
@@ -540,7 +540,7 @@ class _Graph:
 
 
 def _onnx_node(model: Any, called: str | None) -> tuple[_Graph, Any]:
-    """The LSTM node that is called so, and its graph."""
+    """The graph that has the LSTM node of this name, and the node.  Graphs in branches and loops are searched too."""
     graphs = [_Graph(model.graph, None)]
     for graph in graphs:  # which grows
         for attribute in (attribute for node in graph.proto.node for attribute in node.attribute):
@@ -592,6 +592,7 @@ class _Constants:
         return graph, name
 
     def value(self, graph: _Graph, name: str) -> _Array:
+        """The value of a tensor of a graph.  What has none leaves an error, which a state's Shape does not need."""
         wanted = self.key(graph, name)
         pending, opened = [wanted], set()
         while pending:
@@ -681,7 +682,7 @@ _OPERATORS = (
 
 
 def _bytes(operator: str, x: list[_Array], attributes: dict[str, Any]) -> int:
-    """At most so many bytes are needed to evaluate an operator that may give far more than it is given."""
+    """An upper bound of the memory that an operator takes, some of which give far more than they are given."""
     counts = [array.size for array in x]
     if operator == "ConstantOfShape":
         counts = [math.prod(map(int, x[0]))]
