@@ -988,7 +988,7 @@ def test_signatures(api):
         api.LSTM.gates: ["self", "x", "state", "lengths", "layer", "direction"],
         api.LSTMCell.from_torch: ["source", "prefix", "storage", "threads"],
         api.LSTM.from_torch: ["source", "prefix", "batch_first", "storage", "threads"],
-        api.LSTM.from_keras: ["source", "prefix", "storage", "threads"],
+        api.LSTM.from_keras: ["source", "prefix", "bidirectional", "storage", "threads"],
         api.LSTM.from_onnx: ["source", "node", "weights", "storage", "threads"],
     }.items():
         assert list(inspect.signature(function).parameters) == names

@@ -141,7 +141,13 @@ class LSTM(_Recurrent):
     ) -> LSTM: ...
     @classmethod
     def from_keras(
-        cls, source: Any, *, prefix: str = "", storage: str = "float32", threads: int | str = 1
+        cls,
+        source: Any,
+        *,
+        prefix: str = "",
+        bidirectional: bool | None = None,
+        storage: str = "float32",
+        threads: int | str = 1,
     ) -> LSTM: ...
     @classmethod
     def from_onnx(

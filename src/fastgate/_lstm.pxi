@@ -505,14 +505,14 @@ cdef class LSTM(_Recurrent):
         return cls(layers, storage=storage, threads=threads, **options)
 
     @classmethod
-    def from_keras(cls, source, *, prefix="", storage="float32", threads=1):
+    def from_keras(cls, source, *, prefix="", bidirectional=None, storage="float32", threads=1):
         """An LSTM with the weights of one of Keras; see fastgate.weights.
 
         Raises what fastgate.weights.from_keras and the class raise.
         """
         from fastgate import weights
 
-        layers, options = weights.from_keras(source, prefix=prefix)
+        layers, options = weights.from_keras(source, prefix=prefix, bidirectional=bidirectional)
         return cls(layers, storage=storage, threads=threads, **options)
 
     @classmethod

@@ -497,12 +497,18 @@ class LSTM(_Recurrent):
 
     @classmethod
     def from_keras(
-        cls, source: Any, *, prefix: str = "", storage: str = "float32", threads: int | str = 1
+        cls,
+        source: Any,
+        *,
+        prefix: str = "",
+        bidirectional: bool | None = None,
+        storage: str = "float32",
+        threads: int | str = 1,
     ) -> LSTM:
         """An LSTM with the weights of one of Keras; see fastgate.weights."""
         from fastgate import weights
 
-        layers, options = weights.from_keras(source, prefix=prefix)
+        layers, options = weights.from_keras(source, prefix=prefix, bidirectional=bidirectional)
         return cls(layers, storage=storage, threads=threads, **options)
 
     @classmethod
