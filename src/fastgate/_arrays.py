@@ -120,7 +120,7 @@ def joined(parts: Sequence[ArrayLike], weight_shape: tuple[int, int], dtype: np.
 
 def contiguous(array: _Array) -> _Array:
     """`array`, or a copy that is C-contiguous and whose elements lie at multiples of their size."""
-    return np.require(array, requirements="CA")
+    return np.require(array, requirements=["C", "A"])
 
 
 def as_output(out: Any, name: str = "out") -> _Array:

@@ -427,7 +427,7 @@ class LSTMCell(_Recurrent):
             _arrays.check_shape(array, name, shape, f" for x of shape {x.shape}")
         for i, target in enumerate(targets):
             _arrays.check_output(target, shapes[i], dtype, f"out[{i}]")
-        if targets and np.may_share_memory(*targets):
+        if targets and np.may_share_memory(targets[0], targets[1]):
             raise ValueError("out[0] and out[1] overlap")
         result = cell_step(self._cells[0], x, *arrays)
         if not targets:
