@@ -82,7 +82,8 @@ static inline void fg_copy_rows(const fastgate_lstm *lstm, size_t batch, fg_rows
 /* a * b, or SIZE_MAX, which no allocation grants, if that is more than ptrdiff_t holds */
 static inline size_t fg_product(size_t a, size_t b)
 {
-    return b && a > PTRDIFF_MAX / b ? SIZE_MAX : a * b;
+    size_t product;
+    return __builtin_mul_overflow(a, b, &product) || product > PTRDIFF_MAX ? SIZE_MAX : product;
 }
 
 /* Parts of one block of memory.  Laid out twice: without a block their sizes add up, and then they are handed out. */

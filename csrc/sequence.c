@@ -123,7 +123,7 @@ static void run_layer(const fastgate_lstm *lstm, size_t index, const layer_run *
         sequence totals = {NULL, 0, 0};
         if (ahead)
             totals = run_ahead(lstm, index, r, t, count, space->totals);
-        if (fg_interrupted(cost * count))
+        if ((t || cost * count >= FG_WATCH_COST / 64) && fg_interrupted(cost * count)) /* short calls do not pay */
             return;
         for (size_t i = 0; i < count; i++) {
             step.x = step_of(lstm, r->x, t + i);
@@ -326,7 +326,7 @@ static void run_all(lstm_run *run)
         fg_pipeline(run->threads, wake, run->progress, o->layers, run->pieces, run_pipelined, run);
         return;
     }
-    for (run->layer = 0; run->layer < o->layers && !fg_interrupted(0); run->layer++)
+    for (run->layer = 0; run->layer < o->layers && !(run->layer && fg_interrupted(0)); run->layer++)
         fg_share(run->threads, run->parts * o->directions, wake, run_part, run);
 }
 

@@ -121,11 +121,11 @@ cdef inline bint overlap(PyObject *array, int type, const void *y, size_t size) 
     return low < <const char *>y + size * item_size(type) and <const char *>y < high
 
 
-cdef inline object usable_output(object out, int type, name="out"):
-    """`out` itself, or the array that writes into it."""
-    if is_plain(<PyObject *>out, type):
-        return out
-    return _arrays.as_output(out, name)
+cdef inline object pair(object value, str name):
+    """The two of (h, c), as a tuple."""
+    if PyTuple_CheckExact(<PyObject *>value) and PyTuple_GET_SIZE(<PyObject *>value) == 2:
+        return value
+    return _arrays.as_pair(value, name)
 
 
 cdef object changed():

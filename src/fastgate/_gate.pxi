@@ -244,6 +244,7 @@ cdef object gate_call(Gate self, PyObject **args, Py_ssize_t count, PyObject *ou
     cdef PyObject *arrays[MAX_PARTS]
     cdef list converted = None  # which hold what `arrays` points to
     cdef object target = None
+    cdef bint plain = True  # so far no code of the user ran
     cdef int type = self.type_number
     cdef size_t size = 0
     cdef Py_ssize_t i
@@ -254,7 +255,7 @@ cdef object gate_call(Gate self, PyObject **args, Py_ssize_t count, PyObject *ou
             arrays[i] = args[i]
             if not as_part(args[i], type, &parts[i]):
                 if converted is None:
-                    converted = []
+                    converted, plain = [], False
                 name = "x" if count == 1 else f"parts[{i}]"
                 converted.append(_arrays.as_input(<object>args[i], name, _arrays.dtype_of(self.storage)))
                 arrays[i] = <PyObject *>converted[-1]
@@ -262,13 +263,15 @@ cdef object gate_call(Gate self, PyObject **args, Py_ssize_t count, PyObject *ou
         converted = [_arrays.joined([<object>args[i] for i in range(count)], (self.output_size, self.input_size),
                                     _arrays.dtype_of(self.storage))]
         arrays[0] = <PyObject *>converted[0]
-        count = 1
+        count, plain = 1, False
     if out != <PyObject *>None:
-        target = usable_output(<object>out, type)
+        target = <object>out
+        if not is_plain(out, type):
+            target, plain = _arrays.as_output(target), False
 
     cdef bint fits = True  # from here on, no code of the user runs
     for i in range(count):
-        if converted is not None or target is not None:
+        if not plain:
             fits = as_part(arrays[i], type, &parts[i]) and fits
         fits = fits and same_rows(arrays[0], arrays[i])
         size += parts[i].size if fits else 0
@@ -431,7 +434,9 @@ def gate(x, weight, bias=None, *, out=None):
     if not as_part(<PyObject *>x, type, &part):
         dtype = np.dtype(np.float64 if type == NPY_FLOAT64 else np.float32)
         x = _arrays.as_input(x, "x", dtype)
-    target = None if out is None else usable_output(out, type)
+    target = out
+    if out is not None and not is_plain(<PyObject *>out, type):
+        target = _arrays.as_output(out)
 
     # From here on, no code of the user runs.
     cdef PyArrayObject *w = <PyArrayObject *>weight

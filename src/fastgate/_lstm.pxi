@@ -346,10 +346,11 @@ cdef object cell_call(LSTMCell self, PyObject *x, PyObject *h, PyObject *c, PyOb
     cdef PyObject *none = <PyObject *>None
     cdef list converted = None  # which hold what x, h and c point to
     cdef object h_target = None, c_target = None, result
+    cdef bint plain = True  # so far no code of the user ran
     if self.lstm == NULL:
         check_made(self)
     if not as_part(x, type, &part):
-        converted = [_arrays.as_input(<object>x, "x", self.dtype(), "LSTM")]
+        converted, plain = [_arrays.as_input(<object>x, "x", self.dtype(), "LSTM")], False
         x = <PyObject *>converted[0]
     if h == none and c == none:
         if PyArray_NDIM(<PyArrayObject *>x) == 0:
@@ -362,22 +363,24 @@ cdef object cell_call(LSTMCell self, PyObject *x, PyObject *h, PyObject *c, PyOb
     elif h == none or c == none:
         raise TypeError("h and c must be given together, or neither")
     if not is_plain(h, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>h):
-        converted = converted or []
+        converted, plain = converted or [], False
         converted.append(_arrays.as_input(<object>h, "h", self.dtype(), "LSTM"))
         h = <PyObject *>converted[-1]
     if not is_plain(c, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>c):
-        converted = converted or []
+        converted, plain = converted or [], False
         converted.append(_arrays.as_input(<object>c, "c", self.dtype(), "LSTM"))
         c = <PyObject *>converted[-1]
     if out != none:
-        result = _arrays.as_pair(<object>out, "out") if not PyTuple_CheckExact(out) else <object>out
-        if PyTuple_GET_SIZE(<PyObject *>result) != 2:
-            _arrays.as_pair(result, "out")
-        h_target = usable_output(result[0], type, "out[0]")
-        c_target = usable_output(result[1], type, "out[1]")
+        result = pair(<object>out, "out")
+        plain = plain and <PyObject *>result == out
+        h_target, c_target = <object>PyTuple_GET_ITEM(<PyObject *>result, 0), <object>PyTuple_GET_ITEM(<PyObject *>result, 1)
+        if not is_plain(<PyObject *>h_target, type):
+            h_target, plain = _arrays.as_output(h_target, "out[0]"), False
+        if not is_plain(<PyObject *>c_target, type):
+            c_target, plain = _arrays.as_output(c_target, "out[1]"), False
 
     # From here on, no code of the user runs.
-    if (not as_part(x, type, &part) or part.size != self.input_size
+    if (not plain and not as_part(x, type, &part) or part.size != self.input_size
             or not is_contiguous(h, type, x, self.side_size) or not is_contiguous(c, type, x, self.hidden_size)):
         _arrays.check_last(<object>x, "x", self.input_size)
         why = f" for x of shape {(<object>x).shape}"
@@ -738,24 +741,27 @@ cdef object sequence(LSTM self, object x, object state, object lengths, object o
     cdef int type = self.type_number
     cdef sequence_shape shape
     cdef size_t layers = self.layers * self.directions
-    cdef object h = None, c = None, given = None, counts = None, target = None
+    cdef object h = None, c = None, given = None, counts = None, target = out
+    cdef bint plain = True  # so far no code of the user ran
     if self.lstm == NULL:
         check_made(self)
     if not as_sequence(<PyObject *>x, type, self.batch_is_first, &shape):
-        x = _arrays.as_input(x, "x", self.dtype(), "LSTM")
+        x, plain = _arrays.as_input(x, "x", self.dtype(), "LSTM"), False
     if state is not None:
-        h, c = _arrays.as_pair(state, "state")
+        plain = plain and PyTuple_CheckExact(<PyObject *>state)
+        h, c = <tuple>pair(state, "state")
         if not is_plain(<PyObject *>h, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>h):
-            h = _arrays.as_input(h, "state[0]", self.dtype(), "LSTM")
+            h, plain = _arrays.as_input(h, "state[0]", self.dtype(), "LSTM"), False
         if not is_plain(<PyObject *>c, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>c):
-            c = _arrays.as_input(c, "state[1]", self.dtype(), "LSTM")
+            c, plain = _arrays.as_input(c, "state[1]", self.dtype(), "LSTM"), False
     if lengths is not None:
-        given, counts = _arrays.as_lengths(lengths)
-    if out is not None:
-        target = usable_output(out, type)
+        (given, counts), plain = _arrays.as_lengths(lengths), False
+    if out is not None and not is_plain(<PyObject *>out, type):
+        target, plain = _arrays.as_output(out), False
 
     # From here on, no code of the user runs.
-    if not as_sequence(<PyObject *>x, type, self.batch_is_first, &shape) or shape.input_size != self.input_size:
+    if (not plain and not as_sequence(<PyObject *>x, type, self.batch_is_first, &shape)
+            or shape.input_size != self.input_size):
         _arrays.check_sequence(x, self.input_size, self.batch_first)
         raise changed()
     if h is not None and (not is_state(<PyObject *>h, type, &shape, layers, self.side_size)

@@ -73,7 +73,9 @@ cdef class Stream:
         cdef fastgate_part part
         if not as_part(<PyObject *>x, type, &part):
             x = _arrays.as_input(x, "x", self.source.dtype(), "LSTM")
-        target = None if out is None else usable_output(out, type)
+        target = out
+        if out is not None and not is_plain(<PyObject *>out, type):
+            target = _arrays.as_output(out)
 
         # From here on, no code of the user runs.
         if not as_part(<PyObject *>x, type, &part) or part.size != self.source.input_size or not self.fits(x):
