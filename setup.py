@@ -16,8 +16,17 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
 
-# Results must not depend on the compiler's mood or the build machine: no contraction, no -march.
-C_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fvisibility=hidden", "-Wall"]
+# Results must not depend on the compiler's defaults or the build machine: no contraction, no -march.  Nor is there
+# link-time optimization: what it compiles, only the same compiler links.
+C_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-lto", "-fvisibility=hidden", "-Wall"]
+
+# Flags that change what floating-point operations give.  Of some, as -Ofast, the link adds code that changes their
+# mode for the whole process, as soon as the module is loaded.  csrc/CMakeLists.txt has the same expression.
+CHANGES_RESULTS = re.compile(
+    "-(Ofast|f[a-z-]*math[a-z=,-]*|ffp-[a-z=-]*|f(no-)?(signed-zeros|approx-func|honor-[a-z]*|cx-[a-z-]*"
+    "|single-precision-constant|float-store|excess-precision=[a-z0-9]*)"
+    "|m(no-)?(daz-ftz|recip[a-z=,!:0-9-]*|fpmath=(387|both|sse[+,]387)|pc[0-9]*))"
+)
 
 if sanitizers := os.environ.get("FASTGATE_SANITIZE"):
     C_FLAGS += [f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer", "-g"]
@@ -27,10 +36,24 @@ else:
     link_flags = [] if sys.platform == "darwin" else ["-Wl,-s"]
 
 
+def keep_results(commands):
+    """{name: a command of the compiler or linker}, without flags of users that change results."""
+    left_out = {flag for command in commands.values() for flag in command if CHANGES_RESULTS.fullmatch(flag)}
+    if left_out:
+        print(f"fastgate: left out {' '.join(sorted(left_out))}: results do not depend on flags", file=sys.stderr)
+    return {name: [flag for flag in command if flag not in left_out] for name, command in commands.items()}
+
+
 class BuildCore(build_ext):
     def finalize_options(self):
         super().finalize_options()
         self.cython_c_in_temp = True  # no generated C beside the sources
+
+    def build_extensions(self):
+        commands = {name: getattr(self.compiler, name, None) for name in self.compiler.executables}
+        for name, command in keep_results({name: command for name, command in commands.items() if command}).items():
+            setattr(self.compiler, name, command)
+        super().build_extensions()
 
     def kernels(self):
         """{shim in csrc/kernels: flags} for this machine, from their first lines: see csrc/kernels/kernels.inc."""

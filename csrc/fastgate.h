@@ -52,7 +52,8 @@
  *           The threads among which calls are shared block all signals and end with the process: a
  *           shared library that holds this code must not be unloaded.  A forked child starts its own.
  * Errors:   functions that can fail return FASTGATE_OK (0) or a code below, before they write
- *           anything.  Nothing here prints, aborts or changes the floating-point mode.
+ *           anything, except where fastgate_set_interrupt interrupts them.  Nothing here prints, aborts or
+ *           changes the floating-point mode.
  * Versions: within a major version, later minor versions add functions, codes and storages, and change nothing
  *           that a compiled program sees: signatures, structs, values.  Until 1.0 a minor version may, and the
  *           name of the shared library has it: libfastgate.so.0.1.  A patch version also keeps the bits of
@@ -89,7 +90,8 @@ enum {
     FASTGATE_ERROR_FORMAT = 5, /* not a saved gate or LSTM, as asked for; or a damaged, truncated or
                                   misaligned one */
     FASTGATE_ERROR_FILE = 6,   /* a file cannot be opened, read or written: errno says why */
-    FASTGATE_ERROR_VERSION = 7 /* a saved gate or LSTM in another format than FASTGATE_FORMAT */
+    FASTGATE_ERROR_VERSION = 7, /* a saved gate or LSTM in another format than FASTGATE_FORMAT */
+    FASTGATE_ERROR_INTERRUPTED = 8 /* what fastgate_set_interrupt set asked to stop */
 };
 
 /* A short English text for a code, or for a number that is none; static, never NULL. */
@@ -120,6 +122,16 @@ unsigned fastgate_cpu_count(void);
  * it was created with; 0: as created, which is also what happens when this is never called.  May be called at
  * any time. */
 void fastgate_override_threads(unsigned threads);
+
+/*
+ * From now on, calls of fastgate_gate_run, fastgate_gate_once, fastgate_lstm_run and fastgate_lstm_step call
+ * `asked` about every 20 ms, on the thread that made the call and never on one that shares it.  Where it returns
+ * non-zero, the call ends within some ms, with FASTGATE_ERROR_INTERRUPTED; its outputs hold partial results.  All
+ * other functions, steps of streams among them, run to their end, and calls of less than 20 ms never ask.
+ * `asked` may make calls itself, and they ask too; it must return, and must not fork.  NULL, as at first: none
+ * asks.  May be called at any time.
+ */
+void fastgate_set_interrupt(int (*asked)(void));
 
 /* ---- gates --------------------------------------------------------------------------------- */
 
@@ -182,7 +194,7 @@ void fastgate_gate_unpack(const fastgate_gate *gate, void *weight, void *bias);
  * y[b, :] = sigma(W x[b] + bias) for b < batch.  y is (batch, output_size), rows contiguous, their
  * beginnings y_stride elements apart: by output_size or more, in either direction, if batch > 1.
  * batch may be 0; part_count too, if input_size is.  FASTGATE_ERROR_SHAPE if the sizes of the parts do not
- * add up to input_size, and no other error.
+ * add up to input_size; FASTGATE_ERROR_INTERRUPTED; and no other error.
  */
 int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_part *parts,
                       size_t part_count, void *y, ptrdiff_t y_stride);
@@ -191,7 +203,7 @@ int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_pa
  * The same for x (batch, input_size), rows x_stride elements apart, from weights that are read where they
  * lie: nothing is packed or allocated.  weight and bias are as in fastgate_gate_create, and must not overlap
  * y; storage is FLOAT32 or FLOAT64, else FASTGATE_ERROR_VALUE.  Runs on the calling thread, one row of x
- * after the other.  Fast where column_stride or row_stride is 1.
+ * after the other.  Fast where column_stride or row_stride is 1.  FASTGATE_ERROR_INTERRUPTED.
  */
 int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t input_size,
                        const void *weight, ptrdiff_t row_stride, ptrdiff_t column_stride,
@@ -200,9 +212,9 @@ int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t inpu
 
 /*
  * Saved gates.  Saving writes the packed form into a buffer of fastgate_gate_saved_size bytes, or a file,
- * behind a header with a version and a checksum.  Loading takes no time but that of the checksum, and
- * copies nothing: the gate computes with the weights where they are.  So the buffer must begin at a
- * multiple of 64, as pages do, and must stay, unchanged, until the gate is freed.  A gate of a file maps
+ * behind a header with a version and a checksum.  Loading reads all bytes, for the checksum and to check
+ * what they hold, and copies nothing: the gate computes with the weights where they are.  So the buffer must
+ * begin at a multiple of 64, as pages do, and must stay, unchanged, until the gate is freed.  A gate of a file maps
  * it, so that processes share its pages; do not write into a file that is in use, replace it by another: a
  * mapped file that is cut off kills its readers.  save_file does so: it writes a file beside, with the mode
  * of any new one, and renames it, without waiting for the disk.  A symbolic link is replaced itself, and
@@ -210,7 +222,7 @@ int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t inpu
  *
  * Files are read by the format's version, and the byte order, that wrote them: FASTGATE_ERROR_VERSION for an
  * undamaged file of another format, FASTGATE_ERROR_FORMAT for another byte order and for anything else that
- * saving did not write, whatever it holds; nothing is read past `size`.
+ * saving does not write, whatever it holds; nothing is read past `size`.  What is loaded is saved as the same bytes.
  * *gate is set on success only.  FASTGATE_ERROR_MEMORY and FASTGATE_ERROR_FILE are as said above; save_file
  * needs memory for a copy.  A loaded gate has the bits, and the number of threads, of the one that was
  * saved.
@@ -254,6 +266,7 @@ typedef struct {
     double clip;            /* of c, right after c = f c + i g: to [-clip, clip]; 0 or INFINITY: none */
     double gate_clip;       /* of what the sigmas and tanh(z_g) take; 0 or INFINITY: none */
     unsigned threads;       /* as for a gate */
+    int batch_first;        /* for bindings: kept and saved, the calls of C do not use it */
 } fastgate_lstm_options;
 
 /* Of one layer and direction: contiguous, row-major arrays, the gates in the order i, f, g, o.  output_size is
@@ -312,7 +325,8 @@ int fastgate_lstm_load_file(fastgate_lstm **lstm, const char *path);
  * is h_out of the last layer.  c_out may be c itself; apart from that, h_out, c_out and scratch must not
  * overlap each other or an input: to go on, exchange h and h_out.  scratch is (batch, hidden_size) elements
  * if there is a projection; else it is not used and may be NULL.  Allocates nothing.
- * FASTGATE_ERROR_SHAPE for an LSTM of two directions or one that goes backwards, and no other error.
+ * FASTGATE_ERROR_SHAPE for an LSTM of two directions or one that goes backwards; FASTGATE_ERROR_INTERRUPTED, after
+ * which c is lost if c_out is c; and no other error.
  */
 int fastgate_lstm_step(const fastgate_lstm *lstm, size_t batch, const void *x, ptrdiff_t x_stride,
                        const void *h, const void *c, void *h_out, void *c_out, void *scratch);
@@ -333,6 +347,8 @@ int fastgate_lstm_step(const fastgate_lstm *lstm, size_t batch, const void *x, p
  * projection, no lengths, at least eight rows and at most two threads, nothing.
  * FASTGATE_ERROR_MEMORY, before anything is written.
  * FASTGATE_ERROR_SHAPE if a length is more than `steps`.
+ * FASTGATE_ERROR_INTERRUPTED: each row of h and c is that before, that after some step, or a mixture; keep a copy
+ * of a state that is to be used again.
  */
 int fastgate_lstm_run(const fastgate_lstm *lstm, size_t steps, size_t batch, const void *x,
                       ptrdiff_t x_step, ptrdiff_t x_row, const size_t *lengths, void *h, void *c,

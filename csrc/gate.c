@@ -43,6 +43,8 @@ const char *fastgate_strerror(int code)
         return "saved by another version of fastgate, in another format";
     case FASTGATE_ERROR_FILE:
         return "a file cannot be opened, read or written; errno tells why";
+    case FASTGATE_ERROR_INTERRUPTED:
+        return "the call was interrupted";
     default:
         return "unknown fastgate error";
     }
@@ -206,7 +208,8 @@ int fastgate_gate_load(fastgate_gate **gate, const void *buffer, size_t size)
     if (rc)
         return rc;
     const fg_saved expected = header_of(made);
-    if (made->nbytes == SIZE_MAX || !fg_same_header(&header, &expected)) {
+    if (made->nbytes == SIZE_MAX || !fg_same_header(&header, &expected) ||
+        !fg_is_packed(made->packed, made->storage, made->output_size, 1, segments, 1)) {
         fastgate_gate_free(made);
         return FASTGATE_ERROR_FORMAT;
     }
@@ -266,7 +269,24 @@ typedef struct {
     fg_packed_kernel *kernel;
     size_t blocks, batch, pieces;
     int of_batch;
+    size_t cost; /* of a block, for a row of x */
 } shared_call;
+
+/* Runs some blocks for some rows of x, or until the call is interrupted: whole groups of rows at a time, and of a large
+ * gate a millisecond's blocks, because int8 rounds x for each of these pieces. */
+static void run_blocks(const shared_call *s, size_t first_block, size_t blocks, size_t first, size_t count)
+{
+    const size_t most_rows = (FG_WATCH_COST / (s->cost * blocks) / BATCH_PIECE + 1) * BATCH_PIECE;
+    for (size_t rows; count; first += rows, count -= rows) {
+        rows = count < 2 * most_rows ? count : most_rows;
+        for (size_t block = 0, some; block < blocks; block += some) {
+            some = smaller(16 * FG_WATCH_COST / (s->cost * rows) + 1, blocks - block);
+            if (fg_interrupted(s->cost * rows * some))
+                return;
+            s->kernel(s->call, first_block + block, some, first, rows);
+        }
+    }
+}
 
 static void run_piece(void *context, size_t i)
 {
@@ -274,9 +294,9 @@ static void run_piece(void *context, size_t i)
     const size_t size = s->of_batch ? s->batch : s->blocks;
     const size_t first = size * i / s->pieces, count = size * (i + 1) / s->pieces - first;
     if (s->of_batch)
-        s->kernel(s->call, 0, s->blocks, first, count);
+        run_blocks(s, 0, s->blocks, first, count);
     else
-        s->kernel(s->call, first, count, 0, s->batch);
+        run_blocks(s, first, count, 0, s->batch);
 }
 
 static void share(unsigned threads, size_t cost, size_t nbytes, shared_call *s)
@@ -292,23 +312,33 @@ static void share(unsigned threads, size_t cost, size_t nbytes, shared_call *s)
     fg_share(threads, s->pieces, cost >= FG_WAKE_COST, run_piece, s);
 }
 
-void fg_run(const fastgate_gate *gate, size_t batch, fg_call *call)
+/* What a row of x costs in a batch of so many */
+static size_t row_cost(const fastgate_gate *gate, size_t batch)
+{
+    return batch < 4 ? gate->nbytes : gate->nbytes / 4;
+}
+
+int fg_run(const fastgate_gate *gate, size_t batch, fg_call *call)
 {
     if (!batch || !gate->output_size)
-        return;
+        return 0;
     call->packed = gate->packed;
     call->rows = gate->output_size;
     memcpy(call->segments, gate->segments, sizeof call->segments);
     const size_t block = FG_PANELS * fg_panel_rows(gate->storage);
     const size_t blocks = gate->output_size / block + (gate->output_size % block != 0);
-    const size_t cost = batch < 4 ? gate->nbytes * batch : gate->nbytes / 4 * batch;
-    const unsigned threads = cost < FG_SHARE_COST ? 1 : fg_threads_of(gate->threads);
-    if (threads > 1) {
-        shared_call s = {call, gate->kernel, blocks, batch, 0, 0};
-        share(threads, cost, gate->nbytes, &s);
-    } else {
+    const size_t cost = row_cost(gate, batch) * batch;
+    if (cost < FG_SHARE_COST) {
         gate->kernel(call, 0, blocks, 0, batch);
+        return 0;
     }
+    const unsigned threads = fg_threads_of(gate->threads);
+    shared_call s = {call, gate->kernel, blocks, batch, 0, 0, row_cost(gate, batch) / blocks};
+    if (threads > 1)
+        share(threads, cost, gate->nbytes, &s);
+    else
+        run_blocks(&s, 0, blocks, 0, batch);
+    return fg_interrupted(0);
 }
 
 int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_part *parts,
@@ -316,9 +346,11 @@ int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_pa
 {
     if (!parts_add_up(parts, part_count, gate->segments[0]))
         return FASTGATE_ERROR_SHAPE;
+    fg_watch watch;
+    fg_begin(&watch, row_cost(gate, batch) * batch);
     fg_run(gate, batch, &(fg_call){.last_segment = 1, .parts = parts, .y = y, .y_stride = y_stride,
                                    .ending = FG_SIGMOID});
-    return FASTGATE_OK;
+    return fg_end(&watch);
 }
 
 int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t input_size,
@@ -329,9 +361,22 @@ int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t inpu
     if (storage != FASTGATE_FLOAT32 && storage != FASTGATE_FLOAT64)
         return FASTGATE_ERROR_VALUE;
     const ptrdiff_t width = (ptrdiff_t)fg_real_bytes(storage);
-    const fg_matrix m = {weight, row_stride, column_stride, bias, output_size, {input_size, 0}};
-    for (ptrdiff_t b = 0; (size_t)b < batch && output_size; b++)
-        fg_run_once(storage, &m, input_size ? (const char *)x + b * x_stride * width : x,
-                    (char *)y + b * y_stride * width);
-    return FASTGATE_OK;
+    const size_t cost = (input_size + 1) * (size_t)width; /* of a row of W */
+    const size_t unit = row_stride != 1 ? 64 : input_size < 65536 ? 1024 : 256; /* rows: pieces of columns are long */
+    fg_watch watch;
+    fg_begin(&watch, cost * output_size * batch);
+    const size_t most = watch.asked ? (4 * FG_WATCH_COST / (cost * unit) + 1) * unit : output_size;
+    for (size_t first = 0; first < output_size; first += most) {
+        const ptrdiff_t i = (ptrdiff_t)first;
+        const fg_matrix m = {input_size ? (const char *)weight + i * row_stride * width : weight, row_stride,
+                             column_stride, bias ? (const char *)bias + i * width : NULL,
+                             smaller(most, output_size - first), {input_size, 0}};
+        for (ptrdiff_t b = 0; (size_t)b < batch; b++) {
+            if (watch.asked && fg_interrupted(cost * m.rows))
+                return fg_end(&watch);
+            fg_run_once(storage, &m, input_size ? (const char *)x + b * x_stride * width : x,
+                        (char *)y + (b * y_stride + i) * width);
+        }
+    }
+    return fg_end(&watch);
 }

@@ -14,6 +14,16 @@
 
 #pragma GCC visibility push(hidden)
 
+static inline size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
 /*
  * The order of summation, on which every bit of a result depends.  The inputs of a row are one segment, in a
  * gate, or two, in an LSTM's gates: those from x and those from h.  Each segment is taken in spans of FG_SPAN
@@ -158,6 +168,18 @@ int fg_pack(char *packed, fastgate_storage storage, const fg_matrix *m);
 void fg_unpack(const char *packed, fastgate_storage storage, size_t rows, const size_t segments[2], void *weight,
                void *bias);
 
+/*
+ * Whether fg_pack may have written what is there, so that what is unpacked and packed again is the same: all padding is
+ * zero, halves are what a float can become, and the scales and sums of int8 are those of its weights.  Free are all
+ * bits of a float or double, those of a NaN included, and infinities and quiet NaNs among the halves.  `group` panels
+ * have their first rows in use alike, and together as many as `rows` says: 1 in a gate, 4 in an LSTM's gates.
+ */
+int fg_is_packed(const char *packed, fastgate_storage storage, size_t rows, size_t group, const size_t segments[2],
+                 int has_bias);
+
+/* Whether each line of `line` bytes is zero past the first `used`. */
+int fg_is_zero_past(const void *lines, size_t bytes, size_t line, size_t used);
+
 /* Bytes of the packed form; SIZE_MAX if they, with room to align them, do not fit ptrdiff_t. */
 size_t fg_packed_bytes(fastgate_storage storage, size_t output_size, const size_t segments[2]);
 
@@ -171,8 +193,8 @@ int fg_create_in_place(fastgate_gate **gate, fastgate_storage storage, size_t ou
 /* The packed form, fg_packed_bytes of it. */
 void fg_copy_packed(void *to, const fastgate_gate *gate);
 
-/* Runs a call on a batch.  The members packed, rows and segments are filled in from the gate. */
-void fg_run(const fastgate_gate *gate, size_t batch, fg_call *call);
+/* Runs a call on a batch.  Packed, rows and segments are filled in from the gate.  1 if it was interrupted. */
+int fg_run(const fastgate_gate *gate, size_t batch, fg_call *call);
 
 /* The kernels that fastgate_select_isa chose, or the best usable ones. */
 fg_packed_kernel *fg_active_kernel(fastgate_storage storage);
@@ -200,10 +222,40 @@ void fg_share(unsigned threads, size_t count, int wake, void (*task)(void *conte
 
 /*
  * What a call costs is counted in bytes of weights that it reads, in a batch about one fourth of them for each row of
- * x.  Sharing gains from about 5 microseconds of work on, and waking a thread from about 150 on.
+ * x.  Sharing gains from about 5 microseconds of work on, and waking a thread from about 150 on.  Calls of less than
+ * FG_WATCH_COST cannot be interrupted.
  */
 #define FG_SHARE_COST (384 * 1024)
 #define FG_WAKE_COST (4 * 1024 * 1024)
+#define FG_WATCH_COST (4 * 1024 * 1024)
+
+/* A call that may be interrupted; between fg_begin and fg_end it is that of its thread, and of workers in its tasks. */
+typedef struct {
+    int (*asked)(void); /* or NULL */
+    atomic_int interrupted;
+    size_t left;    /* of the work until the clock is read */
+    uint64_t since; /* when it began or last asked, in ns */
+} fg_watch;
+
+void fg_watch_call(fg_watch *w);
+int fg_unwatch_call(fg_watch *w);
+
+static inline void fg_begin(fg_watch *w, size_t cost)
+{
+    w->asked = NULL;
+    if (cost >= FG_WATCH_COST)
+        fg_watch_call(w);
+}
+
+/* FASTGATE_OK or FASTGATE_ERROR_INTERRUPTED */
+static inline int fg_end(fg_watch *w)
+{
+    return w->asked ? fg_unwatch_call(w) : FASTGATE_OK;
+}
+
+/* Whether the call of this thread is to end now.  Asked before each piece of work, with its cost, which only tells when
+ * to read the clock: where weights are few or strides large, it is low by up to two orders of magnitude. */
+int fg_interrupted(size_t cost);
 
 /* How far a row of a pipeline is; apart from what other threads write. */
 typedef struct {
@@ -227,12 +279,12 @@ void fg_pipeline(unsigned threads, int wake, fg_progress *progress, size_t rows,
  * direction, the packed form of its gates, that of its projection, if there are any, and its peepholes,
  * as in fg_cell, if it has them.  Numbers are in the byte order of the machine that saved them.
  *
- * All sizes follow from the header, and whatever weights there are is safe to compute with: a file with
- * hostile content that passes the checks is a gate or LSTM like any other.  FASTGATE_FORMAT goes up with every
- * change of this, of the packed form and of the order of summation.
+ * All sizes follow from the header.  Loading refuses whatever saving cannot have written: what it takes is a gate or
+ * LSTM like any other, and is saved again as the same bytes.  FASTGATE_FORMAT goes up with every change of this, of
+ * the packed form and of the order of summation.
  */
 typedef enum { FG_SAVED_GATE = 1, FG_SAVED_LSTM = 2 } fg_saved_kind;
-enum { FG_SAVED_BACKWARDS = 1, FG_SAVED_INPUT_FORGET = 2 };
+enum { FG_SAVED_BACKWARDS = 1, FG_SAVED_INPUT_FORGET = 2, FG_SAVED_BATCH_FIRST = 4 };
 
 typedef struct {
     char magic[8]; /* "fastgate" */

@@ -101,6 +101,8 @@ static int begin(fastgate_lstm **lstm, const fastgate_lstm_options *o)
     if (!made)
         return FASTGATE_ERROR_MEMORY;
     made->options = *o;
+    made->options.clip = fabs(o->clip); /* no -0 */
+    made->options.gate_clip = fabs(o->gate_clip);
     made->output_size = o->projection_size ? o->projection_size : o->hidden_size;
     made->width = fg_real_bytes(o->storage);
     made->panel = fg_panel_rows(o->storage);
@@ -214,7 +216,8 @@ static fg_saved header_of(const fastgate_lstm *lstm)
                       .threads = o->threads,
                       .directions = o->directions,
                       .flags = (o->backwards ? FG_SAVED_BACKWARDS : 0) |
-                               (o->input_forget ? FG_SAVED_INPUT_FORGET : 0),
+                               (o->input_forget ? FG_SAVED_INPUT_FORGET : 0) |
+                               (o->batch_first ? FG_SAVED_BATCH_FIRST : 0),
                       .input_size = o->input_size,
                       .output_size = o->hidden_size,
                       .projection_size = o->projection_size,
@@ -257,7 +260,8 @@ static int load_layers(fastgate_lstm *lstm, const char *buffer, size_t size)
     const fastgate_lstm_options *o = &lstm->options;
     const size_t units = fg_padded_units(lstm), count = fg_count_of(o);
     size_t end = sizeof(fg_saved) + count;
-    if (end > size)
+    const size_t to_line = (FG_LINE - end % FG_LINE) % FG_LINE, gap = to_line < size - end ? to_line : size - end;
+    if (end > size || !fg_is_zero_past(buffer + end, gap, gap, 0))
         return FASTGATE_ERROR_FORMAT;
     for (size_t i = 0; i < count; i++) {
         fg_layer *made = &lstm->layers[i];
@@ -265,11 +269,15 @@ static int load_layers(fastgate_lstm *lstm, const char *buffer, size_t size)
         const places p = place_layer(lstm, i, has_peephole, &end);
         if (end > size || (has_peephole && (has_peephole != 1 || !units)))
             return FASTGATE_ERROR_FORMAT;
-        int rc = fg_create_in_place(&made->gates, o->storage, 4 * units,
-                                    (size_t[]){fg_inputs_of(lstm, i), lstm->output_size}, o->threads, buffer + p.gates);
+        const size_t segments[2] = {fg_inputs_of(lstm, i), lstm->output_size}, of_projection[2] = {o->hidden_size, 0};
+        if (!fg_is_packed(buffer + p.gates, o->storage, o->hidden_size, 4, segments, 1) ||
+            !fg_is_packed(buffer + p.projection, o->storage, o->projection_size, 1, of_projection, 0) ||
+            !fg_is_zero_past(buffer + p.peephole, p.peephole_bytes, units * lstm->width, o->hidden_size * lstm->width))
+            return FASTGATE_ERROR_FORMAT;
+        int rc = fg_create_in_place(&made->gates, o->storage, 4 * units, segments, o->threads, buffer + p.gates);
         if (!rc && o->projection_size)
-            rc = fg_create_in_place(&made->projection, o->storage, o->projection_size,
-                                    (size_t[]){o->hidden_size, 0}, o->threads, buffer + p.projection);
+            rc = fg_create_in_place(&made->projection, o->storage, o->projection_size, of_projection, o->threads,
+                                    buffer + p.projection);
         if (rc)
             return rc;
         made->peephole = has_peephole ? buffer + p.peephole : NULL;
@@ -299,6 +307,7 @@ int fastgate_lstm_load(fastgate_lstm **lstm, const void *buffer, size_t size)
                                      .input_forget = (header.flags & FG_SAVED_INPUT_FORGET) != 0,
                                      .clip = header.clip,
                                      .gate_clip = header.gate_clip,
+                                     .batch_first = (header.flags & FG_SAVED_BATCH_FIRST) != 0,
                                      .threads = header.threads};
     rc = begin(&made, &o);
     if (rc)
@@ -348,7 +357,7 @@ int fastgate_lstm_load_file(fastgate_lstm **lstm, const char *path)
 
 /* ---- one step ---------------------------------------------------------------------------------- */
 
-void fg_step_layer(const fastgate_lstm *lstm, size_t index, size_t batch, const fg_step *s)
+int fg_step_layer(const fastgate_lstm *lstm, size_t index, size_t batch, const fg_step *s)
 {
     const fastgate_lstm_options *o = &lstm->options;
     const fg_layer *layer = &lstm->layers[index];
@@ -365,33 +374,44 @@ void fg_step_layer(const fastgate_lstm *lstm, size_t index, size_t batch, const 
                           .input_forget = o->input_forget};
     const fg_rows out = layer->projection ? (fg_rows){s->m, (ptrdiff_t)o->hidden_size} : s->h_out;
     const int ahead = s->totals.data != NULL;
-    fg_run(layer->gates, batch, &(fg_call){.first_segment = (size_t)ahead, .last_segment = 2, .parts = parts + ahead,
-                                           .start = s->totals.data, .start_stride = s->totals.stride,
-                                           .y = out.data, .y_stride = out.stride, .ending = FG_CELL,
-                                           .cell = &cell});
-    if (layer->projection) {
-        const fastgate_part part = {s->m, o->hidden_size, (ptrdiff_t)o->hidden_size};
-        fg_run(layer->projection, batch, &(fg_call){.last_segment = 1, .parts = &part, .y = s->h_out.data,
-                                                    .y_stride = s->h_out.stride, .ending = FG_LINEAR});
+    if (fg_run(layer->gates, batch, &(fg_call){.first_segment = (size_t)ahead, .last_segment = 2,
+                                               .parts = parts + ahead, .start = s->totals.data,
+                                               .start_stride = s->totals.stride, .y = out.data,
+                                               .y_stride = out.stride, .ending = FG_CELL, .cell = &cell}))
+        return 1;
+    if (!layer->projection)
+        return 0;
+    const fastgate_part part = {s->m, o->hidden_size, (ptrdiff_t)o->hidden_size};
+    return fg_run(layer->projection, batch, &(fg_call){.last_segment = 1, .parts = &part, .y = s->h_out.data,
+                                                       .y_stride = s->h_out.stride, .ending = FG_LINEAR});
+}
+
+void fg_step_layers(const fastgate_lstm *lstm, size_t batch, const fg_step *all)
+{
+    const fastgate_lstm_options *o = &lstm->options;
+    const ptrdiff_t output = (ptrdiff_t)lstm->output_size, hidden = (ptrdiff_t)o->hidden_size;
+    fg_step s = {.x = all->x, .m = all->m};
+    for (size_t i = 0; i < o->layers; i++) {
+        const size_t h_at = i * batch * lstm->output_size, c_at = i * batch * o->hidden_size;
+        s.h = (fg_rows){fg_at(all->h.data, h_at, lstm->width), output};
+        s.h_out = (fg_rows){fg_at(all->h_out.data, h_at, lstm->width), output};
+        s.c = (fg_rows){fg_at(all->c.data, c_at, lstm->width), hidden};
+        s.c_out = (fg_rows){fg_at(all->c_out.data, c_at, lstm->width), hidden};
+        if (fg_step_layer(lstm, i, batch, &s))
+            return;
+        s.x = s.h_out;
     }
 }
 
 int fastgate_lstm_step(const fastgate_lstm *lstm, size_t batch, const void *x, ptrdiff_t x_stride,
                        const void *h, const void *c, void *h_out, void *c_out, void *scratch)
 {
-    const fastgate_lstm_options *o = &lstm->options;
-    const ptrdiff_t output = (ptrdiff_t)lstm->output_size, hidden = (ptrdiff_t)o->hidden_size;
-    fg_step s = {.x = {(void *)x, x_stride}, .m = scratch};
-    if (o->directions != 1 || o->backwards)
+    if (lstm->options.directions != 1 || lstm->options.backwards)
         return FASTGATE_ERROR_SHAPE;
-    for (size_t i = 0; i < o->layers; i++) {
-        const size_t h_at = i * batch * lstm->output_size, c_at = i * batch * o->hidden_size;
-        s.h = (fg_rows){fg_at(h, h_at, lstm->width), output};
-        s.h_out = (fg_rows){fg_at(h_out, h_at, lstm->width), output};
-        s.c = (fg_rows){fg_at(c, c_at, lstm->width), hidden};
-        s.c_out = (fg_rows){fg_at(c_out, c_at, lstm->width), hidden};
-        fg_step_layer(lstm, i, batch, &s);
-        s.x = s.h_out;
-    }
-    return FASTGATE_OK;
+    const fg_step all = {.x = {(void *)x, x_stride}, .h = {(void *)h, 0}, .c = {(void *)c, 0},
+                         .h_out = {h_out, 0}, .c_out = {c_out, 0}, .m = scratch};
+    fg_watch watch;
+    fg_begin(&watch, lstm->nbytes * batch);
+    fg_step_layers(lstm, batch, &all);
+    return fg_end(&watch);
 }

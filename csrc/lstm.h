@@ -64,7 +64,11 @@ typedef struct {
     void *m;              /* (batch, hidden_size), scratch of a projection */
 } fg_step;
 
-void fg_step_layer(const fastgate_lstm *lstm, size_t index, size_t batch, const fg_step *step);
+/* 1 if it was interrupted */
+int fg_step_layer(const fastgate_lstm *lstm, size_t index, size_t batch, const fg_step *step);
+
+/* A step of all layers of one direction; h and so on are those of all layers, contiguous. */
+void fg_step_layers(const fastgate_lstm *lstm, size_t batch, const fg_step *all);
 
 /* to[b] = from[b] for b < batch, of `size` elements */
 static inline void fg_copy_rows(const fastgate_lstm *lstm, size_t batch, fg_rows to, fg_rows from, size_t size)
@@ -78,7 +82,8 @@ static inline void fg_copy_rows(const fastgate_lstm *lstm, size_t batch, fg_rows
 /* a * b, or SIZE_MAX, which no allocation grants, if that is more than ptrdiff_t holds */
 static inline size_t fg_product(size_t a, size_t b)
 {
-    return b && a > PTRDIFF_MAX / b ? SIZE_MAX : a * b;
+    size_t product;
+    return __builtin_mul_overflow(a, b, &product) || product > PTRDIFF_MAX ? SIZE_MAX : product;
 }
 
 /* Parts of one block of memory.  Laid out twice: without a block their sizes add up, and then they are handed out. */

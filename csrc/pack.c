@@ -2,31 +2,28 @@
 #include "half.h"
 #include "internal.h"
 
+#include <float.h>
 #include <math.h>
 
-static size_t smaller(size_t a, size_t b)
+/* The place of a[index], of an array of the type in which the gate is given. */
+static void *place(const void *a, fastgate_storage storage, ptrdiff_t index)
 {
-    return a < b ? a : b;
+    return (char *)a + index * (ptrdiff_t)fg_real_bytes(storage);
 }
 
-/* a[index] of an array of the type in which the gate is given; no float changes as a double */
-static double element(const void *a, fastgate_storage storage, ptrdiff_t index)
-{
-    return storage == FASTGATE_FLOAT64 ? ((const double *)a)[index] : ((const float *)a)[index];
-}
-
-static void set_element(void *a, fastgate_storage storage, size_t index, double value)
+/* Copies a number of that type, bit by bit: an assignment may change a signaling NaN, or not, as it is compiled. */
+static void copy_number(void *to, const void *from, fastgate_storage storage)
 {
     if (storage == FASTGATE_FLOAT64)
-        ((double *)a)[index] = value;
+        memcpy(to, from, sizeof(double));
     else
-        ((float *)a)[index] = (float)value;
+        memcpy(to, from, sizeof(float));
 }
 
 /* Element (i, k) of m. */
-static double weight_at(const fg_matrix *m, fastgate_storage storage, size_t i, size_t k)
+static const void *weight_at(const fg_matrix *m, fastgate_storage storage, size_t i, size_t k)
 {
-    return element(m->weight, storage, (ptrdiff_t)i * m->row_stride + (ptrdiff_t)k * m->column_stride);
+    return place(m->weight, storage, (ptrdiff_t)i * m->row_stride + (ptrdiff_t)k * m->column_stride);
 }
 
 /* Where the weight of row r and column k of a panel is, for every storage except int8. */
@@ -44,26 +41,27 @@ static char *weight_of(const char *panel, fastgate_storage storage, const size_t
 }
 
 /* Whether the weight fits. */
-static int store_weight(char *to, fastgate_storage storage, double weight)
+static int store_weight(char *to, fastgate_storage storage, const void *weight)
 {
     if (storage == FASTGATE_FLOAT32 || storage == FASTGATE_FLOAT64) {
-        set_element(to, storage, 0, weight);
+        copy_number(to, weight, storage);
         return 1;
     }
-    const float w = (float)weight;
+    const float w = *(const float *)weight;
     const int is_float16 = storage == FASTGATE_FLOAT16;
     const uint16_t half = is_float16 ? fg_to_float16(w) : fg_to_bfloat16(w);
     memcpy(to, &half, sizeof half);
     return !isfinite(w) || isfinite(is_float16 ? fg_from_float16(half) : fg_from_bfloat16(half));
 }
 
-static double load_weight(const char *from, fastgate_storage storage)
+static void load_weight(void *weight, const char *from, fastgate_storage storage)
 {
-    uint16_t half;
-    if (storage == FASTGATE_FLOAT32 || storage == FASTGATE_FLOAT64)
-        return element(from, storage, 0);
-    memcpy(&half, from, sizeof half);
-    return storage == FASTGATE_FLOAT16 ? fg_from_float16(half) : fg_from_bfloat16(half);
+    if (storage == FASTGATE_FLOAT16)
+        *(float *)weight = fg_from_float16(*(const uint16_t *)from);
+    else if (storage == FASTGATE_BFLOAT16)
+        *(float *)weight = fg_from_bfloat16(*(const uint16_t *)from);
+    else
+        copy_number(weight, from, storage);
 }
 
 /* ---- int8 -------------------------------------------------------------------------------------- */
@@ -98,7 +96,7 @@ static int pack_int8_row(char *panel, const fg_matrix *m, size_t i, size_t r)
     const size_t columns = m->segments[0] + m->segments[1];
     float largest = 0;
     for (size_t k = 0; k < columns; k++) {
-        const float w = fabsf((float)weight_at(m, FASTGATE_INT8, i, k));
+        const float w = fabsf(*(const float *)weight_at(m, FASTGATE_INT8, i, k));
         if (!isfinite(w))
             return FASTGATE_ERROR_VALUE;
         largest = w > largest ? w : largest;
@@ -106,7 +104,7 @@ static int pack_int8_row(char *panel, const fg_matrix *m, size_t i, size_t r)
     const float scale = scale_of(largest);
     memcpy(panel + FG_LINE + r * sizeof scale, &scale, sizeof scale);
     for (size_t k = 0; k < columns && scale > 0; k++) {
-        const float q = rintf((float)weight_at(m, FASTGATE_INT8, i, k) / scale);
+        const float q = rintf(*(const float *)weight_at(m, FASTGATE_INT8, i, k) / scale);
         const int8_t w = (int8_t)(q > 127 ? 127 : q < -127 ? -127 : q);
         *int8_weight(panel, m->segments, r, k) = w;
         ((int32_t *)int8_span_of(panel, m->segments, k))[r] += w;
@@ -131,8 +129,8 @@ int fg_pack(char *packed, fastgate_storage storage, const fg_matrix *m)
     for (size_t first = 0; first < m->rows; first += panel, packed += bytes) {
         const size_t rows = smaller(m->rows - first, panel);
         memset(packed, 0, bytes);
-        for (size_t r = 0; r < rows && m->bias; r++)
-            set_element(packed, storage, r, element(m->bias, storage, (ptrdiff_t)(first + r)));
+        if (m->bias)
+            memcpy(packed, place(m->bias, storage, (ptrdiff_t)first), rows * fg_real_bytes(storage));
         for (size_t r = 0; r < rows && storage == FASTGATE_INT8; r++)
             if (pack_int8_row(packed, m, first + r, r))
                 return FASTGATE_ERROR_VALUE;
@@ -152,11 +150,102 @@ void fg_unpack(const char *packed, fastgate_storage storage, size_t rows, const 
     const size_t columns = segments[0] + segments[1];
     for (size_t i = 0; i < rows; i++) {
         const char *from = packed + i / panel * bytes;
-        set_element(bias, storage, i, element(from, storage, (ptrdiff_t)(i % panel)));
+        copy_number(place(bias, storage, (ptrdiff_t)i), place(from, storage, (ptrdiff_t)(i % panel)), storage);
         if (storage == FASTGATE_INT8 && columns)
             unpack_int8_row(from, segments, i % panel, (float *)weight + i * columns);
         for (size_t k = 0; k < columns && storage != FASTGATE_INT8; k++)
-            set_element(weight, storage, i * columns + k,
-                        load_weight(weight_of(from, storage, segments, i % panel, k), storage));
+            load_weight(place(weight, storage, (ptrdiff_t)(i * columns + k)),
+                        weight_of(from, storage, segments, i % panel, k), storage);
     }
+}
+
+/* ---- checks ------------------------------------------------------------------------------------ */
+
+int fg_is_zero_past(const void *lines, size_t bytes, size_t line, size_t used)
+{
+    const char *from = lines;
+    int any = 0;
+    for (size_t at = 0; at < bytes && used < line; at += line)
+        for (size_t i = used; i < line; i++)
+            any |= from[at + i];
+    return !any;
+}
+
+/* Whether halves are what a float can become.  Only NaN cannot be all that 16 bits can: see half.h. */
+static int are_halves(const char *from, size_t bytes, fastgate_storage storage)
+{
+    const int is_float16 = storage == FASTGATE_FLOAT16;
+    int other = 0;
+    for (size_t i = 0; i < bytes / sizeof(uint16_t); i++) {
+        const int half = ((const uint16_t *)from)[i] & 0x7fff;
+        other |= is_float16 ? (half > 0x7c00) & (half != 0x7e00) : (half > 0x7f80) & !(half & 0x40);
+    }
+    return !other;
+}
+
+/* Whether sums, scales and weights fit together: the scale of a row is such that the largest weight becomes 127. */
+static int are_int8(const char *panel, const size_t segments[2])
+{
+    enum { ROWS = FG_LINE / sizeof(float) };
+    const char *line = panel + fg_head_bytes(FASTGATE_INT8);
+    uint8_t largest[ROWS] = {0}; /* magnitudes */
+    for (size_t s = 0; s < 2; s++)
+        for (size_t k = 0; k < segments[s]; k += FG_INT8_SPAN) {
+            const size_t inputs = smaller(segments[s] - k, FG_INT8_SPAN);
+            const char *sums = line, *end = line + fg_segment_bytes(FASTGATE_INT8, inputs);
+            int16_t partial[FG_LINE] = {0}; /* sums, by the place in a line, so that they are computed in vectors */
+            uint8_t top[FG_LINE] = {0};
+            int32_t sum[ROWS] = {0};
+            for (line += FG_LINE; line < end; line += FG_LINE)
+                for (size_t i = 0; i < FG_LINE; i++) {
+                    const int8_t w = ((const int8_t *)line)[i];
+                    const uint8_t magnitude = (uint8_t)(w < 0 ? -w : w);
+                    partial[i] = (int16_t)(partial[i] + w);
+                    top[i] = magnitude > top[i] ? magnitude : top[i];
+                }
+            for (size_t i = 0, r = 0; i < FG_LINE; r = ++i / FG_QUAD) {
+                sum[r] += partial[i];
+                largest[r] = top[i] > largest[r] ? top[i] : largest[r];
+            }
+            if (memcmp(sum, sums, sizeof sum))
+                return 0;
+        }
+    for (size_t r = 0; r < ROWS; r++) {
+        const uint32_t scale = fg_bits_of(((const float *)(panel + FG_LINE))[r]);
+        if (scale & 0x7f || scale > fg_bits_of(scale_of(FLT_MAX)) || largest[r] != (scale ? 127 : 0))
+            return 0;
+    }
+    return 1;
+}
+
+/* Whether a panel with so many rows is what fg_pack may have written. */
+static int is_panel(const char *panel, fastgate_storage storage, size_t rows, const size_t segments[2], int has_bias)
+{
+    const size_t line = storage == FASTGATE_FLOAT16 ? FG_LINE / 2 : FG_LINE, word = line / fg_panel_rows(storage);
+    const size_t inputs = storage == FASTGATE_INT8 ? FG_QUAD : storage == FASTGATE_BFLOAT16 ? 2 : 1; /* in a word */
+    const size_t head = fg_head_bytes(storage);
+    const char *at = panel + head, *end = panel + fg_panel_bytes(storage, segments);
+    int good = fg_is_zero_past(panel, FG_LINE, FG_LINE, has_bias ? rows * fg_real_bytes(storage) : 0);
+    for (int s = 0; s < 2 && good; s++) {
+        const size_t bytes = fg_segment_bytes(storage, segments[s]), over = segments[s] % inputs;
+        good = fg_is_zero_past(at, bytes, line, rows * word);
+        at += bytes;
+        if (over)
+            good = good && fg_is_zero_past(at - line, line, word, over * word / inputs);
+    }
+    if (storage == FASTGATE_FLOAT16 || storage == FASTGATE_BFLOAT16)
+        good = good && are_halves(panel + head, (size_t)(at - panel) - head, storage);
+    else if (storage == FASTGATE_INT8)
+        good = good && are_int8(panel, segments);
+    return good && fg_is_zero_past(at, (size_t)(end - at), FG_LINE / 2, 0);
+}
+
+int fg_is_packed(const char *packed, fastgate_storage storage, size_t rows, size_t group, const size_t segments[2],
+                 int has_bias)
+{
+    const size_t panel = fg_panel_rows(storage), bytes = fg_panel_bytes(storage, segments);
+    for (size_t i = 0, first = 0; first < rows; first = ++i / group * panel, packed += bytes)
+        if (!is_panel(packed, storage, smaller(rows - first, panel), segments, has_bias))
+            return 0;
+    return 1;
 }

@@ -87,6 +87,8 @@ void fg_seal(void *buffer, const fg_saved *header)
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define SEPARATORS "/" /* before the name of a file */
+
 int fg_open_file(fg_file *file, const char *path)
 {
     const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe may have no writer */
@@ -132,6 +134,8 @@ static int is_replaceable(const char *path)
     return 0;
 }
 #else
+#define SEPARATORS "/\\:"
+
 int fg_open_file(fg_file *file, const char *path)
 {
     FILE *stream = fopen(path, "rb");
@@ -178,13 +182,17 @@ int fg_write_file(const char *path, const void *data, size_t size)
     static atomic_uint writers;
     if (!is_replaceable(path))
         return FASTGATE_ERROR_FILE;
-    const size_t room = strlen(path) + 64;
-    char *beside = malloc(room);
+    size_t folder = strlen(path);
+    char *beside = malloc(folder + 64);
     if (!beside)
         return FASTGATE_ERROR_MEMORY;
+    memcpy(beside, path, folder);
+    while (folder && !strchr(SEPARATORS, path[folder - 1]))
+        folder--;
     FILE *stream;
-    do /* a new one: not what a link leads to, nor what another container's process of this number writes */
-        snprintf(beside, room, "%s.%ld-%u.tmp", path, process(), atomic_fetch_add(&writers, 1));
+    do /* a new one: not what a link leads to, nor what another container's process of this number writes; and a name
+          of its own, as the name of the file may leave no room for more */
+        snprintf(beside + folder, 64, ".fastgate-%ld-%u.tmp", process(), atomic_fetch_add(&writers, 1));
     while (!(stream = fopen(beside, "wbx")) && errno == EEXIST);
     int failed = !stream;
     if (stream) {

@@ -15,6 +15,11 @@
 #define LEAST_PIECE_STEPS 8
 #define PIECE_STEPS 48
 
+/* The most rows of several lengths in a part, which copies all of them for each step; and what a copy costs, with its
+ * misses of caches and of pages */
+#define PART_ROWS 4096
+#define COPY_COST 4096
+
 /* A sequence of batches: elements from one step, or row, to the next. */
 typedef struct {
     void *data;
@@ -74,16 +79,6 @@ static sequence turned(const fastgate_lstm *lstm, sequence s, size_t steps)
     return (sequence){step_of(lstm, s, steps - 1).data, -s.step, s.row};
 }
 
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
-static size_t larger(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
 /* ---- one layer ---------------------------------------------------------------------------------- */
 
 /* How many steps of a layer with so many inputs are computed ahead, or 0 */
@@ -111,22 +106,32 @@ static sequence run_ahead(const fastgate_lstm *lstm, size_t index, const layer_r
                     : (sequence){totals, (ptrdiff_t)size, (ptrdiff_t)(count * size)};
 }
 
+/* What a step of one layer costs, as fg_run counts it */
+static size_t step_cost(const fastgate_lstm *lstm, size_t batch)
+{
+    return fg_product(lstm->nbytes / fg_count_of(&lstm->options), larger(smaller(batch, 3), batch / 4));
+}
+
 /* Every h is in y, where the next step reads it. */
 static void run_layer(const fastgate_lstm *lstm, size_t index, const layer_run *r, const scratch *space)
 {
-    const size_t ahead = steps_ahead(fg_inputs_of(lstm, index), r->batch);
+    const size_t ahead = steps_ahead(fg_inputs_of(lstm, index), r->batch), cost = step_cost(lstm, r->batch);
+    const size_t most = ahead ? ahead : FG_WATCH_COST / larger(cost, 1) + 1;
     fg_step step = {.h = r->h, .c = r->c, .c_out = r->c, .m = space->m};
     for (size_t t = 0, count; t < r->steps; t += count) {
-        count = ahead ? smaller(ahead, r->steps - t) : r->steps;
+        count = smaller(most, r->steps - t);
         sequence totals = {NULL, 0, 0};
         if (ahead)
             totals = run_ahead(lstm, index, r, t, count, space->totals);
+        if ((t || cost * count >= FG_WATCH_COST / 64) && fg_interrupted(cost * count)) /* short calls do not pay */
+            return;
         for (size_t i = 0; i < count; i++) {
             step.x = step_of(lstm, r->x, t + i);
             step.h_out = step_of(lstm, r->y, t + i);
             if (ahead)
                 step.totals = step_of(lstm, totals, i);
-            fg_step_layer(lstm, index, r->batch, &step);
+            if (fg_step_layer(lstm, index, r->batch, &step))
+                return;
             step.h = step.h_out;
         }
     }
@@ -150,17 +155,22 @@ static void run_lengths(const lstm_run *run, size_t index, const layer_run *r, i
 #define STEP(s, t, b) step_of(lstm, s, backwards ? lengths[b] - 1 - (t) : (t))
     for (size_t i = 0; i < count; i++) {
         const size_t b = order[i * stride];
+        if (fg_interrupted(COPY_COST * (run->steps - lengths[b] + 1)))
+            return;
         COPY(h, i, r->h, b, output);
         COPY(c, i, r->c, b, hidden);
-        for (size_t t = lengths[b]; t < run->steps && output; t++)
+        for (size_t t = lengths[b]; t < run->steps && output; t++) {
             memset(row_of(lstm, step_of(lstm, r->y, t), b).data, 0, output * lstm->width);
+            if (t % PART_ROWS == PART_ROWS - 1 && fg_interrupted(FG_WATCH_COST))
+                return;
+        }
     }
     for (size_t t = 0, steps, running = count;; t += steps) {
         for (; running && lengths[order[(running - 1) * stride]] == t; running--) {
             COPY(r->h, order[(running - 1) * stride], h, running - 1, output);
             COPY(r->c, order[(running - 1) * stride], c, running - 1, hidden);
         }
-        if (!running)
+        if (!running || fg_interrupted(COPY_COST * running))
             return;
         steps = smaller(larger(AHEAD_ROWS / running, 1), lengths[order[(running - 1) * stride]] - t);
         const layer_run few = {steps, running, {space->x, (ptrdiff_t)(running * inputs), (ptrdiff_t)inputs},
@@ -224,13 +234,6 @@ static void run_pipelined(void *context, size_t k, size_t piece)
     run_piece(run, k, 0, 0, piece * run->piece_steps, &run->scratches[k]);
 }
 
-/* What a step of one layer costs, as fg_run counts it */
-static size_t step_cost(const lstm_run *run)
-{
-    return fg_product(run->lstm->nbytes / fg_count_of(&run->lstm->options),
-                      larger(smaller(run->batch, 3), run->batch / 4));
-}
-
 /*
  * How the work is shared out: parts of the batch and both directions at once; or layers as a pipeline over the steps; or
  * every step by itself, as fg_run does, where that keeps more threads busy.  Parts of few rows leave tiles empty, and
@@ -239,9 +242,12 @@ static size_t step_cost(const lstm_run *run)
 static void plan(lstm_run *run)
 {
     const fastgate_lstm_options *o = &run->lstm->options;
-    const size_t cost = step_cost(run), rows = cost < FG_SHARE_COST ? run->batch : run->batch / AHEAD_BATCH;
+    const size_t cost = step_cost(run->lstm, run->batch);
+    const size_t rows = cost < FG_SHARE_COST ? run->batch : run->batch / AHEAD_BATCH;
     run->threads = fg_product(cost, run->steps) < FG_SHARE_COST ? 1 : fg_threads_of(o->threads);
     run->parts = larger(smaller((run->threads + o->directions - 1) / o->directions, rows), 1);
+    if (run->given)
+        run->parts = larger(run->parts, run->batch / PART_ROWS);
     run->piece_steps = run->steps;
     const size_t most = smaller(larger(run->steps / 8, LEAST_PIECE_STEPS), PIECE_STEPS);
     if (run->threads > 1 && run->parts * o->directions == 1 && o->layers > 1 && !run->given)
@@ -315,12 +321,12 @@ static void sort_by_length(const lstm_run *run)
 static void run_all(lstm_run *run)
 {
     const fastgate_lstm_options *o = &run->lstm->options;
-    const int wake = fg_product(step_cost(run), run->steps) >= FG_WAKE_COST;
+    const int wake = fg_product(step_cost(run->lstm, run->batch), run->steps) >= FG_WAKE_COST;
     if (run->pieces > 1) {
         fg_pipeline(run->threads, wake, run->progress, o->layers, run->pieces, run_pipelined, run);
         return;
     }
-    for (run->layer = 0; run->layer < o->layers; run->layer++)
+    for (run->layer = 0; run->layer < o->layers && !(run->layer && fg_interrupted(0)); run->layer++)
         fg_share(run->threads, run->parts * o->directions, wake, run_part, run);
 }
 
@@ -350,8 +356,12 @@ int fastgate_lstm_run(const fastgate_lstm *lstm, size_t steps, size_t batch, con
         if (!rc)
             sort_by_length(&run);
     }
-    if (!rc)
+    if (!rc) {
+        fg_watch watch;
+        fg_begin(&watch, fg_product(fg_product(step_cost(lstm, batch), steps), fg_count_of(&lstm->options)));
         run_all(&run);
+        rc = fg_end(&watch);
+    }
     free(w.block);
     return rc;
 }

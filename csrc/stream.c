@@ -53,7 +53,8 @@ void fastgate_stream_step(fastgate_stream *s, const void *x, ptrdiff_t x_stride,
     const fastgate_lstm *lstm = s->lstm;
     const size_t output = lstm->output_size;
     void *const next = s->h[1 - s->now];
-    fastgate_lstm_step(lstm, s->batch, x, x_stride, s->h[s->now], s->c, next, s->c, s->m);
+    fg_step_layers(lstm, s->batch, &(fg_step){.x = {(void *)x, x_stride}, .h = {s->h[s->now], 0}, .c = {s->c, 0},
+                                              .h_out = {next, 0}, .c_out = {s->c, 0}, .m = s->m});
     s->now = 1 - s->now;
     const fg_rows last = {fg_at(next, (lstm->options.layers - 1) * s->batch * output, lstm->width),
                        (ptrdiff_t)output};

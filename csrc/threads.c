@@ -15,6 +15,8 @@
 #define _GNU_SOURCE /* sched_getaffinity, pthread_setname_np */
 #include "internal.h"
 
+#include <time.h>
+
 static atomic_uint threads_for_all; /* 0: as each gate was created */
 
 void fastgate_override_threads(unsigned threads)
@@ -29,6 +31,24 @@ unsigned fg_threads_of(unsigned asked)
     return threads < 1 ? 1 : threads < FG_THREAD_LIMIT ? threads : FG_THREAD_LIMIT;
 }
 
+static _Thread_local fg_watch *watched; /* the call that this thread works on, if it may be interrupted */
+static _Thread_local int is_worker;
+
+/* Who waits offers its CPU to others after so many looks, a microsecond or two: where threads are
+ * more than CPUs, the others may be those it waits for. */
+#define LOOKS 32
+
+static uint64_t nanoseconds(void)
+{
+    struct timespec t;
+#ifdef CLOCK_MONOTONIC
+    clock_gettime(CLOCK_MONOTONIC, &t);
+#else
+    timespec_get(&t, TIME_UTC);
+#endif
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
 static void run_alone(size_t count, void (*task)(void *, size_t), void *context)
 {
     for (size_t i = 0; i < count; i++)
@@ -40,8 +60,6 @@ static void run_alone(size_t count, void (*task)(void *, size_t), void *context)
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdint.h>
-#include <time.h>
 #include <unistd.h>
 
 #define STACK_BYTES (512 * 1024)
@@ -49,10 +67,6 @@ static void run_alone(size_t count, void (*task)(void *, size_t), void *context)
 /* How long an idle worker looks for its next job before it sleeps: longer than a busy caller pauses
  * between calls, and little enough to waste. */
 #define IDLE_NS 100000
-
-/* Who waits offers its CPU to others after so many looks, a microsecond or two: where threads are
- * more than CPUs, the others may be those it waits for. */
-#define LOOKS 32
 
 /*
  * The pieces of a range that nobody took yet: from `first` on, `left` many, as first << 32 | left; 0
@@ -75,6 +89,7 @@ static struct {
 static struct { /* written by its caller while no range has pieces */
     APART void (*task)(void *context, size_t i);
     void *context;
+    fg_watch *watched; /* of the caller */
     unsigned threads;
 } job;
 
@@ -120,22 +135,15 @@ static size_t take_part(unsigned me)
 {
     size_t i, done = 0;
     for (; take(&participants[me].pieces, 1, &i); done++)
-        job.task(job.context, i);
+        watched = job.watched, job.task(job.context, i);
     if (me && !done)
         return 0; /* the job may be over */
     for (unsigned step = 1; step < job.threads; step++) {
         range *other = &participants[(me + step) % job.threads].pieces;
         for (; take(other, 0, &i); done++)
-            job.task(job.context, i);
+            watched = job.watched, job.task(job.context, i);
     }
     return done;
-}
-
-static uint64_t nanoseconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
 /* Sleeps, unless there are pieces. */
@@ -179,6 +187,7 @@ static void wake_worker(unsigned p)
 static void *work(void *number)
 {
     const unsigned me = (unsigned)(uintptr_t)number;
+    is_worker = 1;
     fesetenv(FE_DFL_ENV); /* not that of the thread which happened to start this one */
 #ifdef __linux__
     pthread_setname_np(pthread_self(), "fastgate");
@@ -192,8 +201,9 @@ static void *work(void *number)
     return NULL;
 }
 
-/* Starts workers until there are `wanted`, or until one cannot be started: none is tried again. */
-static void start_workers(unsigned wanted)
+/* Starts workers until there are `wanted`, or until one cannot be started: none is tried again.  What it has on the stack
+ * is not to lie below tasks. */
+static __attribute__((noinline)) void start_workers(unsigned wanted)
 {
     sigset_t all, before;
     pthread_attr_t attributes;
@@ -250,8 +260,10 @@ static void run_together(unsigned threads, size_t count, int wake)
             wake_worker(p);
     const size_t done = take_part(0);
     for (unsigned look = 1;
-         atomic_load_explicit(&unfinished.count, memory_order_acquire) != done; look++)
+         atomic_load_explicit(&unfinished.count, memory_order_acquire) != done; look++) {
         pause_after(look);
+        fg_interrupted(FG_WATCH_COST / LOOKS); /* the others may need long */
+    }
     if (asleep)
         pool.asleep_until = nanoseconds();
 }
@@ -278,6 +290,7 @@ void fg_share(unsigned threads, size_t count, int wake, void (*task)(void *conte
         threads = pool.workers + 1;
     job.task = task;
     job.context = context;
+    job.watched = watched;
     run_together(threads, count, wake);
     atomic_store_explicit(&pool.taken, 0, memory_order_release);
 }
@@ -314,6 +327,56 @@ unsigned fastgate_cpu_count(void)
 
 #endif
 
+/* ---- interruption ------------------------------------------------------------------------------ */
+
+/* How often a call asks: often enough for an answer within 100 ms, pieces included; and seldom enough for a function
+ * that takes a lock, such as Python's, for which it may wait some ms. */
+#define ASK_NS 20000000
+
+static int (*_Atomic asked_by_calls)(void);
+
+void fastgate_set_interrupt(int (*asked)(void))
+{
+    atomic_store_explicit(&asked_by_calls, asked, memory_order_release);
+}
+
+void fg_watch_call(fg_watch *w)
+{
+    w->asked = atomic_load_explicit(&asked_by_calls, memory_order_acquire);
+    if (!w->asked)
+        return;
+    w->left = 0;
+    w->since = nanoseconds();
+    atomic_init(&w->interrupted, 0);
+    watched = w;
+}
+
+int fg_unwatch_call(fg_watch *w)
+{
+    watched = NULL;
+    return atomic_load_explicit(&w->interrupted, memory_order_relaxed) ? FASTGATE_ERROR_INTERRUPTED : FASTGATE_OK;
+}
+
+int fg_interrupted(size_t cost)
+{
+    fg_watch *w = watched;
+    if (!w || is_worker || atomic_load_explicit(&w->interrupted, memory_order_relaxed))
+        return w && atomic_load_explicit(&w->interrupted, memory_order_relaxed);
+    if (cost < w->left) {
+        w->left -= cost;
+        return 0;
+    }
+    w->left = FG_WATCH_COST;
+    if (nanoseconds() - w->since < ASK_NS)
+        return 0;
+    watched = NULL; /* for calls that it makes itself */
+    const int interrupted = w->asked() != 0;
+    watched = w;
+    w->since = nanoseconds();
+    atomic_store_explicit(&w->interrupted, interrupted, memory_order_relaxed);
+    return interrupted;
+}
+
 /* The state of a row of a pipeline is twice the number of its tasks that have returned, plus 1 while one runs. */
 typedef struct {
     fg_progress *progress;
@@ -336,13 +399,15 @@ static int run_next(const pipeline *p, size_t i)
     return 1;
 }
 
-/* Runs tasks until all have returned, those of later rows first: what they need was computed a moment ago. */
+/* Runs tasks until all have returned, or the call is interrupted; those of later rows first: what they need was computed
+ * a moment ago. */
 static void run_rows(void *context, size_t participant)
 {
     const pipeline *p = context;
     (void)participant;
     for (unsigned look = 1;
-         atomic_load_explicit(&p->progress[p->rows - 1].state, memory_order_acquire) / 2 < p->columns; look++) {
+         atomic_load_explicit(&p->progress[p->rows - 1].state, memory_order_acquire) / 2 < p->columns &&
+         !fg_interrupted(FG_WATCH_COST / LOOKS); look++) {
         size_t i = p->rows;
         while (i && !run_next(p, i - 1))
             i--;

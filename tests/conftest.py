@@ -21,7 +21,7 @@ def api(request):
 @pytest.fixture
 def set_threads():
     """fastgate.set_threads; gates run as they were made until it is called, whatever FASTGATE_THREADS."""
-    before = fastgate._check.override
+    before = fastgate._parameters.override
     fastgate.set_threads(None)
     yield fastgate.set_threads
     fastgate.set_threads(before or None)

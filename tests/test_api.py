@@ -307,8 +307,8 @@ def test_pickle(api, m, n, protocol):
     g = api.Gate(weight, bias)
     loaded = pickle.loads(pickle.dumps(g, protocol))
     assert type(loaded) is api.Gate
-    w, b, *options = loaded.__reduce__()[1]
-    assert options == ["float32", 1]
+    _, (w, b), options = loaded.__reduce__()[1]
+    assert options == {"storage": "float32", "threads": 1}
     same_bits(w, weight)
     same_bits(b, bias)
     x = draw(2, n)
@@ -317,7 +317,7 @@ def test_pickle(api, m, n, protocol):
 
 def test_pickle_keeps_special_values(api):
     weight = np.array([[np.nan, np.inf, -0.0, 1e-45]], np.float32)
-    w, *_ = pickle.loads(pickle.dumps(api.Gate(weight))).__reduce__()[1]
+    _, (w, _), _ = pickle.loads(pickle.dumps(api.Gate(weight))).__reduce__()[1]
     same_bits(w, weight)
 
 

@@ -126,7 +126,7 @@ def test_weights_beyond_the_range(api, storage):
             message = str(error.value)
             assert f"{abs(np.float32(value)):g}" in message and limit in message and storage in message
     for value in JUST_HELD[storage]:
-        held = api.Gate(np.full((3, 2), value, np.float32), storage=storage).__reduce__()[1][0]
+        held = api.Gate(np.full((3, 2), value, np.float32), storage=storage).__reduce__()[1][1][0]
         assert np.isfinite(held).all()
     api.Gate(WEIGHT, np.full(3, 3e38, np.float32), storage=storage)  # a bias is kept as it is
 
@@ -258,7 +258,7 @@ def test_one_shot_dtypes_that_differ(api):
         (lambda: api.gate(x, WEIGHT.tolist()), "x is float64.*takes float32.*x.astype"),
         (lambda: api.gate(x, weight, bias, out=np.empty(3, np.float32)), "out is float32.*float64"),
         (lambda: api.gate(X, WEIGHT, out=np.empty(3)), "out is float64.*float32"),
-        (lambda: api.gate(x, weight.astype(">f8")), "weight is >f8.*takes float32"),
+        (lambda: api.gate(x, weight.astype(">f8")), "weight is >f8.*takes float64"),
     ]:
         with pytest.raises(TypeError, match=name):
             call()

@@ -26,7 +26,7 @@ class Counted:
     def __setstate__(self, state):
         vars(self).update(state)
         with open(self.log, "a") as file:
-            file.write(f"{os.getpid()} {fastgate._check.override}\n")
+            file.write(f"{os.getpid()} {fastgate._parameters.override}\n")
 
     def __call__(self, images):
         return self.model(images)
@@ -75,7 +75,7 @@ def test_scores_by_hand(job):
     rows = np.load(images)[:200] / 16.0
 
     def exact(gate):
-        weight, bias = gate.__reduce__()[1][:2]
+        weight, bias = gate.__reduce__()[1][1]
         return reference.Gate(weight.astype(float), bias.astype(float), storage="float64")
 
     features = rows.reshape(200, 64)

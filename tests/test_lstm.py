@@ -304,7 +304,7 @@ def test_no_warnings(api, recwarn):
     assert not recwarn.list
 
 
-# ---- out and bind -----------------------------------------------------------------------------
+# ---- out --------------------------------------------------------------------------------------
 
 
 @storages
@@ -322,19 +322,10 @@ def test_out(api, options, storage):
             assert isinstance(got, tuple) and got[0] is out[0] and got[1] is out[1]
             same(got, want)
         same(cell(x, h, c, out=None), want)
-        bound = cell.bind(x, h, c, out=out)
-        for _ in range(2):
-            got = bound()
-            assert isinstance(got, tuple) and got[0] is out[0] and got[1] is out[1]
-            same(out, cell(x, h, c))
-            x += 1
-        in_place = cell.bind(x, h, c, out=(h, c))
         for _ in range(3):
             want = cell(x, h, c)
-            assert in_place()[0] is h
-            same([h, c], want)
-            want = cell(x, h, c)
-            cell(x, h, c, out=(h, c))
+            got = cell(x, h, c, out=(h, c))
+            assert got[0] is h and got[1] is c
             same([h, c], want)
 
 
@@ -374,10 +365,7 @@ def test_other_buffers(api):
     got = cell(memoryview(x), *buffers[1:], out=out)
     assert got[0] is out[0] and got[1] is out[1]
     same([np.asarray(a) for a in out], want)
-    bound = cell.bind(*buffers, out=(buffers[1], buffers[2]))
-    with pytest.raises(BufferError):
-        buffers[0].append(3)  # would move what the call reads
-    assert bound()[0] is buffers[1]
+    assert cell(*buffers, out=(buffers[1], buffers[2]))[0] is buffers[1]
     same([np.asarray(a) for a in buffers[1:]], want)
     y = array.array("f", [9, 9])
     stream = cell.stream()
@@ -387,28 +375,6 @@ def test_other_buffers(api):
     view = memoryview(np.empty((1, 2), np.float32))
     assert lstm(memoryview(x[np.newaxis]), out=view)[0] is view
     same(np.asarray(view), cell(x)[0][np.newaxis])
-
-
-def test_bind_keeps_what_it_needs(api):
-    p = draw_layer(30, 20)
-    call = api.LSTMCell(**p).bind(
-        *draw_step(n=30, hidden=20), out=(np.empty(20, np.float32), np.empty(20, np.float32))
-    )
-    gc.collect()
-    close_step(call(), *draw_step(n=30, hidden=20), p)
-
-
-def test_a_bound_call_is_not_pickled_and_takes_nothing(api):
-    cell = api.LSTMCell(**draw_layer(3, 2))
-    x, h, c = draw_step(n=3, hidden=2)
-    call = cell.bind(x, h, c, out=(h, c))
-    with pytest.raises(TypeError):
-        call(x)
-    with pytest.raises(TypeError):
-        call(out=(h, c))
-    with pytest.raises(TypeError):
-        pickle.dumps(call)
-    assert "LSTMCell(" in repr(call)
 
 
 def test_sequences_are_converted(api):
@@ -1016,14 +982,13 @@ def test_signatures(api):
     step = ["clip", "gate_clip", "input_forget", "storage", "threads"]
     for function, names in {
         api.LSTMCell: [*parameters, *step],
-        api.LSTMCell.bind: ["self", "x", "h", "c", "out"],
         api.LSTMCell.stream: ["self", "batch"],
         api.LSTM: ["layers", "batch_first", "reverse", *step],
         api.LSTM.stream: ["self", "batch"],
         api.LSTM.gates: ["self", "x", "state", "lengths", "layer", "direction"],
         api.LSTMCell.from_torch: ["source", "prefix", "storage", "threads"],
         api.LSTM.from_torch: ["source", "prefix", "batch_first", "storage", "threads"],
-        api.LSTM.from_keras: ["source", "prefix", "storage", "threads"],
+        api.LSTM.from_keras: ["source", "prefix", "bidirectional", "storage", "threads"],
         api.LSTM.from_onnx: ["source", "node", "weights", "storage", "threads"],
     }.items():
         assert list(inspect.signature(function).parameters) == names
@@ -1054,10 +1019,10 @@ def test_every_way_of_calling(api):
 
 @compiled_only
 def test_core_and_reference_agree_on_pickles():
-    """Each comes back as what it was, and the core's loads where there is none: see _check.make."""
+    """Each comes back as what it was, and the core's loads where there is none: see _parameters.make."""
     for core, reference in zip(sources(fastgate), sources(fastgate.reference)):
         make, arguments = core.__reduce__()
-        assert make is fastgate._check.make
+        assert make is fastgate._parameters.make
         name, arguments, options = arguments
         loaded = getattr(fastgate.reference, name)(*arguments, **options)
         assert repr(loaded) == repr(reference)
@@ -1074,12 +1039,11 @@ def test_no_allocation():
     cell, lstm = sources(fastgate)
     x, h, c = draw_step(n=5, hidden=18)
     state, y = (h, c), np.empty(7, np.float32)
-    bound, stream, own = cell.bind(x, h, c, out=state), lstm.stream(), cell.stream()
+    stream, own = lstm.stream(), cell.stream()
 
     def calls(count):
         for _ in range(count):
             cell(x, h, c, out=state)
-            bound()
             stream.step(x, out=y)
             own.step(x, out=h)
 
@@ -1091,7 +1055,7 @@ def test_references_are_balanced():
     cell, lstm = sources(fastgate)
     x, h, c = draw_step(n=5, hidden=18)
     y, seq = np.empty(7, np.float32), draw(3, 5)
-    bound, stream = cell.bind(x, h, c, out=(h, c)), lstm.stream()
+    stream = lstm.stream()
 
     def bad(call, *args, **kwargs):
         with pytest.raises((TypeError, ValueError)):
@@ -1102,7 +1066,6 @@ def test_references_are_balanced():
         cell(x, h, c)
         cell(x, h, c, out=(h, c))
         cell(x.tolist(), h, c)
-        bound()
         lstm(seq)
         stream.step(x)
         stream.step(x, out=y)

@@ -246,17 +246,16 @@ def test_inputs_of_another_shape(api, storage):
     made = cell(api, storage)
     x, h, c = args(BATCH, storage=storage)
     out = np.full_like(h, 7), np.full_like(c, 7)
-    for call in (made, made.bind):
-        for name, shapes in {
-            "x": [(), (0,), (3,), (5,), (2, 3), (2, 4, 1), (1,)],
-            "h": [(), (3,), (2, 4), (1, 3), (3, 3), (2, 1, 3), (2, 5), (1, 2, 3)],
-            "c": [(), (5,), (2, 4), (1, 5), (3, 5), (2, 1, 5), (2, 3), (1, 2, 5)],
-        }.items():
-            for shape in shapes:
-                given = {"x": x, "h": h, "c": c, name: zeros(*shape, storage=storage)}
-                says = [f"{name} of shape {shape}", "4" if name == "x" else (2, 4)]
-                raises(ValueError, call, **given, out=out, says=says)
-                assert all((a == 7).all() for a in out)
+    for name, shapes in {
+        "x": [(), (0,), (3,), (5,), (2, 3), (2, 4, 1), (1,)],
+        "h": [(), (3,), (2, 4), (1, 3), (3, 3), (2, 1, 3), (2, 5), (1, 2, 3)],
+        "c": [(), (5,), (2, 4), (1, 5), (3, 5), (2, 1, 5), (2, 3), (1, 2, 5)],
+    }.items():
+        for shape in shapes:
+            given = {"x": x, "h": h, "c": c, name: zeros(*shape, storage=storage)}
+            says = [f"{name} of shape {shape}", "4" if name == "x" else (2, 4)]
+            raises(ValueError, made, **given, out=out, says=says)
+            assert all((a == 7).all() for a in out)
     for shape in [(), (5,), (2, 3)]:
         raises(ValueError, made, zeros(*shape, storage=storage), says=f"x of shape {shape}")
     raises(ValueError, made, x[0], h, c, says=["h of shape (2, 3)", "(4,)", "(3,)"])
@@ -290,7 +289,6 @@ def test_inputs_of_another_dtype(api, dtype, storage):
         arrays = [bad(a) if k == j else a for j, a in enumerate(arguments)]
         cast = f"{name}.astype(numpy.{own})"
         raises(TypeError, made, *arrays, out=out, says=[f"{name} {says}{cast}"])
-        raises(TypeError, made.bind, *arrays, out=out, says=[f"{name} {says}{cast}"])
     raises(TypeError, made, bad(arguments[0]), says=f"x {says}")
     x = zeros(6, INPUT, storage=storage)
     raises(TypeError, sequence, bad(x), out=y, says=f"x {says}x.astype(numpy.{own})")
@@ -331,9 +329,7 @@ def test_out_that_cannot_take_the_result(api, storage, which):
     for call in (
         lambda: made(x, h, c, out=(out, good)),
         lambda: made(x.tolist(), h[::-1], c, out=(out, good)),
-        lambda: made.bind(x, h, c, out=(out, good)),
         lambda: square(*small, out=(also, out)),
-        lambda: square.bind(*small, out=(also, out)),
         lambda: stream.step(x, out=out),
         lambda: stream.step(x.tolist(), out=out),
     ):
@@ -366,13 +362,9 @@ def test_out_of_a_step_is_a_pair(api):
     made = cell(api)
     x, h, c = args()
     for out in (h, [h], (h,), (h, c, c), {"h": h, "c": c}, 5, "hc", iter((h, c)), zeros(2, 3)):
-        for call in (made, made.bind):
-            raises(TypeError, call, x, h, c, out=out, says=["out must be a pair"])
-    raises(TypeError, made.bind, x, h, c, out=None, says="out must be a pair")
+        raises(TypeError, made, x, h, c, out=out, says=["out must be a pair"])
     for out in ((None, c), (h, None)):
         raises(TypeError, made, x, h, c, out=out, says=["NoneType"])
-    with pytest.raises(TypeError, match="out"):
-        made.bind(x, h, c)
 
 
 def test_outputs_that_overlap(api):
@@ -381,8 +373,7 @@ def test_outputs_that_overlap(api):
     memory = np.full(20, 7, np.float32)
     for start in range(HIDDEN):
         for pair in [(memory[:5], memory[start : start + 5]), (memory[start : start + 5], memory[:5])]:
-            for call in (made, made.bind):
-                raises(ValueError, call, x, h, c, out=pair, says="overlap")
+            raises(ValueError, made, x, h, c, out=pair, says="overlap")
             assert (memory == 7).all()
     made(x, h, c, out=(memory[:5], memory[5:10]))
 
@@ -402,56 +393,6 @@ def test_out_is_untouched_if_the_input_is_bad(api):
         with pytest.raises((TypeError, ValueError)):
             sequence(zeros(3, 4), state, out=y)
     assert all((a == 7).all() for a in (*out, y))
-
-
-# ---- bind -------------------------------------------------------------------------------------
-
-
-def test_bind_needs_arrays_that_stay_where_they_are(api):
-    made = cell(api)
-    x, h, c = args()
-    out = np.empty_like(h), np.empty_like(c)
-    for k, good in enumerate((x, h, c)):
-        raw = np.zeros(4 * good.size + 1, np.uint8)
-        for bad, error, says in [
-            (good.repeat(2)[::2], ValueError, "contiguous"),
-            (good[::-1], ValueError, "contiguous"),
-            (raw[1:].view(np.float32), ValueError, "aligned"),
-            (good.tolist(), TypeError, "in place"),
-            (None, TypeError, "in place"),
-            (1.5, TypeError, "in place"),
-        ]:
-            given = [x, h, c]
-            given[k] = bad
-            raises(error, made.bind, *given, out=out, says=says)
-    with pytest.raises(TypeError):
-        made.bind(x, out=out)
-
-
-def test_bind_refuses_overlap(api):
-    """But for h in the place of h, and c in that of c."""
-    made = api.LSTMCell(**draw_layer(HIDDEN, HIDDEN))
-    memory = np.zeros(60, np.float32)
-    x, h, c = memory[10:15], memory[20:25], memory[30:35]
-    fresh = np.zeros(5, np.float32), np.zeros(5, np.float32)
-    for k, good in ((0, h), (1, c)):
-        for start in [6, 10, 14, 16, 19, 20, 21, 24, 26, 29, 30, 31, 34]:
-            out = list(fresh)
-            out[k] = memory[start : start + 5]
-            if np.shares_memory(out[k], good) and start in (20, 30):
-                continue
-            raises(ValueError, made.bind, x, h, c, out=out, says=[f"out[{k}] overlaps"])
-        for start in [0, 5, 15, 25, 35]:
-            out = list(fresh)
-            out[k] = memory[start : start + 5]
-            made.bind(x, h, c, out=out)()
-    raises(ValueError, made.bind, x, h, c, out=(c, h), says="overlaps")
-    raises(ValueError, made.bind, h, h, c, out=(h, c), says="overlaps")
-    raises(ValueError, made.bind, x, h, h, out=(h, fresh[0]), says="overlaps")
-    for out in [(h, c), (h, fresh[1]), (fresh[0], c)]:
-        made.bind(x, h, c, out=out)()
-    h.flags.writeable = False
-    raises(ValueError, made.bind, x, h, c, out=(h, c), says="read-only")
 
 
 # ---- sequences --------------------------------------------------------------------------------
@@ -534,14 +475,13 @@ def test_lengths_that_cannot_be(api, batch_first):
 def test_calls_that_cannot_be(api):
     made, sequence = cell(api), lstm(api)
     x, h, c = args()
-    for call in (made, sequence, sequence.stream().step, made.bind):
+    for call in (made, sequence, sequence.stream().step):
         with pytest.raises(TypeError):
             call()
     for call in (made, sequence, sequence.stream().step, sequence.stream, sequence.stream().reset):
         with pytest.raises(TypeError, match="dtype"):
             call(x, dtype="float32")
-    for call in (lambda: made(x, h, c, (h, c)), lambda: made.bind(x, h, c, (h, c)),
-                 lambda: sequence(x[np.newaxis], None, [1])):
+    for call in (lambda: made(x, h, c, (h, c)), lambda: sequence(x[np.newaxis], None, [1])):
         with pytest.raises(TypeError):
             call()
 

@@ -37,6 +37,16 @@ def test_version_of_the_header():
 
 
 @compiled_only
+def test_subnormals_are_kept():
+    """Code that -Ofast would add to the link makes them zero in the whole process."""
+    run_python(
+        """import sys, numpy, fastgate
+assert fastgate._core and sys.float_info.min / 2 > 0
+assert numpy.all(numpy.full(100, 1e-40, numpy.float32) * numpy.float32(0.5) > 0)"""
+    )
+
+
+@compiled_only
 def test_what_c_programs_need_is_there():
     header, library = Path(fastgate.get_include(), "fastgate.h"), Path(fastgate.get_library_dir())
     assert f'"{fastgate.__version__}"' in header.read_text()

@@ -26,6 +26,7 @@ cdef extern from "fastgate.h" nogil:
         FASTGATE_ERROR_FORMAT
         FASTGATE_ERROR_FILE
         FASTGATE_ERROR_VERSION
+        FASTGATE_ERROR_INTERRUPTED
 
     const char *fastgate_strerror(int code)
 
@@ -36,6 +37,7 @@ cdef extern from "fastgate.h" nogil:
 
     unsigned fastgate_cpu_count()
     void fastgate_override_threads(unsigned threads)
+    void fastgate_set_interrupt(int (*asked)() noexcept nogil)
 
     ctypedef struct fastgate_gate:
         pass
@@ -89,6 +91,7 @@ cdef extern from "fastgate.h" nogil:
         double clip
         double gate_clip
         unsigned threads
+        bint batch_first
 
     ctypedef struct fastgate_lstm_weights:
         const void *weight_ih

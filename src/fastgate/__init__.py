@@ -16,7 +16,7 @@ and the LSTM on it.
 
 import os
 
-from . import _check, reference
+from . import _parameters, reference
 
 __version__ = "0.1.0"
 __all__ = [
@@ -72,9 +72,9 @@ def set_threads(threads: int | str | None) -> None:
     TypeError
         If it is something else.
     """
-    _check.override = 0 if threads is None else _check.thread_count(threads)
+    _parameters.override = 0 if threads is None else _parameters.thread_count(threads)
     if _core is not None:
-        _core.override_threads(_check.override)
+        _core.override_threads(_parameters.override)
 
 
 if _threads := os.environ.get("FASTGATE_THREADS"):
@@ -124,11 +124,11 @@ def show_config() -> None:
         chosen = _core.instruction_set()
         built = ", ".join(sets)
         usable = ", ".join(name for name in sets if sets[name])
-    threads = f"{_check.override} for every gate" if _check.override else "as each gate was made"
+    threads = f"{_parameters.override} for every gate" if _parameters.override else "as each gate was made"
     print(f"fastgate     {__version__}")
     print(f"core         {core}")
     print(f"ISA in use   {chosen}")
     print(f"ISAs built   {built}")
     print(f"ISAs usable  {usable}")
-    print(f"threads      {threads}; usable CPUs: {_check.cpu_count()}")
+    print(f"threads      {threads}; usable CPUs: {_parameters.cpu_count()}")
     print(f"Python       {platform.python_version()}, NumPy {numpy.__version__}")

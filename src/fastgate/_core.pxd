@@ -32,6 +32,8 @@ cdef class Gate:
     cdef readonly size_t output_size
     cdef readonly size_t input_size
     cdef readonly size_t nbytes
+    cdef int read(self, _Saved saved) except -1
+    cdef void own(self, fastgate_gate *gate) noexcept
 
 
 cdef class BoundGate:
@@ -49,6 +51,8 @@ cdef class _Recurrent:
     cdef fastgate_lstm *lstm
     cdef _Saved saved
     cdef int type_number
+    cdef size_t layers, directions
+    cdef bint batch_is_first
     cdef size_t side_size  # elements of h, of one direction
     cdef readonly str storage
     cdef readonly size_t input_size
@@ -56,9 +60,8 @@ cdef class _Recurrent:
     cdef readonly size_t nbytes
     cdef int pack(self, list cells, size_t directions, dict options, str storage,
                   unsigned threads) except -1
-    cdef int read(self, _Saved saved) except -1
-    cdef void describe(self) noexcept
-    cdef tuple sizes(self)
+    cdef int read(self, _Saved saved, batch_first=*) except -1
+    cdef void own(self, fastgate_lstm *lstm) noexcept
     cdef object dtype(self)
     cdef const fastgate_lstm_options *options(self) noexcept
     cdef dict unpacked(self, size_t index)
@@ -69,26 +72,8 @@ cdef class LSTMCell(_Recurrent):
     cdef vectorcall vectorcall
 
 
-cdef class BoundCell:
-    cdef vectorcall vectorcall
-    cdef LSTMCell owner
-    cdef fastgate_part x
-    cdef const void *h
-    cdef const void *c
-    cdef void *h_out
-    cdef void *c_out
-    cdef void *scratch
-    cdef size_t batch
-    cdef bint in_place
-    cdef tuple out
-    cdef list views
-
-
 cdef class LSTM(_Recurrent):
-    cdef size_t directions
-    cdef readonly size_t num_layers
-    cdef readonly size_t output_size
-    cdef readonly bint batch_first
+    pass
 
 
 cdef class Stream:
@@ -99,4 +84,4 @@ cdef class Stream:
     cdef tuple out_shape
     cdef tuple h_shape
     cdef tuple c_shape
-    cdef bint fits(self, PyObject *x) noexcept
+    cdef bint fits(self, object x) noexcept

@@ -108,18 +108,12 @@ class LSTMCell(_Recurrent):
         *,
         out: tuple[_Out, _OtherOut],
     ) -> tuple[_Out, _OtherOut]: ...
-    def bind(self, x: Any, h: Any, c: Any, *, out: tuple[Any, Any]) -> BoundCell: ...
     def stream(self, batch: int | None = None) -> Stream: ...
     @property
     def output_size(self) -> int: ...
     def __reduce__(
         self,
     ) -> tuple[Callable[..., Any], tuple[str, tuple[Any, ...], dict[str, Any]]]: ...
-
-@final
-class BoundCell:
-    def __new__(cls, cell: LSTMCell, x: Any, h: Any, c: Any, out: Any) -> BoundCell: ...
-    def __call__(self) -> tuple[Any, Any]: ...
 
 @final
 class LSTM(_Recurrent):
@@ -147,7 +141,13 @@ class LSTM(_Recurrent):
     ) -> LSTM: ...
     @classmethod
     def from_keras(
-        cls, source: Any, *, prefix: str = "", storage: str = "float32", threads: int | str = 1
+        cls,
+        source: Any,
+        *,
+        prefix: str = "",
+        bidirectional: bool | None = None,
+        storage: str = "float32",
+        threads: int | str = 1,
     ) -> LSTM: ...
     @classmethod
     def from_onnx(
@@ -161,7 +161,7 @@ class LSTM(_Recurrent):
     ) -> LSTM: ...
     @classmethod
     def load(
-        cls, source: str | PathLike[str] | Buffer, *, batch_first: bool = False
+        cls, source: str | PathLike[str] | Buffer, *, batch_first: bool | None = None
     ) -> LSTM: ...
     @overload
     def __call__(

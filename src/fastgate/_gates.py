@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastgate import _check
-from fastgate.reference import GATES, chosen_layer, like_input, sigmoid, time_major
+from fastgate._arrays import dtype_of
+from fastgate._parameters import chosen_layer
+from fastgate.reference import GATES, like_input, sequence, sigmoid, time_major
 
 TYPE_CHECKING = False  # not from typing, for the sake of the import time
 if TYPE_CHECKING:
@@ -27,28 +28,22 @@ def gates(lstm: Any, x: Any, state: Any, lengths: Any, layer: Any, direction: An
     directions = 2 if lstm.bidirectional else 1
     layer, direction = chosen_layer(layer, direction, len(layers), directions)
     parameters = layers[layer][direction] if lstm.bidirectional else layers[layer]
-    outputs, hidden = parameters["weight_hh"].shape[1], lstm.hidden_size
-    dtype = _check.dtype_of(lstm.storage)
-    x, h, c, counts = _check.sequence(
-        x, state, lengths, (lstm.input_size, outputs, hidden), len(layers) * directions, batch_first, dtype
-    )
+    outputs, dtype = parameters["weight_hh"].shape[1], dtype_of(lstm.storage)
+    sizes = (lstm.input_size, outputs, lstm.hidden_size, len(layers) * directions)
+    x, h, c, counts = sequence(x, state, lengths, batch_first, sizes, dtype)
     y = time_major(x, batch_first)
-    steps, batch = y.shape[:2]
-    if counts is None:
-        counts = np.full(batch, steps, np.int64)
-    h, c = (a.reshape(len(a), batch, a.shape[-1]) for a in (h, c))
     for k in range(layer + 1):
         below, own = y, slice(k * directions, (k + 1) * directions)
         y, _ = type(lstm)([layers[k]], **options)(below, (h[own], c[own]), lengths=counts)
     y = y[..., direction * outputs : (direction + 1) * outputs]
 
-    step = np.arange(steps)[:, np.newaxis]
-    order = np.broadcast_to(step, (steps, batch))  # in which a row's steps run: its own inverse
+    step = np.arange(len(y))[:, np.newaxis]
+    order = np.broadcast_to(step, y.shape[:2])  # in which a row's steps run: its own inverse
     if options["reverse"] or direction:
         order = np.where(step < counts, counts - 1 - step, step)
     order = order[..., np.newaxis]
     index = layer * directions + direction
-    before = np.concatenate([h[index][np.newaxis], np.take_along_axis(y, order, 0)])[:steps]
+    before = np.concatenate([h[index][np.newaxis], np.take_along_axis(y, order, 0)])[: len(y)]
     arrays = _gates(parameters, options, np.take_along_axis(below, order, 0), before, c[index])
     arrays[:, step >= counts] = 0
     return {

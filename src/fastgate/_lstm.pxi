@@ -1,7 +1,15 @@
-# The LSTM classes; included by _core.pyx, whose helpers they use.
+# LSTMCell and LSTM; included by _core.pyx.
 
 cdef enum:
     SCRATCH = 1024  # doubles of a step, on the stack; more is allocated
+
+
+cdef inline int check_made(object self) except -1:
+    """Cython does not check the self of a method taken from the class; and other threads may see an object
+    that is not made yet."""
+    if not isinstance(self, _Recurrent) or (<_Recurrent>self).lstm == NULL:
+        raise TypeError(f"this needs an LSTM or LSTMCell that is made, not {type(self).__name__}")
+    return 0
 
 
 cdef class _Recurrent:
@@ -14,9 +22,8 @@ cdef class _Recurrent:
     def __dealloc__(self):
         fastgate_lstm_free(self.lstm)
 
-    cdef int pack(self, list cells, size_t directions, dict options, str storage,
-                  unsigned threads) except -1:
-        """Pack the parameters of _check.lstm_parameters; clip, gate_clip, input_forget, reverse."""
+    cdef int pack(self, list cells, size_t directions, dict options, str storage, unsigned threads) except -1:
+        """Pack the parameters of _parameters.lstm_parameters, copies of which nobody else knows."""
         cdef fastgate_lstm_options made
         cdef Py_ssize_t i
         first = cells[0]
@@ -31,6 +38,7 @@ cdef class _Recurrent:
         made.clip = options["clip"]
         made.gate_clip = options["gate_clip"]
         made.threads = threads
+        made.batch_first = options["batch_first"]
         cdef fastgate_lstm_weights *weights = <fastgate_lstm_weights *>PyMem_Malloc(
             len(cells) * sizeof(fastgate_lstm_weights))
         if weights == NULL:
@@ -41,35 +49,43 @@ cdef class _Recurrent:
             weights[i].bias = data_or_null(cell["bias"])
             weights[i].peephole = data_or_null(cell["peephole"])
             weights[i].projection = data_or_null(cell["projection"])
-        cdef int code = fastgate_lstm_create(&self.lstm, &made, weights)
+        cdef fastgate_lstm *lstm = NULL
+        cdef int code = fastgate_lstm_create(&lstm, &made, weights)
         PyMem_Free(weights)
         if code != FASTGATE_OK:
             raise MemoryError(f"no memory to pack an LSTM of hidden_size {made.hidden_size}")
-        self.describe()
+        self.own(lstm)
         return 0
 
-    cdef int read(self, _Saved saved) except -1:
-        """Load instead of pack."""
-        self.saved = saved
+    cdef int read(self, _Saved saved, batch_first=None) except -1:
+        """Load instead of pack; batch_first is as saved, unless it is given."""
         cdef const void *source = saved.data
         cdef size_t size = saved.size
+        cdef fastgate_lstm *lstm = NULL
         cdef int code
         with nogil:
-            code = fastgate_lstm_load(&self.lstm, source, size)
+            code = fastgate_lstm_load(&lstm, source, size)
         saved.check(code, "LSTM")
-        self.describe()
-        _saved.refuse_size(self.input_size)
+        if batch_first is not None:  # nobody else has this LSTM yet
+            (<fastgate_lstm_options *>fastgate_lstm_get_options(lstm)).batch_first = batch_first
+        self.saved = saved
+        self.own(lstm)
+        _files.check_size(self.input_size)
         return 0
 
-    cdef void describe(self) noexcept:
-        """Set the attributes, from the packed LSTM."""
-        cdef const fastgate_lstm_options *made = self.options()
-        self.storage = _check.STORAGES[made.storage]
+    cdef void own(self, fastgate_lstm *lstm) noexcept:
+        """Set the attributes, and last the LSTM: from then on, other threads may use this."""
+        cdef const fastgate_lstm_options *made = fastgate_lstm_get_options(lstm)
+        self.storage = _arrays.STORAGES[made.storage]
         self.type_number = NPY_FLOAT64 if made.storage == FASTGATE_FLOAT64 else NPY_FLOAT32
         self.input_size = made.input_size
         self.hidden_size = made.hidden_size
-        self.side_size = fastgate_lstm_output_size(self.lstm)
-        self.nbytes = fastgate_lstm_nbytes(self.lstm)
+        self.layers = made.layers
+        self.directions = made.directions
+        self.batch_is_first = made.batch_first
+        self.side_size = fastgate_lstm_output_size(lstm)
+        self.nbytes = fastgate_lstm_nbytes(lstm)
+        self.lstm = lstm
 
     def save(self, file):
         """Write all that is packed, for load, and for fastgate_lstm_load_file of C.
@@ -78,26 +94,22 @@ cdef class _Recurrent:
         ----------
         file : path or binary file object
             The file of a path is replaced at once, by a new one with the mode that new ones have; of a
-            symbolic link, the link is. What is no file, as a device, is an OSError.
+            symbolic link, the link is. What is no file, such as a device, is an OSError.
 
         Raises
         ------
         OSError
             If it cannot be written.
         """
-        if type(self) is not LSTM and type(self) is not LSTMCell:  # as in __reduce__
-            raise TypeError(f"save() needs an LSTM or LSTMCell, not {type(self).__name__}")
+        check_made(self)
         buffer = np.empty(fastgate_lstm_saved_size(self.lstm), np.uint8)
         cdef void *to = data(<PyObject *>buffer)
         with nogil:
             fastgate_lstm_save(self.lstm, to)
-        _saved.write(file, buffer)
-
-    cdef tuple sizes(self):
-        return self.input_size, self.side_size, self.hidden_size
+        _files.write(file, buffer)
 
     cdef object dtype(self):
-        return _check.dtype_of(self.storage)
+        return _arrays.dtype_of(self.storage)
 
     cdef const fastgate_lstm_options *options(self) noexcept:
         return fastgate_lstm_get_options(self.lstm)
@@ -128,7 +140,7 @@ cdef class _Recurrent:
         return parameters
 
     cdef dict keywords(self):
-        """The options that made this, but for those of LSTM alone."""
+        """The options that made this, except for those of LSTM alone."""
         cdef const fastgate_lstm_options *made = self.options()
         return {
             "clip": made.clip or None,  # 0 is none to C
@@ -141,26 +153,14 @@ cdef class _Recurrent:
     @property
     def threads(self):
         """Threads that a large call runs on now, by set_threads or as made."""
-        return _check.threads_now(self.options().threads)
+        check_made(self)
+        return _parameters.threads_now(self.options().threads)
 
     def __copy__(self):
         return self
 
     def __deepcopy__(self, memo):
         return self
-
-
-cdef inline void *data_or_null(object array) noexcept:
-    return NULL if array is None else data(<PyObject *>array)
-
-
-cdef dict limits(clip, gate_clip, input_forget, reverse=False):
-    return {
-        "clip": _check.limit(clip, "clip"),
-        "gate_clip": _check.limit(gate_clip, "gate_clip"),
-        "input_forget": bool(input_forget),
-        "reverse": bool(reverse),
-    }
 
 
 # ---- LSTMCell ---------------------------------------------------------------------------------
@@ -178,9 +178,8 @@ cdef class LSTMCell(_Recurrent):
         o = sigmoid(z_o + p_o c)
         h = o tanh(c), or projection @ (o tanh(c))
 
-    i has the bits of the Gate of its rows of [weight_ih | weight_hh]. A value of c or o tanh(c)
-    smaller than 2^-100, in float64 2^-960, becomes 0, so that silence is not slowed down by subnormal
-    numbers. A cell cannot be changed: threads may share it. It can be pickled and copied.
+    A value of c or o tanh(c) smaller than 2^-100, in float64 2^-960, becomes 0, so that silence is not
+    slowed down by subnormal numbers. A cell cannot be changed: threads may share it. It can be pickled and copied.
 
     Parameters
     ----------
@@ -230,12 +229,13 @@ cdef class LSTMCell(_Recurrent):
         self.vectorcall = cell_vectorcall
         if type(weight_ih) is _Saved:
             self.read(weight_ih)
-            _saved.refuse_cell(self.options().layers, self.options().directions, self.options().backwards)
+            _files.check_cell(self.options().layers, self.options().directions, self.options().backwards)
             return
-        storage, threads = _check.options(storage, threads)
+        storage, threads = _parameters.storage_of(storage), _parameters.thread_count(threads)
+        options = _parameters.lstm_options(clip, gate_clip, input_forget)
         given = (weight_ih, weight_hh, bias_ih, bias_hh, peephole, projection)
-        cell = _check.cell_parameters(dict(zip(_check.PARAMETERS, given)), storage)
-        self.pack([cell], 1, limits(clip, gate_clip, input_forget), storage, threads)
+        cell = _parameters.cell_parameters(dict(zip(_parameters.PARAMETERS, given)), storage)
+        self.pack([cell], 1, options, storage, threads)
 
     @classmethod
     def from_torch(cls, source, *, prefix="", storage="float32", threads=1):
@@ -251,7 +251,7 @@ cdef class LSTMCell(_Recurrent):
         from fastgate import weights
 
         layers, _ = weights.from_torch(source, prefix=prefix)
-        return cls(**_check.one_layer(layers), storage=storage, threads=threads)
+        return cls(**_parameters.one_layer(layers), storage=storage, threads=threads)
 
     @classmethod
     def load(cls, source):
@@ -296,23 +296,9 @@ cdef class LSTMCell(_Recurrent):
         """
         return cell_call(self, <PyObject *>x, <PyObject *>h, <PyObject *>c, <PyObject *>out)
 
-    def bind(self, x, h, c, *, out):
-        """A function of no arguments that calls the cell with these, at the least cost.
-
-        It reads and writes these very arrays or buffers in every call, and returns out. out = (h, c) lets
-        the state advance in place. One thread at a time.
-
-        Raises
-        ------
-        ValueError
-            If shapes do not fit, an array is not C-contiguous, or out overlaps the inputs otherwise.
-        TypeError
-            If one is no array or buffer, or not of the dtype of a call.
-        """
-        return BoundCell(self, x, h, c, out)
-
     def stream(self, batch=None):
         """A Stream: it keeps the state, zeros at first, from step to step. batch=B: B independent ones."""
+        check_made(self)
         return Stream(self, batch)
 
     @property
@@ -321,13 +307,13 @@ cdef class LSTMCell(_Recurrent):
         return self.side_size
 
     def __repr__(self):
+        check_made(self)
         return (f"LSTMCell(input_size={self.input_size}, hidden_size={self.hidden_size}, "
                 f"output_size={self.side_size}, storage={self.storage!r}, threads={self.threads})")
 
     def __reduce__(self):
-        if type(self) is not LSTMCell:  # LSTMCell.__reduce__(anything), which Cython does not check
-            raise TypeError(f"LSTMCell.__reduce__() needs an LSTMCell, not {type(self).__name__}")
-        return _check.make, ("LSTMCell", (), {**self.unpacked(0), **self.keywords()})
+        check_made(self)
+        return _parameters.make, ("LSTMCell", (), {**self.unpacked(0), **self.keywords()})
 
 
 cdef object cell_vectorcall(object self, PyObject **args, size_t nargsf, PyObject *names):
@@ -354,140 +340,101 @@ cdef object cell_vectorcall(object self, PyObject **args, size_t nargsf, PyObjec
     return cell_call(<LSTMCell>self, given[0], given[1], given[2], given[3])
 
 
-cdef inline object cell_call(LSTMCell self, PyObject *x, PyObject *h, PyObject *c, PyObject *out):
-    result = cell_fast(self, x, h, c, NULL if out == <PyObject *>None else out)
-    if result is None:
-        return cell_slow(self, <object>x, <object>h, <object>c, <object>out)
-    return result
-
-
-cdef object cell_slow(LSTMCell self, object x, object h, object c, object out):
-    """Whatever cell_fast refused: converted and then run on the fast road, or an exception."""
-    dtype = self.dtype()
-    x, h, c = _check.cell_inputs(x, h, c, self.sizes(), dtype)
-    targets = None
-    if out is not None:
-        targets = _check.cell_outputs(out, h.shape, c.shape, dtype)
-    result = cell_fast(self, <PyObject *>x, <PyObject *>h, <PyObject *>c, NULL)
-    assert result is not None  # _check.cell_inputs left nothing to refuse
-    if targets is None:
-        return result
-    for target, array in zip(targets, result):
-        target[...] = array  # computed apart: out may overlap an input
-    return out[0], out[1]
-
-
-cdef object cell_fast(LSTMCell self, PyObject *x, PyObject *h, PyObject *c, PyObject *out):
-    """The next h and c from arrays that can be used as they lie; None for all others."""
+cdef object cell_call(LSTMCell self, PyObject *x, PyObject *h, PyObject *c, PyObject *out):
     cdef int type = self.type_number
     cdef fastgate_part part
-    cdef PyObject *h_out
-    cdef PyObject *c_out
-    cdef void *state
-    cdef bint in_place = False
-    cdef size_t batch, h_size, c_size
-    if not as_part(x, type, &part) or part.size != self.input_size:
-        return None
-    if not is_contiguous(h, type, x, self.side_size) or not is_contiguous(c, type, x, self.hidden_size):
-        return None
-    batch = rows_of(x)
-    h_size = batch * self.side_size
-    c_size = batch * self.hidden_size
-    if out == NULL:
-        result = (new_output(type, x, self.side_size), new_output(type, x, self.hidden_size))
-        out = <PyObject *>result
-    elif PyTuple_CheckExact(out) and PyTuple_GET_SIZE(out) == 2:
-        result = <object>out
+    cdef PyObject *none = <PyObject *>None
+    cdef list converted = None  # which hold what x, h and c point to
+    cdef object h_target = None, c_target = None, result
+    cdef bint plain = True  # so far no code of the user ran
+    if self.lstm == NULL:
+        check_made(self)
+    if not as_part(x, type, &part):
+        converted, plain = [_arrays.as_input(<object>x, "x", self.dtype(), "LSTM")], False
+        x = <PyObject *>converted[0]
+    if h == none and c == none:
+        if PyArray_NDIM(<PyArrayObject *>x) == 0:
+            _arrays.check_last(<object>x, "x", self.input_size)
+        converted = converted or []
+        converted += [new_output(type, x, self.side_size), new_output(type, x, self.hidden_size)]
+        h, c = <PyObject *>converted[-2], <PyObject *>converted[-1]
+        memset(data(h), 0, rows_of(h) * self.side_size * item_size(type))
+        memset(data(c), 0, rows_of(c) * self.hidden_size * item_size(type))
+    elif h == none or c == none:
+        raise TypeError("h and c must be given together, or neither")
+    if not is_plain(h, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>h):
+        converted, plain = converted or [], False
+        converted.append(_arrays.as_input(<object>h, "h", self.dtype(), "LSTM"))
+        h = <PyObject *>converted[-1]
+    if not is_plain(c, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>c):
+        converted, plain = converted or [], False
+        converted.append(_arrays.as_input(<object>c, "c", self.dtype(), "LSTM"))
+        c = <PyObject *>converted[-1]
+    if out != none:
+        result = pair(<object>out, "out")
+        plain = plain and <PyObject *>result == out
+        h_target, c_target = <object>PyTuple_GET_ITEM(<PyObject *>result, 0), <object>PyTuple_GET_ITEM(<PyObject *>result, 1)
+        if not is_plain(<PyObject *>h_target, type):
+            h_target, plain = _arrays.as_output(h_target, "out[0]"), False
+        if not is_plain(<PyObject *>c_target, type):
+            c_target, plain = _arrays.as_output(c_target, "out[1]"), False
+
+    # From here on, no code of the user runs.
+    if (not plain and not as_part(x, type, &part) or part.size != self.input_size
+            or not is_contiguous(h, type, x, self.side_size) or not is_contiguous(c, type, x, self.hidden_size)):
+        _arrays.check_last(<object>x, "x", self.input_size)
+        why = f" for x of shape {(<object>x).shape}"
+        _arrays.check_shape(<object>h, "h", shape_of(x, self.side_size), why)
+        _arrays.check_shape(<object>c, "c", shape_of(x, self.hidden_size), why)
+        raise changed()
+    cdef size_t batch = rows_of(x)
+    cdef size_t h_size = batch * self.side_size, c_size = batch * self.hidden_size
+    cdef void *h_out
+    cdef void *c_out
+    cdef void *h_copied = NULL  # where h goes at last
+    cdef void *c_copied = NULL
+    if out == none:
+        result = new_output(type, x, self.side_size), new_output(type, x, self.hidden_size)
+        h_out, c_out = data(PyTuple_GET_ITEM(<PyObject *>result, 0)), data(PyTuple_GET_ITEM(<PyObject *>result, 1))
     else:
-        return None
-    h_out, c_out = PyTuple_GET_ITEM(out, 0), PyTuple_GET_ITEM(out, 1)
-    if not is_output(h_out, type, x, self.side_size) or not is_output(c_out, type, x, self.hidden_size):
-        return None
-    state = data(c_out)
-    if (overlap(x, type, state, c_size) or overlap(h, type, state, c_size)
-            or overlap(h_out, type, state, c_size)
-            or data(c) != state and overlap(c, type, state, c_size)):
-        return None
-    in_place = (overlap(h, type, data(h_out), h_size) or overlap(x, type, data(h_out), h_size)
-                or overlap(c, type, data(h_out), h_size))
+        if (not is_output(<PyObject *>h_target, type, x, self.side_size)
+                or not is_output(<PyObject *>c_target, type, x, self.hidden_size)):
+            _arrays.check_output(h_target, shape_of(x, self.side_size), self.dtype(), "out[0]")
+            _arrays.check_output(c_target, shape_of(x, self.hidden_size), self.dtype(), "out[1]")
+            raise changed()
+        h_out, c_out = data(<PyObject *>h_target), data(<PyObject *>c_target)
+        if overlap(<PyObject *>h_target, type, c_out, c_size):
+            raise ValueError("out[0] and out[1] overlap")
+        if overlap(x, type, h_out, h_size) or overlap(h, type, h_out, h_size) or overlap(c, type, h_out, h_size):
+            h_copied = h_out
+        if overlap(x, type, c_out, c_size) or overlap(h, type, c_out, c_size) or (
+                data(c) != c_out and overlap(c, type, c_out, c_size)):
+            c_copied = c_out
+    cdef size_t h_bytes = h_size * item_size(type), c_bytes = c_size * item_size(type)
+    cdef size_t projected = c_bytes if self.options().projection_size else 0
+    cdef size_t needed = projected + (h_bytes if h_copied != NULL else 0) + (c_bytes if c_copied != NULL else 0)
     cdef double room[SCRATCH]
-    cdef size_t needed = scratch_bytes(self, batch, in_place)
-    cdef void *scratch = room
+    cdef char *scratch = <char *>room
     if needed > sizeof(room):
-        scratch = PyMem_Malloc(needed)
+        scratch = <char *>PyMem_Malloc(needed)
         if scratch == NULL:
             PyErr_NoMemory()
-    step_cell(self, batch, &part, data(h), data(c), data(h_out), state, scratch, in_place)
-    if needed > sizeof(room):
-        PyMem_Free(scratch)
-    return result
-
-
-cdef inline size_t scratch_bytes(LSTMCell self, size_t batch, bint in_place) noexcept:
-    """Of a step: h, where it must not be written before all is read, and what is projected."""
-    cdef size_t columns = self.side_size if in_place else 0
-    if self.options().projection_size:
-        columns += self.hidden_size
-    return batch * columns * item_size(self.type_number)
-
-
-cdef inline void step_cell(LSTMCell self, size_t batch, const fastgate_part *x, const void *h, const void *c,
-                           void *h_out, void *c_out, void *scratch, bint in_place) noexcept:
-    cdef size_t h_bytes = batch * self.side_size * item_size(self.type_number)
-    cdef void *y = scratch if in_place else h_out
-    cdef void *projected = <char *>scratch + h_bytes if in_place else scratch
+    if h_copied != NULL:
+        h_out = scratch + projected
+    if c_copied != NULL:
+        c_out = scratch + needed - c_bytes
     if batch * self.nbytes < NOGIL_BYTES:
-        fastgate_lstm_step(self.lstm, batch, x.data, x.stride, h, c, y, c_out, projected)
+        fastgate_lstm_step(self.lstm, batch, part.data, part.stride, data(h), data(c), h_out, c_out, scratch)
     else:
         with nogil:
-            fastgate_lstm_step(self.lstm, batch, x.data, x.stride, h, c, y, c_out, projected)
-    if in_place:
-        memcpy(h_out, y, h_bytes)
-
-
-@cython.final
-cdef class BoundCell:
-    """A cell with its inputs and outputs: call it without arguments. Made by LSTMCell.bind."""
-
-    def __cinit__(self, LSTMCell cell not None, x, h, c, out):
-        arrays = _check.cell_bindable(x, h, c, out, cell.sizes(), cell.dtype())
-        self.owner = cell
-        self.out = (out[0], out[1])
-        as_part(<PyObject *>arrays[0], cell.type_number, &self.x)
-        self.h, self.c, self.h_out, self.c_out = (
-            data(<PyObject *>arrays[1]), data(<PyObject *>arrays[2]),
-            data(<PyObject *>arrays[3]), data(<PyObject *>arrays[4]))
-        self.batch = rows_of(<PyObject *>arrays[0])
-        self.in_place = self.h == self.h_out
-        self.views = views_of(arrays, cell.type_number)
-        self.scratch = PyMem_Malloc(scratch_bytes(cell, self.batch, self.in_place))
-        if self.scratch == NULL:
-            PyErr_NoMemory()
-        self.vectorcall = bound_cell_vectorcall  # last: until then, __call__ refuses
-
-    def __dealloc__(self):
-        PyMem_Free(self.scratch)
-
-    def __call__(self):
-        """Read the inputs, write the outputs and return them."""
-        if self.scratch == NULL:
-            raise RuntimeError("not bound yet")
-        return bound_cell_call(self)
-
-    def __repr__(self):
-        return f"<bound {self.owner!r}>"
-
-
-cdef object bound_cell_vectorcall(object self, PyObject **args, size_t nargsf, PyObject *names):
-    if PyVectorcall_NARGS(nargsf) or names != NULL and PyTuple_GET_SIZE(names):
-        raise TypeError("BoundCell.__call__() takes no arguments")
-    return bound_cell_call(<BoundCell>self)
-
-
-cdef inline object bound_cell_call(BoundCell self):
-    step_cell(self.owner, self.batch, &self.x, self.h, self.c, self.h_out, self.c_out, self.scratch,
-              self.in_place)
-    return self.out
+            fastgate_lstm_step(self.lstm, batch, part.data, part.stride, data(h), data(c), h_out, c_out, scratch)
+    if h_copied != NULL:
+        memcpy(h_copied, h_out, h_bytes)
+    if c_copied != NULL:
+        memcpy(c_copied, c_out, c_bytes)
+    if scratch != <char *>room:
+        PyMem_Free(scratch)
+    return result
 
 
 # ---- LSTM -------------------------------------------------------------------------------------
@@ -506,8 +453,8 @@ cdef class LSTM(_Recurrent):
     layers : sequence
         For each layer a mapping of LSTMCell's parameters (weight_ih, weight_hh, and bias_ih, bias_hh,
         peephole, projection where there are), or a pair of mappings, for the directions forward and
-        backward, whose outputs stand side by side. All layers have the same sizes, but for the inputs of
-        the first.
+        backward, whose outputs stand side by side. All layers have the same sizes, except for the
+        inputs of the first.
     batch_first : bool
         x is (B, T, input_size) instead of (T, B, input_size), y accordingly.
     reverse : bool
@@ -521,12 +468,6 @@ cdef class LSTM(_Recurrent):
         Elements of x in a step.
     hidden_size : int
         Elements of c, of one layer and direction.
-    output_size : int
-        Elements of y in a step; counts both directions.
-    num_layers : int
-        Layers, each of one or two directions.
-    batch_first : bool
-        As given.
     storage : str
         As given.
     nbytes : int
@@ -545,15 +486,12 @@ cdef class LSTM(_Recurrent):
     def __cinit__(self, layers, *, batch_first=False, reverse=False, clip=None, gate_clip=None,
                   input_forget=False, storage="float32", threads=1):
         if type(layers) is _Saved:
-            self.read(layers)
-        else:
-            storage, threads = _check.options(storage, threads)
-            cells, directions = _check.lstm_parameters(layers, storage, bool(reverse))
-            self.pack(cells, directions, limits(clip, gate_clip, input_forget, reverse), storage, threads)
-        self.directions = self.options().directions
-        self.num_layers = self.options().layers
-        self.output_size = self.directions * self.side_size
-        self.batch_first = bool(batch_first)
+            self.read(layers, batch_first)
+            return
+        storage, threads = _parameters.storage_of(storage), _parameters.thread_count(threads)
+        options = _parameters.lstm_options(clip, gate_clip, input_forget, reverse, batch_first)
+        cells, directions = _parameters.lstm_parameters(layers, storage, options["reverse"])
+        self.pack(cells, directions, options, storage, threads)
 
     @classmethod
     def from_torch(cls, source, *, prefix="", batch_first=None, storage="float32", threads=1):
@@ -570,14 +508,14 @@ cdef class LSTM(_Recurrent):
         return cls(layers, storage=storage, threads=threads, **options)
 
     @classmethod
-    def from_keras(cls, source, *, prefix="", storage="float32", threads=1):
+    def from_keras(cls, source, *, prefix="", bidirectional=None, storage="float32", threads=1):
         """An LSTM with the weights of one of Keras; see fastgate.weights.
 
         Raises what fastgate.weights.from_keras and the class raise.
         """
         from fastgate import weights
 
-        layers, options = weights.from_keras(source, prefix=prefix)
+        layers, options = weights.from_keras(source, prefix=prefix, bidirectional=bidirectional)
         return cls(layers, storage=storage, threads=threads, **options)
 
     @classmethod
@@ -592,7 +530,7 @@ cdef class LSTM(_Recurrent):
         return cls(layers, storage=storage, threads=threads, **options)
 
     @classmethod
-    def load(cls, source, *, batch_first=False):
+    def load(cls, source, *, batch_first=None):
         """The LSTM that save, or C, wrote: the same bits, storage and number of threads.
 
         Of a file nothing is read but to check it: it is mapped, and all processes that load it share
@@ -603,8 +541,8 @@ cdef class LSTM(_Recurrent):
         ----------
         source : path or bytes-like
             Bytes are copied.
-        batch_first : bool
-            As of the class: it is how the LSTM is called, and not saved.
+        batch_first : bool, optional
+            How it is called; as saved, if it is not given.
 
         Raises
         ------
@@ -614,7 +552,7 @@ cdef class LSTM(_Recurrent):
         OSError
             If the file cannot be read.
         """
-        return cls(_Saved(source), batch_first=batch_first)
+        return cls(_Saved(source), batch_first=None if batch_first is None else bool(batch_first))
 
     def __call__(self, x, state=None, *, lengths=None, out=None):
         """__call__(self, x, state=None, *, lengths=None, out=None)\n--\n
@@ -650,22 +588,7 @@ cdef class LSTM(_Recurrent):
         MemoryError
             If there is no room for the outputs of inner layers.
         """
-        result = sequence_fast(self, <PyObject *>x, state, lengths, out)
-        if result is not None:
-            return result
-        dtype = self.dtype()
-        x, h, c, lengths = _check.sequence(x, state, lengths, self.sizes(),
-                                           self.num_layers * self.directions, self.batch_first, dtype)
-        target = None
-        if out is not None:
-            target = _check.output(out, x.shape[:-1] + (self.output_size,), dtype)
-        result = sequence_fast(self, <PyObject *>x, (h, c), lengths, None)
-        assert result is not None  # _check.sequence left nothing to refuse
-        if target is None:
-            return result
-        y, state = result
-        target[...] = y  # computed apart: out may overlap x
-        return out, state
+        return sequence(self, x, state, lengths, out)
 
     def gates(self, x, state=None, *, lengths=None, layer=-1, direction=0):
         """What the gates of a layer do over time, to look at; computing it takes many times as long as a call.
@@ -693,6 +616,7 @@ cdef class LSTM(_Recurrent):
         ValueError, TypeError, MemoryError
             As a call.
         """
+        check_made(self)
         from fastgate._gates import gates
 
         return gates(self, x, state, lengths, layer, direction)
@@ -705,8 +629,24 @@ cdef class LSTM(_Recurrent):
         ValueError
             If the LSTM is bidirectional or in reverse: it would have to know the end.
         """
-        _check.streamable(self.bidirectional, self.reverse)
+        check_made(self)
+        _parameters.check_streamable(self.bidirectional, self.reverse)
         return Stream(self, batch)
+
+    @property
+    def batch_first(self):
+        """Whether x is (B, T, input_size) instead of (T, B, input_size)."""
+        return bool(self.batch_is_first)
+
+    @property
+    def output_size(self):
+        """Elements of y in a step; counts both directions."""
+        return self.directions * self.side_size
+
+    @property
+    def num_layers(self):
+        """Layers, each of one or two directions."""
+        return self.layers
 
     @property
     def bidirectional(self):
@@ -716,41 +656,80 @@ cdef class LSTM(_Recurrent):
     @property
     def reverse(self):
         """Whether the one direction is from the last step to the first."""
+        check_made(self)
         return bool(self.options().backwards)
 
     def __repr__(self):
+        check_made(self)
         return (f"LSTM(input_size={self.input_size}, hidden_size={self.hidden_size}, "
                 f"output_size={self.output_size}, num_layers={self.num_layers}, "
                 f"bidirectional={self.bidirectional}, batch_first={self.batch_first}, "
                 f"reverse={self.reverse}, storage={self.storage!r}, threads={self.threads})")
 
     def __reduce__(self):
-        if type(self) is not LSTM:
-            raise TypeError(f"LSTM.__reduce__() needs an LSTM, not {type(self).__name__}")
-        layers = [self.unpacked(i) for i in range(self.num_layers * self.directions)]
+        check_made(self)
+        layers = [self.unpacked(i) for i in range(self.layers * self.directions)]
         if self.directions == 2:
             layers = list(zip(layers[::2], layers[1::2]))
         options = {"batch_first": self.batch_first, "reverse": self.reverse, **self.keywords()}
-        return _check.make, ("LSTM", (layers,), options)
+        return _parameters.make, ("LSTM", (layers,), options)
 
 
-cdef bint is_state(PyObject *array, int type, int ndim, size_t layers, size_t batch, size_t size) noexcept:
+cdef struct sequence_shape:
+    int ndim
+    bint swapped  # batch first
+    size_t steps, batch, input_size
+    ptrdiff_t step, row  # elements from one to the next
+
+
+cdef inline bint as_sequence(PyObject *array, int type, bint batch_first, sequence_shape *x) noexcept:
+    """x (T, n), (T, B, n) or (B, T, n), whose elements of a step are contiguous; False if it lies otherwise."""
+    if not is_plain(array, type):
+        return False
+    cdef PyArrayObject *a = <PyArrayObject *>array
+    cdef npy_intp *dims = PyArray_DIMS(a)
+    cdef npy_intp *strides = PyArray_STRIDES(a)
+    x.ndim = PyArray_NDIM(a)
+    if x.ndim < 2 or x.ndim > 3:
+        return False
+    x.swapped = batch_first and x.ndim == 3
+    x.steps = dims[1 if x.swapped else 0]
+    x.batch = 1 if x.ndim == 2 else dims[0 if x.swapped else 1]
+    x.input_size = dims[x.ndim - 1]
+    x.step = elements(strides[1 if x.swapped else 0], type)
+    x.row = 0 if x.ndim == 2 else elements(strides[0 if x.swapped else 1], type)
+    # strides of an empty array mean nothing
+    return not x.steps or not x.batch or x.input_size <= 1 or strides[x.ndim - 1] == item_size(type)
+
+
+cdef inline bint is_state(PyObject *array, int type, const sequence_shape *x, size_t layers, size_t size) noexcept:
     """A C-contiguous array (layers, [batch,] size)."""
     if not is_plain(array, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>array):
         return False
     cdef npy_intp *dims = PyArray_DIMS(<PyArrayObject *>array)
-    if PyArray_NDIM(<PyArrayObject *>array) != ndim or <size_t>dims[0] != layers:
+    if PyArray_NDIM(<PyArrayObject *>array) != x.ndim or <size_t>dims[0] != layers:
         return False
-    return <size_t>dims[ndim - 1] == size and (ndim == 2 or <size_t>dims[1] == batch)
+    return <size_t>dims[x.ndim - 1] == size and (x.ndim == 2 or <size_t>dims[1] == x.batch)
 
 
-cdef object new_state(LSTM self, int ndim, size_t batch, size_t size, object initial):
-    """A copy of an initial state, or zeros."""
+cdef inline bint are_lengths(PyObject *counts, const sequence_shape *x) noexcept:
+    """Whether what as_lengths gave has one for each row of a batch, from 0 to the number of steps."""
+    cdef PyArrayObject *a = <PyArrayObject *>counts
+    cdef size_t b
+    if x.ndim == 2 or PyArray_NDIM(a) != 1 or <size_t>PyArray_DIMS(a)[0] != x.batch:
+        return False
+    for b in range(x.batch):
+        if (<const size_t *>PyArray_DATA(a))[b] > x.steps:
+            return False
+    return True
+
+
+cdef object new_state(int type, const sequence_shape *x, size_t layers, size_t size, object initial):
+    """A copy of an initial state that is_state, or zeros."""
     cdef npy_intp dims[3]
-    cdef size_t layers = self.num_layers * self.directions
-    dims[0], dims[1], dims[ndim - 1] = layers, batch, size
-    state = PyArray_EMPTY(ndim, dims, self.type_number, 0)
-    cdef size_t nbytes = layers * batch * size * item_size(self.type_number)
+    dims[0], dims[1], dims[x.ndim - 1] = layers, x.batch, size
+    state = PyArray_EMPTY(x.ndim, dims, type, 0)
+    cdef size_t nbytes = layers * x.batch * size * item_size(type)
     if initial is None:
         memset(data(<PyObject *>state), 0, nbytes)
     else:
@@ -758,202 +737,69 @@ cdef object new_state(LSTM self, int ndim, size_t batch, size_t size, object ini
     return state
 
 
-cdef object sequence_fast(LSTM self, PyObject *x, object state, object lengths, object out):
-    """y, (h_n, c_n) from arrays that can be used as they lie, lengths of int64; None for all others."""
+cdef object sequence(LSTM self, object x, object state, object lengths, object out):
     cdef int type = self.type_number
-    if not is_plain(x, type):
-        return None
-    cdef PyArrayObject *a = <PyArrayObject *>x
-    cdef int ndim = PyArray_NDIM(a)
-    cdef npy_intp *dims = PyArray_DIMS(a)
-    cdef npy_intp *strides = PyArray_STRIDES(a)
-    if ndim < 2 or ndim > 3 or <size_t>dims[ndim - 1] != self.input_size:
-        return None
-    cdef bint swapped = self.batch_first and ndim == 3
-    cdef size_t steps = dims[1 if swapped else 0]
-    cdef size_t batch = 1 if ndim == 2 else dims[0 if swapped else 1]
-    if steps and batch and dims[ndim - 1] > 1 and strides[ndim - 1] != item_size(type):
-        return None  # strides of an empty array mean nothing
-    cdef ptrdiff_t x_step = elements(strides[1 if swapped else 0], type)
-    cdef ptrdiff_t x_row = 0 if ndim == 2 else elements(strides[0 if swapped else 1], type)
-    cdef size_t layers = self.num_layers * self.directions
-    h = c = None
+    cdef sequence_shape shape
+    cdef size_t layers = self.layers * self.directions
+    cdef object h = None, c = None, given = None, counts = None, target = out
+    cdef bint plain = True  # so far no code of the user ran
+    if self.lstm == NULL:
+        check_made(self)
+    if not as_sequence(<PyObject *>x, type, self.batch_is_first, &shape):
+        x, plain = _arrays.as_input(x, "x", self.dtype(), "LSTM"), False
     if state is not None:
-        if not PyTuple_CheckExact(<PyObject *>state) or PyTuple_GET_SIZE(<PyObject *>state) != 2:
-            return None
-        h, c = <tuple>state
-        if not is_state(<PyObject *>h, type, ndim, layers, batch, self.side_size):
-            return None
-        if not is_state(<PyObject *>c, type, ndim, layers, batch, self.hidden_size):
-            return None
-    cdef const size_t *counts = NULL
+        plain = plain and PyTuple_CheckExact(<PyObject *>state)
+        h, c = <tuple>pair(state, "state")
+        if not is_plain(<PyObject *>h, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>h):
+            h, plain = _arrays.as_input(h, "state[0]", self.dtype(), "LSTM"), False
+        if not is_plain(<PyObject *>c, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>c):
+            c, plain = _arrays.as_input(c, "state[1]", self.dtype(), "LSTM"), False
     if lengths is not None:
-        if not is_plain(<PyObject *>lengths, NPY_INT64) or ndim == 2 or sizeof(size_t) != 8:
-            return None
-        if PyArray_NDIM(<PyArrayObject *>lengths) != 1 or not PyArray_IS_C_CONTIGUOUS(
-                <PyArrayObject *>lengths):
-            return None
-        if <size_t>PyArray_DIMS(<PyArrayObject *>lengths)[0] != batch:
-            return None
-        counts = <const size_t *>data(<PyObject *>lengths)  # a negative one is larger than T
+        (given, counts), plain = _arrays.as_lengths(lengths), False
+    if out is not None and not is_plain(<PyObject *>out, type):
+        target, plain = _arrays.as_output(out), False
+
+    # From here on, no code of the user runs.
+    if (not plain and not as_sequence(<PyObject *>x, type, self.batch_is_first, &shape)
+            or shape.input_size != self.input_size):
+        _arrays.check_sequence(x, self.input_size, self.batch_first)
+        raise changed()
+    if h is not None and (not is_state(<PyObject *>h, type, &shape, layers, self.side_size)
+                          or not is_state(<PyObject *>c, type, &shape, layers, self.hidden_size)):
+        batch = () if shape.ndim == 2 else (shape.batch,)
+        _arrays.check_shape(h, "state[0]", (layers, *batch, self.side_size))
+        _arrays.check_shape(c, "state[1]", (layers, *batch, self.hidden_size))
+        raise changed()
+    if counts is not None and not are_lengths(<PyObject *>counts, &shape):
+        _arrays.check_lengths(given, () if shape.ndim == 2 else (shape.batch,), shape.steps, x.shape)
+        raise changed()
+    cdef const size_t *steps_of_rows = <const size_t *>data_or_null(counts)
+    cdef size_t y_size = self.directions * self.side_size  # of a step
+    if out is not None and not is_output(<PyObject *>target, type, <PyObject *>x, y_size):
+        _arrays.check_output(target, shape_of(<PyObject *>x, y_size), self.dtype())
+        raise changed()
+    cdef object result = out
+    cdef void *copied = NULL  # where y goes at last
+    cdef size_t size = shape.steps * shape.batch * y_size
     if out is None:
-        y = new_output(type, x, self.output_size)
-    elif is_output(<PyObject *>out, type, x, self.output_size) and not overlap(
-            x, type, data(<PyObject *>out), steps * batch * self.output_size):
-        y = out
-    else:
-        return None
-    h_n = new_state(self, ndim, batch, self.side_size, h)
-    c_n = new_state(self, ndim, batch, self.hidden_size, c)
-    cdef ptrdiff_t y_row = self.output_size * (steps if swapped else 1)
-    cdef ptrdiff_t y_step = self.output_size * (1 if swapped else batch)
-    cdef int code
-    cdef void *to = data(<PyObject *>y)
+        result = target = new_output(type, <PyObject *>x, y_size)
+    elif overlap(<PyObject *>x, type, data(<PyObject *>target), size):
+        copied = data(<PyObject *>target)
+        target = new_output(type, <PyObject *>x, y_size)
+    cdef void *y = data(<PyObject *>target)
+    cdef const void *x_data = data(<PyObject *>x)
+    h_n = new_state(type, &shape, layers, self.side_size, h)
+    c_n = new_state(type, &shape, layers, self.hidden_size, c)
     cdef void *h_data = data(<PyObject *>h_n)
     cdef void *c_data = data(<PyObject *>c_n)
+    cdef ptrdiff_t y_row = y_size * (shape.steps if shape.swapped else 1)
+    cdef ptrdiff_t y_step = y_size * (1 if shape.swapped else shape.batch)
+    cdef int code
     with nogil:
-        code = fastgate_lstm_run(self.lstm, steps, batch, PyArray_DATA(a), x_step, x_row, counts, h_data,
-                                 c_data, to, y_step, y_row)
-    if code == FASTGATE_ERROR_SHAPE:
-        return None  # a length that _check.sequence refuses
-    if code != FASTGATE_OK:
-        raise MemoryError(f"no memory for a sequence of {steps} steps of {batch} rows")
-    return y, (h_n, c_n)
-
-
-# ---- Stream -----------------------------------------------------------------------------------
-
-cdef inline int check_stream(object self) except -1:
-    """Cython does not check the self of a method taken from the class, nor that it is all made."""
-    if type(self) is not Stream or (<Stream>self).stream == NULL:
-        raise TypeError(f"this method needs a Stream, not {type(self).__name__}, or one half made")
-    return 0
-
-
-@cython.final
-cdef class Stream:
-    """A sequence that comes step by step, or a batch of them. Made by stream() of LSTM or LSTMCell.
-
-    The state stays inside, in buffers that a step reads and writes: it allocates nothing but an
-    output, where none is given. One thread at a time may use a stream; streams of one LSTM may run
-    on as many threads as there are. A copy goes on independently; so does a pickle.
-
-    Attributes
-    ----------
-    batch : int or None
-        Sequences that run side by side; None: one, without an axis for them.
-    source : LSTM or LSTMCell
-        What it was made by.
-    """
-
-    def __cinit__(self, _Recurrent source not None, batch=None):
-        batch = _check.stream_batch(batch)
-        self.source = source
-        self.batch = batch
-        self.rows = 1 if batch is None else batch
-        cdef int code = fastgate_stream_create(&self.stream, source.lstm, self.rows)
-        if code == FASTGATE_ERROR_SHAPE:
-            raise ValueError("this LSTM has no stream")
-        if code != FASTGATE_OK:
-            raise MemoryError(f"no memory for {self.rows} streams")
-        lead = () if batch is None else (batch,)
-        self.out_shape = (*lead, source.side_size)
-        if isinstance(source, LSTM):
-            lead = (source.options().layers, *lead)
-        self.h_shape, self.c_shape = (*lead, source.side_size), (*lead, source.hidden_size)
-
-    def __dealloc__(self):
-        fastgate_stream_free(self.stream)
-
-    def step(self, x, out=None):
-        """The next output.
-
-        Parameters
-        ----------
-        x : (input_size,), or with a batch (B, input_size)
-            float32, or float64 if the storage is. Plain sequences are converted.
-        out : (output_size,) or (B, output_size), optional
-            A C-contiguous array, which y is written to. It may overlap x.
-
-        Returns
-        -------
-        (output_size,) or (B, output_size)
-            y: out, or a new array.
-
-        Raises
-        ------
-        ValueError
-            If a shape does not fit, or out is read-only or not C-contiguous. The stream and out are then
-            as they were.
-        TypeError
-            If an array is of another dtype. The stream and out are then as they were.
-        """
-        check_stream(self)
-        cdef int type = self.source.type_number
-        cdef fastgate_part part = [NULL, 0, 0]
-        if (not as_part(<PyObject *>x, type, &part) or part.size != self.source.input_size
-                or not self.fits(<PyObject *>x)):
-            x = _check.stream_input(x, self.batch, self.source.input_size, self.source.dtype())
-            as_part(<PyObject *>x, type, &part)
-        if out is None:
-            y = new_output(type, <PyObject *>x, self.source.side_size)
-        elif is_output(<PyObject *>out, type, <PyObject *>x, self.source.side_size):
-            y = out
-        else:
-            y = _check.output(out, self.out_shape, self.source.dtype())
-        cdef void *to = data(<PyObject *>y)
-        if self.rows * self.source.nbytes < NOGIL_BYTES:
-            fastgate_stream_step(self.stream, part.data, part.stride, to, self.source.side_size)
-        else:
-            with nogil:
-                fastgate_stream_step(self.stream, part.data, part.stride, to, self.source.side_size)
-        return y if out is None else out
-
-    cdef inline bint fits(self, PyObject *x) noexcept:
-        """Whether an array has the axes of an input; the last one's length is known."""
-        if self.batch is None:
-            return PyArray_NDIM(<PyArrayObject *>x) == 1
-        return (PyArray_NDIM(<PyArrayObject *>x) == 2
-                and <size_t>PyArray_DIMS(<PyArrayObject *>x)[0] == self.rows)
-
-    @property
-    def state(self):
-        """Copies of h and c, (num_layers, [B,] size), of an LSTMCell ([B,] size). Can be set."""
-        check_stream(self)
-        h, c = np.empty(self.h_shape, self.source.dtype()), np.empty(self.c_shape, self.source.dtype())
-        fastgate_stream_get_state(self.stream, data(<PyObject *>h), data(<PyObject *>c))
-        return h, c
-
-    @state.setter
-    def state(self, state):
-        check_stream(self)
-        h, c = _check.states(state, self.h_shape, self.c_shape, self.source.dtype())
-        fastgate_stream_set_state(self.stream, data(<PyObject *>h), data(<PyObject *>c))
-
-    def reset(self, rows=None):
-        """Zeros for all, or those rows of the batch: an integer, integers, a slice or a bool mask.
-
-        Raises
-        ------
-        IndexError
-            If there is no such row, or a mask is of another length.
-        TypeError
-            If rows are something else, or the stream has no batch.
-        """
-        check_stream(self)
-        cdef const unsigned char[::1] chosen = None
-        cdef size_t b
-        if self.source.side_size == 0:
-            return  # rows without elements may be more than can be counted
-        if rows is not None:
-            chosen = _check.stream_rows(rows, self.batch).view(np.uint8)
-        for b in range(self.rows):
-            if chosen is None or chosen[b]:
-                fastgate_stream_reset(self.stream, b)
-
-    def __repr__(self):
-        return f"<stream of {self.source!r}, batch={self.batch}>"
-
-    def __reduce__(self):
-        check_stream(self)
-        return _check.make_stream, (self.source, self.batch, *self.state)
+        code = fastgate_lstm_run(self.lstm, shape.steps, shape.batch, x_data, shape.step, shape.row, steps_of_rows,
+                                 h_data, c_data, y, y_step, y_row)
+    if code:
+        finish(code)
+    if copied != NULL:
+        memcpy(copied, y, size * item_size(type))
+    return result, (h_n, c_n)

@@ -4,12 +4,12 @@
  *     clang -g -O1 -fsanitize=fuzzer,address,undefined -std=c11 tests/c/fuzz.c libfastgate.a -lm -pthread -o fuzz
  *     ./fuzz -max_len=4096 -len_control=0 -max_total_time=600
  *
- * An input is a saved buffer as it stands, or says how a small gate or LSTM is made, run by two roads
- * whose bits must be equal, saved, changed, sealed again or not, and loaded.
+ * An input is a saved buffer as it stands, or says how a small gate or LSTM is made, run in two ways
+ * whose bits must be equal, saved, changed, sealed again or not, and loaded.  What can be loaded is saved as the
+ * same bytes.
  */
 #define _POSIX_C_SOURCE 200112L
-#include "test.h"
-#include "../../csrc/internal.h"
+#include "again.h"
 
 typedef struct {
     const uint8_t *data;
@@ -19,13 +19,6 @@ typedef struct {
 static unsigned take(bytes *in)
 {
     return in->size ? in->size--, *in->data++ : 0;
-}
-
-static void *block(size_t size)
-{
-    void *p;
-    CHECK(!posix_memalign(&p, FG_LINE, size + !size), "%zu bytes", size);
-    return p;
 }
 
 static void same(const void *a, const void *b, size_t count)
@@ -85,24 +78,22 @@ static void load(const void *data, size_t size)
 {
     enum { MOST = 1 << 16 }; /* inputs of what has no outputs, and so no weights */
     uint64_t seed = 1;
-    void *buffer = block(size), *again;
+    void *buffer = block(size);
     fastgate_gate *gate;
     fastgate_lstm *lstm;
     memcpy(buffer, data, size);
     const int rc = fastgate_gate_load(&gate, buffer, size);
     if (!rc) {
-        CHECK(fastgate_gate_saved_size(gate) == size, "size");
-        fastgate_gate_save(gate, again = block(size));
-        CHECK(!memcmp(again, buffer, size), "saved again");
+        gate_saves_as(gate, buffer, size, "saved again");
         if (fastgate_gate_input_size(gate) < MOST)
-            use_gate(gate, &seed);
-        fastgate_gate_free(gate), free(again);
+            use_gate(gate, &seed), same_gate_again(gate, buffer, size);
+        fastgate_gate_free(gate);
     }
     if (!fastgate_lstm_load(&lstm, buffer, size)) {
         CHECK(rc, "a gate and an LSTM");
-        CHECK(fastgate_lstm_saved_size(lstm) == size, "size");
+        lstm_saves_as(lstm, buffer, size, "saved again");
         if (fastgate_lstm_get_options(lstm)->input_size < MOST && fastgate_lstm_get_options(lstm)->layers < 64)
-            use_lstm(lstm, &seed);
+            use_lstm(lstm, &seed), same_lstm_again(lstm, buffer, size);
         fastgate_lstm_free(lstm);
     }
     free(buffer);
@@ -170,7 +161,8 @@ static void make_lstm(bytes *in)
                                      .input_forget = take(in) % 2,
                                      .clip = take(in) % 4 / 2.0,
                                      .gate_clip = take(in) % 4 / 2.0,
-                                     .threads = take(in) % 3};
+                                     .threads = take(in) % 3,
+                                     .batch_first = take(in) % 2};
     const size_t output = o.projection_size ? o.projection_size : o.hidden_size, hidden = o.hidden_size;
     const size_t inputs = o.layers > 1 && 2 * output > o.input_size ? 2 * output : o.input_size;
     fastgate_lstm_weights weights[MOST_CELLS];

@@ -52,7 +52,7 @@ step() # step NAME COMMAND...: its last line of output is the detail
 
 # ---- building ----------------------------------------------------------------------------------
 
-tests="bits lstm cell memory saved threads pool"
+tests="bits lstm cell memory saved threads pool interrupt stack"
 strict="-std=c11 -ffp-contract=off -Wall -Wextra -Werror"
 wrap=-Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc,--wrap=posix_memalign,--wrap=free
 
@@ -68,6 +68,8 @@ link_tests() # link_tests FOLDER COMPILER FLAGS ARCHIVE
         case $test in
         memory) extra=$wrap ;;
         pool) extra=-Wl,--wrap=pthread_create ;;
+        interrupt) extra=-Wl,--wrap=clock_gettime ;;
+        stack) extra=-Wl,-z,now ;;
         *) extra= ;;
         esac
         # gcc 12 for AArch64 fails to vectorize bits.c
@@ -132,7 +134,7 @@ optimized()
     have "$1" "$1" && built "$1" "$out/$1" "$1" -O3 || return
     step "$1: bits" digests "$out/$1/bits"
     step "$1: lstm" digests "$out/$1/lstm"
-    for test in cell memory saved threads pool; do
+    for test in cell memory saved threads pool interrupt stack; do
         step "$1: $test" "$out/$1/$test"
     done
 }
@@ -169,6 +171,7 @@ sanitizers()
     step "ASan, UBSan: saved" "$out/sanitizers/saved" few
     step "ASan, UBSan: threads" "$out/sanitizers/threads"
     step "ASan, UBSan: pool" "$out/sanitizers/pool"
+    step "ASan, UBSan: interrupt" "$out/sanitizers/interrupt" few
 }
 
 sanitizers_long()
@@ -183,6 +186,7 @@ tsan()
     built TSan "$out/tsan" $strictest "-O1 -g -fsanitize=thread" || return
     step "TSan: threads" "$out/tsan/threads"
     step "TSan: pool" "$out/tsan/pool" no-forks
+    step "TSan: interrupt" "$out/tsan/interrupt" few
 }
 
 run_valgrind() # it hides AVX-512 from the program
@@ -206,6 +210,8 @@ aarch64()
     step "AArch64, emulated: memory" $emulate "$out/aarch64/memory" few
     step "AArch64, emulated: saved" $emulate "$out/aarch64/saved" few
     step "AArch64, emulated: threads" $emulate "$out/aarch64/threads"
+    step "AArch64, emulated: interrupt" $emulate "$out/aarch64/interrupt" few
+    step "AArch64, emulated: stack" $emulate "$out/aarch64/stack"
 }
 
 # fuzz.c under libFuzzer

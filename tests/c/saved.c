@@ -1,25 +1,18 @@
 /*
  * Saved gates and LSTMs: they come back bit by bit; whatever else a buffer or file holds is refused.  What is
- * damaged lies in blocks of just its size, for the sanitizers and valgrind to see what is read past it.
+ * damaged lies in blocks of just its size, so that the sanitizers and valgrind see what is read past it.
  */
 #define _GNU_SOURCE
-#include "test.h"
-#include "../../csrc/internal.h"
+#include "again.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 static char path[] = "/tmp/fastgate-saved-XXXXXX";
-
-static void *block(size_t size)
-{
-    void *p;
-    CHECK(!posix_memalign(&p, FG_LINE, size + !size), "%zu bytes", size);
-    return p;
-}
 
 static fastgate_gate *random_gate(size_t m, size_t n, uint64_t *seed)
 {
@@ -77,7 +70,7 @@ static void same_lstms(const fastgate_lstm *a, const fastgate_lstm *b, uint64_t 
     CHECK(o->storage == p->storage && o->input_size == p->input_size && o->hidden_size == p->hidden_size &&
               o->projection_size == p->projection_size && o->layers == p->layers && o->directions == p->directions &&
               o->backwards == p->backwards && o->input_forget == p->input_forget && o->clip == p->clip &&
-              o->gate_clip == p->gate_clip && o->threads == p->threads &&
+              o->gate_clip == p->gate_clip && o->threads == p->threads && o->batch_first == p->batch_first &&
               fastgate_lstm_nbytes(a) == fastgate_lstm_nbytes(b), "options");
     const size_t cells = o->layers * o->directions, output = fastgate_lstm_output_size(a);
     const size_t hs = cells * BATCH * output, cs = cells * BATCH * o->hidden_size;
@@ -113,14 +106,12 @@ static void try_gates(void)
         fastgate_gate_save(gate, buffer);
         CHECK(!fastgate_gate_load(&loaded, buffer, size), "load");
         same_gates(gate, loaded, &seed);
-        void *again = block(size);
-        fastgate_gate_save(loaded, again);
-        CHECK(!memcmp(buffer, again, size), "saved again");
+        same_gate_again(loaded, buffer, size);
         fastgate_gate_free(loaded);
         CHECK(!fastgate_gate_save_file(gate, path) && !fastgate_gate_load_file(&loaded, path), "file");
         same_gates(gate, loaded, &seed);
         fastgate_gate_free(loaded), fastgate_gate_free(gate);
-        free(buffer), free(again);
+        free(buffer);
     }
 }
 
@@ -139,7 +130,8 @@ static fastgate_lstm_options random_options(uint64_t *seed)
                                    .input_forget = (int)below(seed, 2),
                                    .clip = below(seed, 2) ? 0.75 : 0,
                                    .gate_clip = below(seed, 2) ? 1.5 : 0,
-                                   .threads = (unsigned)below(seed, 3)};
+                                   .threads = (unsigned)below(seed, 3),
+                                   .batch_first = (int)below(seed, 2)};
 }
 
 static void try_lstms(int count)
@@ -149,18 +141,17 @@ static void try_lstms(int count)
         const fastgate_lstm_options o = random_options(&seed);
         fastgate_lstm *lstm = random_lstm(&o, (unsigned)below(&seed, 256), &seed), *loaded;
         const size_t size = fastgate_lstm_saved_size(lstm);
-        void *buffer = block(size), *again = block(size);
+        void *buffer = block(size);
         memset(buffer, 0xa5, size);
         fastgate_lstm_save(lstm, buffer);
         CHECK(!fastgate_lstm_load(&loaded, buffer, size), "load");
         same_lstms(lstm, loaded, &seed);
-        fastgate_lstm_save(loaded, again);
-        CHECK(!memcmp(buffer, again, size), "saved again");
+        same_lstm_again(loaded, buffer, size);
         fastgate_lstm_free(loaded);
         CHECK(!fastgate_lstm_save_file(lstm, path) && !fastgate_lstm_load_file(&loaded, path), "file");
         same_lstms(lstm, loaded, &seed);
         fastgate_lstm_free(loaded), fastgate_lstm_free(lstm);
-        free(buffer), free(again);
+        free(buffer);
     }
 }
 
@@ -238,7 +229,7 @@ static void try_hostile_headers(const void *saved, size_t size, int few)
         if (!rc) {
             storage = fastgate_gate_storage(gate);
             if (fastgate_gate_input_size(gate) < size) /* else it has no outputs */
-                same_gates(gate, gate, &seed);
+                same_gates(gate, gate, &seed), same_gate_again(gate, copy, size);
             fastgate_gate_free(gate);
         }
         rc = fastgate_lstm_load(&lstm, copy, size);
@@ -246,11 +237,116 @@ static void try_hostile_headers(const void *saved, size_t size, int few)
         if (!rc) {
             storage = fastgate_lstm_get_options(lstm)->storage;
             if (fastgate_lstm_get_options(lstm)->input_size < size)
-                same_lstms(lstm, lstm, &seed);
+                same_lstms(lstm, lstm, &seed), same_lstm_again(lstm, copy, size);
             fastgate_lstm_free(lstm);
         }
     }
     free(copy);
+}
+
+/* Whether a buffer, sealed again, is taken; then it is what saving writes. */
+static int is_taken(unsigned char *buffer, size_t size)
+{
+    fastgate_gate *gate;
+    fastgate_lstm *lstm;
+    fg_saved header;
+    memcpy(&header, buffer, sizeof header);
+    fg_seal(buffer, &header);
+    const int of_gate = fastgate_gate_load(&gate, buffer, size), of_lstm = fastgate_lstm_load(&lstm, buffer, size);
+    CHECK((!of_gate || of_gate == FASTGATE_ERROR_FORMAT) && (!of_lstm || of_lstm == FASTGATE_ERROR_FORMAT), "code");
+    if (!of_gate)
+        same_gate_again(gate, buffer, size), fastgate_gate_free(gate);
+    if (!of_lstm)
+        same_lstm_again(lstm, buffer, size), fastgate_lstm_free(lstm);
+    return !of_gate || !of_lstm;
+}
+
+/* Every byte of the sections, and of what a header says, becomes another one. */
+static void try_contents(unsigned char *buffer, size_t size, int few)
+{
+    static const unsigned char flips[] = {1, 2, 4, 8, 16, 32, 64, 128, 255}, values[] = {0, 1, 0x7c, 0x7e, 0x7f, 0x80};
+    enum { FLIPS = sizeof flips, CHANGES = FLIPS + sizeof values };
+    size_t taken = 0, refused_ones = 0;
+    for (size_t i = offsetof(fg_saved, kind); i < size; i++) {
+        const unsigned char before = buffer[i];
+        for (size_t k = few ? i % CHANGES : 0; k < CHANGES; k += few ? CHANGES : 1) {
+            buffer[i] = k < FLIPS ? before ^ flips[k] : values[k - FLIPS];
+            *(is_taken(buffer, size) ? &taken : &refused_ones) += 1;
+        }
+        buffer[i] = before;
+    }
+    CHECK(is_taken(buffer, size) && taken && refused_ones, "%zu taken, %zu refused", taken, refused_ones);
+}
+
+/* Options that no LSTM has, or that are said in another way than saving does; each beside its own value. */
+static void try_options(void)
+{
+    static const struct {
+        size_t at, size;
+        uint64_t good, bad[4];
+    } members[] = {{offsetof(fg_saved, directions), 4, 2, {0, 3, 1 << 30, 1}},
+                   {offsetof(fg_saved, flags), 4, 0, {FG_SAVED_BACKWARDS, 8, 1u << 31, 3}},
+                   {offsetof(fg_saved, zero), 4, 0, {1, 256, 1u << 31, 2}},
+                   {offsetof(fg_saved, zeros), 8, 0, {1, 256, UINT64_MAX, 2}},
+                   {offsetof(fg_saved, zeros) + 24, 8, 0, {1, 256, UINT64_MAX, 2}},
+                   {offsetof(fg_saved, clip), 8, 0, {(uint64_t)1 << 63, 0xbff0000000000000, 0x7ff8000000000000,
+                                                     0xfff0000000000000}},
+                   {offsetof(fg_saved, gate_clip), 8, 0, {(uint64_t)1 << 63, 0xbff0000000000000, 0x7ff8000000000000,
+                                                          0xfff0000000000000}},
+                   {sizeof(fg_saved), 1, 0, {1, 2, 3, 255}}, /* has_peephole */
+                   {sizeof(fg_saved) + 1, 1, 1, {0, 2, 3, 255}}};
+    uint64_t seed = 8;
+    const fastgate_lstm_options o = {storage, 1, 2, 1, 1, 2, .clip = -0.0, .gate_clip = -0.0};
+    fastgate_lstm *lstm = random_lstm(&o, 2, &seed);
+    const size_t size = fastgate_lstm_saved_size(lstm);
+    unsigned char *buffer = block(size);
+    fastgate_lstm_save(lstm, buffer);
+    for (size_t i = 0; i < sizeof members / sizeof *members; i++) {
+        CHECK(!memcmp(buffer + members[i].at, &members[i].good, members[i].size), "member %zu", i);
+        for (size_t k = 0; k < 4; k++) {
+            memcpy(buffer + members[i].at, &members[i].bad[k], members[i].size);
+            CHECK(!is_taken(buffer, size), "member %zu, value %zu", i, k);
+        }
+        memcpy(buffer + members[i].at, &members[i].good, members[i].size);
+    }
+    CHECK(is_taken(buffer, size), "as saved");
+    fastgate_lstm_free(lstm), free(buffer);
+}
+
+/* An int8 gate of one panel and span, of which weights change with their sums, and scales. */
+static void try_int8(void)
+{
+    enum { M = 13, N = 6, SCALES = sizeof(fg_saved) + FG_LINE, SUMS = SCALES + FG_LINE, WEIGHTS = SUMS + FG_LINE };
+    static const float scales[] = {0, -0.0f, -1, 1, 0x1p-149f, 0x1p-142f, 0x1p100f, 0x1.02p121f, 0x1.03p121f, FLT_MAX,
+                                   INFINITY, NAN};
+    uint64_t seed = 7;
+    fastgate_gate *gate = random_gate(M, N, &seed);
+    const size_t size = fastgate_gate_saved_size(gate);
+    unsigned char *buffer = block(size), *saved = block(size);
+    size_t taken = 0;
+    fastgate_gate_save(gate, saved);
+    for (size_t r = 0; r < M; r++) {
+        for (size_t k = 0; k < N * 256; k++) {
+            memcpy(buffer, saved, size);
+            int8_t *w = (int8_t *)buffer + WEIGHTS + k / 256 / FG_QUAD * FG_LINE + r * FG_QUAD + k / 256 % FG_QUAD;
+            int32_t *sum = (int32_t *)(buffer + SUMS) + r;
+            const int8_t before = *w;
+            *w = (int8_t)(k % 256 - 128);
+            *sum += *w - before;
+            const int is_good = is_taken(buffer, size);
+            CHECK(!is_good || *w != -128, "-128");
+            taken += (size_t)is_good;
+            *sum ^= 1;
+            CHECK(!is_taken(buffer, size), "a wrong sum");
+        }
+        memcpy(buffer, saved, size);
+        for (size_t s = 0; s < sizeof scales / sizeof *scales; s++) {
+            memcpy(buffer + SCALES + r * sizeof(float), &scales[s], sizeof(float));
+            CHECK(is_taken(buffer, size) == (s == 3 || s == 5 || s == 6 || s == 7), "scale %a", (double)scales[s]);
+        }
+    }
+    CHECK(taken > M * (N - 1) * 254 && taken < M * N * 255, "%zu", taken); /* the largest weight must be 127 or -127 */
+    fastgate_gate_free(gate), free(buffer), free(saved);
 }
 
 static void try_bad_buffers(int few)
@@ -278,6 +374,22 @@ static void try_bad_buffers(int few)
     try_hostile_headers(buffer, size, few);
     fastgate_lstm_free(lstm), free(buffer);
     storage = before;
+
+    gate = random_gate(17, storage == FASTGATE_INT8 ? 517 : 7, &seed);
+    size = fastgate_gate_saved_size(gate);
+    fastgate_gate_save(gate, buffer = block(size));
+    try_contents(buffer, size, few || storage == FASTGATE_INT8);
+    fastgate_gate_free(gate), free(buffer);
+    const fastgate_lstm_options all = {storage, 3, 5, 3, 1, 2, .input_forget = 1, .clip = 2, .gate_clip = 3,
+                                       .threads = 1, .batch_first = 1};
+    lstm = random_lstm(&all, 2, &seed); /* peepholes of one direction */
+    size = fastgate_lstm_saved_size(lstm);
+    fastgate_lstm_save(lstm, buffer = block(size));
+    try_contents(buffer, size, few);
+    fastgate_lstm_free(lstm), free(buffer);
+    try_options();
+    if (storage == FASTGATE_INT8)
+        try_int8();
 }
 
 /* ---- files ---------------------------------------------------------------------------------- */
@@ -315,6 +427,18 @@ static void try_files(void)
     fastgate_gate_free(mapped), fastgate_gate_free(loaded), fastgate_gate_free(old), fastgate_gate_free(new);
     struct stat status;
     CHECK(!stat(path, &status) && status.st_size > 8000, "replaced");
+
+    char longest[sizeof "/tmp/" + NAME_MAX + 1] = "/tmp/"; /* a name that no suffix can make longer */
+    const size_t length = strlen(path);
+    memcpy(longest, path, length);
+    memset(longest + length, 'x', strlen("/tmp/") + NAME_MAX - length);
+    old = random_gate(20, 10, &seed);
+    CHECK(!fastgate_gate_save_file(old, longest) && !fastgate_gate_load_file(&loaded, longest), "a long name");
+    same_gates(loaded, old, &seed);
+    CHECK(!unlink(longest), "unlink");
+    longest[strlen(longest)] = 'x';
+    CHECK(fastgate_gate_save_file(old, longest) == FASTGATE_ERROR_FILE && errno == ENAMETOOLONG, "too long a name");
+    fastgate_gate_free(loaded), fastgate_gate_free(old);
 }
 
 static long long size_of(const char *name)
@@ -329,7 +453,7 @@ static void try_places(void)
 {
     enum { NAMES = 9 };
     uint64_t seed = 6;
-    char at_path[sizeof path + 8], beside[NAMES][sizeof path + 40];
+    char at_path[sizeof path + 8], beside[NAMES][64];
     storage = FASTGATE_FLOAT32;
     fastgate_gate *gate = random_gate(200, 10, &seed), *loaded;
     const long long size = (long long)fastgate_gate_saved_size(gate);
@@ -347,7 +471,7 @@ static void try_places(void)
     CHECK(!fastgate_gate_save_file(gate, at_path) && size_of(at_path) == size && !size_of(path), "is replaced");
 
     for (int i = 0; i < NAMES; i++) {
-        snprintf(beside[i], sizeof beside[i], "%s.%ld-%d.tmp", at_path, (long)getpid(), i);
+        snprintf(beside[i], sizeof beside[i], "/tmp/.fastgate-%ld-%d.tmp", (long)getpid(), i);
         CHECK(!symlink(path, beside[i]), "a link");
     }
     CHECK(!fastgate_gate_save_file(gate, at_path) && !size_of(path), "wrote where a link leads to");
@@ -363,7 +487,7 @@ static void try_places(void)
     CHECK(!setrlimit(RLIMIT_FSIZE, &small), "limit");
     CHECK(fastgate_gate_save_file(gate, at_path) == FASTGATE_ERROR_FILE && errno == EFBIG, "no room");
     CHECK(!setrlimit(RLIMIT_FSIZE, &before) && size_of(at_path) == size, "the old one stays");
-    snprintf(beside[0], sizeof beside[0], "%s.%ld-%d.tmp", at_path, (long)getpid(), NAMES + 1);
+    snprintf(beside[0], sizeof beside[0], "/tmp/.fastgate-%ld-%d.tmp", (long)getpid(), NAMES + 1);
     CHECK(access(beside[0], F_OK) && errno == ENOENT, "left beside");
     unlink(at_path);
     fastgate_gate_free(loaded), fastgate_gate_free(gate);

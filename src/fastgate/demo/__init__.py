@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgate import LSTM, LSTMCell, reference
-from fastgate._check import STORAGES, dtype_of
+from fastgate._arrays import STORAGES, dtype_of
 
 Array = NDArray[Any]  # float32, or float64 for gates that are stored so
 Data = dict[str, NDArray[Any]]
@@ -146,7 +146,7 @@ def print_times(data: Data, x: Array, storage: str, rounds: int = 41, calls: int
         np=np, w=np.asfortranarray(w), xh1=xh1, h=xh1[len(x) : -1], z=z, ifo=z[: 3 * hidden],
         i=z[:hidden], f=z[hidden : 2 * hidden], o=z[2 * hidden : 3 * hidden], g=z[3 * hidden :],
         c=np.zeros(hidden, x.dtype), t=np.empty(hidden, x.dtype), half=np.array(0.5, x.dtype),
-        cell=cell, call=cell.bind(x, h, c, out=(h, c)), stream=cell.stream(), x=x, y=y,
+        cell=cell, stream=cell.stream(), x=x, y=y, state=(h, c),
     )  # fmt: skip
     ways = {
         "NumPy: dot, tanh, multiply, add, all in place": (
@@ -155,7 +155,7 @@ def print_times(data: Data, x: Array, storage: str, rounds: int = 41, calls: int
             "np.multiply(o, t, h)"
         ),
         "stream.step(x, out=y)": "stream.step(x, out=y)",
-        "call = cell.bind(x, h, c, out=(h, c)); call()": "call()",
+        "cell(x, h, c, out=(h, c))": "cell(x, *state, out=state)",
     }
     timers = [timeit.Timer(statement, globals=names) for statement in ways.values()]
     times = np.array([[timer.timeit(calls) for timer in timers] for _ in range(rounds)])

@@ -1,0 +1,142 @@
+# How arrays lie; included by _core.pyx.  Nothing in here calls code of the user, and what reads an array
+# reads it once: between reading the shapes of a call's arrays and using them, no other Python code runs.
+# `type` is NumPy's number of what a gate takes and gives: NPY_FLOAT32 or NPY_FLOAT64.
+
+cdef inline npy_intp item_size(int type) noexcept nogil:
+    return sizeof(double) if type == NPY_FLOAT64 else sizeof(float)
+
+
+cdef inline ptrdiff_t elements(npy_intp stride, int type) noexcept nogil:
+    """A stride of so many bytes; each division is by a constant, for speed."""
+    if type == NPY_FLOAT64:
+        return stride // <npy_intp>sizeof(double)
+    return stride // <npy_intp>sizeof(float)
+
+
+cdef inline void *data(PyObject *array) noexcept nogil:
+    return PyArray_DATA(<PyArrayObject *>array)
+
+
+cdef inline void *data_or_null(object array) noexcept:
+    return NULL if array is None else data(<PyObject *>array)
+
+
+cdef inline bint is_plain(PyObject *array, int type) noexcept:
+    """An ndarray, of no subclass, of this type, aligned and in native byte order."""
+    return (PyArray_CheckExact(array) and PyArray_TYPE(<PyArrayObject *>array) == type
+            and PyArray_ISBEHAVED_RO(<PyArrayObject *>array))
+
+
+cdef inline bint as_part(PyObject *array, int type, fastgate_part *part) noexcept:
+    """array (..., n) as rows of n contiguous elements, one stride apart; False if it lies otherwise."""
+    if not is_plain(array, type):
+        return False
+    cdef PyArrayObject *a = <PyArrayObject *>array
+    cdef int last = PyArray_NDIM(a) - 1
+    cdef npy_intp *dims = PyArray_DIMS(a)
+    cdef npy_intp *strides = PyArray_STRIDES(a)
+    if last < 0:
+        return False
+    part.data = PyArray_DATA(a)
+    part.size = dims[last]
+    part.stride = dims[last]
+    if PyArray_IS_C_CONTIGUOUS(a):
+        return True
+    if dims[last] != 1 and strides[last] != item_size(type):
+        return False
+    cdef npy_intp rows = 1
+    cdef int axis
+    for axis in range(last - 1, -1, -1):
+        if dims[axis] == 1:
+            continue
+        if rows == 1:
+            part.stride = elements(strides[axis], type)
+        elif elements(strides[axis], type) != part.stride * rows:
+            return False
+        rows *= dims[axis]
+    return True
+
+
+cdef inline size_t rows_of(PyObject *array) noexcept:
+    """The product of the leading axes."""
+    cdef npy_intp *dims = PyArray_DIMS(<PyArrayObject *>array)
+    cdef size_t rows = 1
+    cdef int axis
+    for axis in range(PyArray_NDIM(<PyArrayObject *>array) - 1):
+        rows *= dims[axis]
+    return rows
+
+
+cdef inline bint same_rows(PyObject *a, PyObject *b) noexcept:
+    """The same leading axes."""
+    cdef int ndim = PyArray_NDIM(<PyArrayObject *>a)
+    return a == b or (
+        ndim == PyArray_NDIM(<PyArrayObject *>b)
+        and not memcmp(PyArray_DIMS(<PyArrayObject *>a), PyArray_DIMS(<PyArrayObject *>b),
+                       (ndim - 1) * sizeof(npy_intp)))
+
+
+cdef inline bint is_contiguous(PyObject *array, int type, PyObject *x, size_t size) noexcept:
+    """A C-contiguous array of the leading axes of x and then `size`."""
+    if not is_plain(array, type) or not same_rows(x, array):
+        return False
+    cdef PyArrayObject *a = <PyArrayObject *>array
+    return PyArray_IS_C_CONTIGUOUS(a) and <size_t>PyArray_DIMS(a)[PyArray_NDIM(a) - 1] == size
+
+
+cdef inline bint is_output(PyObject *out, int type, PyObject *x, size_t size) noexcept:
+    """The same, writable."""
+    return is_contiguous(out, type, x, size) and PyArray_ISCARRAY(<PyArrayObject *>out)
+
+
+cdef inline object new_output(int type, PyObject *x, size_t size):
+    """An array of the leading axes of x, which has one at least, and then `size`."""
+    cdef npy_intp dims[MAX_AXES]
+    cdef int last = PyArray_NDIM(<PyArrayObject *>x) - 1
+    cdef int axis
+    for axis in range(last):
+        dims[axis] = PyArray_DIMS(<PyArrayObject *>x)[axis]
+    dims[last] = size
+    return PyArray_EMPTY(last + 1, dims, type, 0)
+
+
+cdef inline tuple shape_of(PyObject *x, size_t size):
+    """The leading axes of x and then `size`."""
+    return (<object>x).shape[:-1] + (size,)
+
+
+cdef inline bint overlap(PyObject *array, int type, const void *y, size_t size) noexcept:
+    """Whether the bounds of an array cross those of `size` elements from y on."""
+    cdef PyArrayObject *a = <PyArrayObject *>array
+    cdef const char *low = <const char *>PyArray_DATA(a)
+    cdef const char *high = low + item_size(type)
+    cdef ptrdiff_t span
+    cdef int axis
+    for axis in range(PyArray_NDIM(a)):
+        span = (PyArray_DIMS(a)[axis] - 1) * PyArray_STRIDES(a)[axis]
+        if span > 0:
+            high += span
+        else:
+            low += span
+    return low < <const char *>y + size * item_size(type) and <const char *>y < high
+
+
+cdef inline object pair(object value, str name):
+    """The two of (h, c), as a tuple."""
+    if PyTuple_CheckExact(<PyObject *>value) and PyTuple_GET_SIZE(<PyObject *>value) == 2:
+        return value
+    return _arrays.as_pair(value, name)
+
+
+cdef object changed():
+    """For arrays that other threads change during a call, so that no check finds a fault."""
+    return RuntimeError("the arrays of a call changed while it began")
+
+
+cdef int finish(int code) except -1:
+    """What a call that ended with this code raises, if it does."""
+    if code == FASTGATE_ERROR_INTERRUPTED:
+        return -1  # asked() left the exception
+    if code != FASTGATE_OK:
+        raise MemoryError("no memory for a call")
+    return 0

@@ -1,0 +1,232 @@
+"""Arrays that users give: converted, or refused with what to write instead.
+
+A conversion may run code of the user, such as `__array__`, and that code may change what was converted before.  So
+an entry point first converts all that it was given, by the functions as_*, and then checks, by the functions check_*,
+which run no code but ours and NumPy's.
+"""
+
+from __future__ import annotations
+
+import sys
+from numbers import Real
+
+import numpy as np
+
+TYPE_CHECKING = False  # not from typing, for the sake of the import time
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from numpy.typing import ArrayLike, NDArray
+
+    _Array = NDArray[Any]
+
+STORAGES = ("float32", "float16", "bfloat16", "int8", "float64")
+
+
+def dtype_of(storage: str) -> np.dtype[Any]:
+    """What a gate takes and gives: float32, or float64 where it is stored so."""
+    return np.dtype(np.float64 if storage == "float64" else np.float32)
+
+
+# ---- conversions ------------------------------------------------------------------------------
+
+
+def is_buffer(value: object) -> bool:
+    try:
+        memoryview(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def is_array(value: object) -> bool:
+    """Whether it has a dtype of its own; else it is a plain sequence or number."""
+    array_like = ("dtype", "__array__", "__array_interface__", "__array_struct__")
+    return any(hasattr(value, name) for name in array_like) or is_buffer(value)
+
+
+def converted(value: ArrayLike, name: str) -> _Array:
+    """An ndarray, of no subclass; TypeError that says what to write if it cannot be one."""
+    masked = sys.modules.get("numpy.ma")  # not imported for this
+    if masked and isinstance(value, masked.MaskedArray) and np.any(value.mask):
+        raise TypeError(f"{name} is a masked array, and what is masked has no value: write {name}.filled(...)")
+    if type(value).__name__ == "PackedSequence":
+        raise TypeError(
+            f"{name} is a PackedSequence: write x, lengths = torch.nn.utils.rnn.pad_packed_sequence({name}), "
+            "and give x.numpy() and lengths="
+        )
+    try:
+        return np.asarray(value)
+    except Exception as error:
+        if not is_array(value) or isinstance(error, MemoryError):
+            raise
+        hint = ""
+        if hasattr(value, "detach"):  # a torch tensor that wants a gradient, is elsewhere or of bfloat16
+            hint = f": write {name}.detach().cpu().float().numpy()"
+        raise TypeError(f"{name} of type {type(value).__name__} makes no array ({error}){hint}") from error
+
+
+def as_array(
+    value: ArrayLike, name: str, dtype: np.dtype[Any], storage: str = "", taker: str = "gate"
+) -> _Array:
+    """An array of this dtype: any layout, shared with `value` where it is an array already.
+
+    Plain sequences of numbers are converted, arrays and buffers of another dtype are a TypeError, except for the
+    parameters of a 16-bit storage, which may be of its type.
+    """
+    array = converted(value, name)
+    if not is_array(value):
+        numbers = array.dtype.kind in "biuf"
+        if array.dtype.kind == "O":  # fractions and large integers
+            numbers = all(isinstance(element, Real) for element in array.flat)
+        if not numbers and array.size:
+            raise TypeError(f"{name} must be numbers, not {array.dtype}")
+        with np.errstate(all="ignore"):  # what is beyond the range is infinite, what is tiny is 0
+            return array.astype(dtype)
+    if array.dtype == dtype:
+        return array
+    given = array.dtype.name if array.dtype.isnative else ""  # not of a class: ml_dtypes has its own
+    if given == storage and given in ("float16", "bfloat16"):
+        return array.astype(dtype)
+    cast = f"{name}.astype(numpy.{dtype})"
+    if not isinstance(value, np.ndarray):
+        cast = f"numpy.asarray({name}, numpy.{dtype})"
+    is_weight = name == "weight" or name.rpartition(".")[2].startswith(("weight", "bias", "peep", "proj"))
+    if is_weight and given in STORAGES and given != "int8" and (taker != "gate" or name == "weight"):
+        stored = f"storage={given!r}"
+        cast += f", or {stored if taker != 'gate' else f'fastgate.Gate({name}, {stored})'}"
+    raise TypeError(f"{name} is {array.dtype}, but the {taker} takes {dtype}: write {cast}")
+
+
+def as_input(value: ArrayLike, name: str, dtype: np.dtype[Any], taker: str = "gate") -> _Array:
+    """The same, C-contiguous and aligned."""
+    return contiguous(as_array(value, name, dtype, taker=taker))
+
+
+def as_bound(value: Any, name: str, dtype: np.dtype[Any]) -> _Array:
+    """An array or buffer of this dtype where it lies, call after call; check_layout refuses the layout."""
+    if not isinstance(value, np.ndarray) and not is_buffer(value):
+        raise TypeError(f"bind reads its inputs in place: not from a {type(value).__name__}")
+    return as_array(value, name, dtype)
+
+
+def joined(parts: Sequence[ArrayLike], weight_shape: tuple[int, int], dtype: np.dtype[Any]) -> _Array:
+    """All parts of x as one array. TypeError if there are none."""
+    arrays = [as_input(part, name, dtype) for part, name in zip(parts, part_names(len(parts)))]
+    check_inputs(arrays, weight_shape)
+    return contiguous(np.concatenate(arrays, axis=-1))
+
+
+def contiguous(array: _Array) -> _Array:
+    """`array`, or a copy that is C-contiguous and whose elements lie at multiples of their size."""
+    return np.require(array, requirements=["C", "A"])
+
+
+def as_output(out: Any, name: str = "out") -> _Array:
+    """The array that writes into `out`, an array or buffer of whatever shape and dtype; check_output refuses it."""
+    if not isinstance(out, np.ndarray) and not is_buffer(out):
+        raise TypeError(f"{name} must be an array or a writable buffer, not {type(out).__name__}")
+    return converted(out, name)
+
+
+def as_pair(value: Any, name: str) -> tuple[Any, Any]:
+    """The two of (h, c)."""
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{name} must be a pair (h, c), not {type(value).__name__}")
+    if len(value) != 2:
+        raise TypeError(f"{name} must be a pair (h, c), not {len(value)} values")
+    return value[0], value[1]
+
+
+def as_integers(value: ArrayLike, name: str, kinds: str = "iu") -> _Array:
+    """A copy of an array whose dtype is of one of these kinds; an empty sequence counts as integers."""
+    array = converted(value, name)
+    if array.size == 0 and not is_array(value):
+        return array.astype(np.int64)
+    if array.dtype.kind not in kinds:
+        raise TypeError(f"{name} must be integers, not {array.dtype}")
+    return array.copy()
+
+
+def as_lengths(lengths: ArrayLike) -> tuple[_Array, _Array]:
+    """A copy, and another of size_t, contiguous, where negative ones are larger than any number of steps."""
+    counts = as_integers(lengths, "lengths")
+    return counts, counts.astype(np.uintp, order="C")
+
+
+# ---- checks -----------------------------------------------------------------------------------
+
+
+def check_layout(array: _Array, name: str) -> None:
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name} must be C-contiguous, but shape {array.shape} has strides {array.strides}")
+    if not array.flags.aligned:
+        raise ValueError(f"{name} must be aligned: begin at a multiple of {array.itemsize} bytes")
+
+
+def check_output(array: _Array, shape: tuple[int, ...], dtype: np.dtype[Any], name: str = "out") -> None:
+    """Whether a result of this shape can be written to what as_output gave."""
+    if array.dtype != dtype:
+        raise TypeError(
+            f"{name} is {array.dtype}, but the result is {dtype}: make it with numpy.empty({shape}, numpy.{dtype})"
+        )
+    if array.shape != shape:
+        raise ValueError(f"{name} is of shape {array.shape}, but the result is of shape {shape}")
+    if not array.flags.writeable:
+        raise ValueError(f"{name} is read-only")
+    check_layout(array, name)
+
+
+def check_inputs(arrays: Sequence[_Array], weight_shape: tuple[int, int]) -> None:
+    """Whether these are the parts of x, of arrays (..., n_i) whose n_i add up to n."""
+    names = part_names(len(arrays))
+    for array, name in zip(arrays, names):
+        if array.ndim == 0:
+            raise ValueError(f"{name} of shape () has no axis; weight is of shape {weight_shape}")
+    shapes = ", ".join(str(array.shape) for array in arrays)
+    if len({array.shape[:-1] for array in arrays}) > 1:
+        raise ValueError(f"the parts must share their leading axes, but are of shapes {shapes}")
+    size = sum(array.shape[-1] for array in arrays)
+    if size != weight_shape[1]:
+        one = len(arrays) == 1
+        raise ValueError(
+            f"{'x of shape' if one else 'parts of shapes'} {shapes} {'has' if one else 'have'} {size} elements in the "
+            f"last axis, but weight of shape {weight_shape} takes {weight_shape[1]}"
+        )
+
+
+def part_names(count: int) -> list[str]:
+    """What messages call the parts of x. TypeError if there are none."""
+    if not count:
+        raise TypeError("a gate needs at least one input")
+    return ["x"] if count == 1 else [f"parts[{i}]" for i in range(count)]
+
+
+def check_shape(array: _Array, name: str, shape: tuple[int, ...], why: str = "") -> None:
+    if array.shape != shape:
+        raise ValueError(f"{name} of shape {array.shape} must be of shape {shape}{why}")
+
+
+def check_last(array: _Array, name: str, size: int) -> None:
+    """Whether it is (..., size)."""
+    if array.ndim == 0 or array.shape[-1] != size:
+        raise ValueError(f"{name} of shape {array.shape} must be of shape (..., {size})")
+
+
+def check_sequence(x: _Array, input_size: int, batch_first: bool) -> None:
+    """Whether x is (T, n), or (T, B, n), (B, T, n) if batch_first."""
+    if x.ndim not in (2, 3) or x.shape[-1] != input_size:
+        batched = "B, T" if batch_first else "T, B"
+        raise ValueError(f"x of shape {x.shape} must be (T, {input_size}) or ({batched}, {input_size})")
+
+
+def check_lengths(counts: _Array, batch: tuple[int, ...], steps: int, shape: tuple[int, ...]) -> None:
+    """Whether there is one for each row of the batch, () for none, of x of this shape, from 0 to `steps`."""
+    if not batch:
+        raise ValueError(f"lengths are for a batch, but x is of shape {shape}")
+    if counts.shape != batch:
+        raise ValueError(f"lengths of shape {counts.shape} must be of shape {batch} for x of shape {shape}")
+    wrong = (counts < 0) | (counts > steps)
+    if wrong.any():
+        raise ValueError(f"lengths must be 0 to {steps}, but there is {counts[wrong][0]}")

@@ -1,0 +1,484 @@
+# Gate, its bound calls, and gate(); included by _core.pyx.
+
+cdef inline int check_gate(object self) except -1:
+    """Cython does not check the self of a method taken from the class; and other threads may see an object
+    that is not made yet."""
+    if type(self) is not Gate or (<Gate>self).gate == NULL:
+        raise TypeError(f"this needs a Gate that is made, not {type(self).__name__}")
+    return 0
+
+
+@cython.final
+cdef class Gate:
+    """Gate(weight, bias=None, *, storage='float32', threads=1)\n--\n
+    sigmoid(weight @ x + bias), packed once and called often.
+
+    A gate cannot be changed: threads may share it. It can be pickled and copied.
+
+    Parameters
+    ----------
+    weight : (output_size, input_size)
+        A float32 array of any layout, which is copied, or a plain sequence, which is converted.
+    bias : (output_size,), optional
+        The same; None for zeros.
+    storage : str
+        How the weights are held:
+
+        - 'float32': as they are
+        - 'float16', 'bfloat16': rounded to nearest; weight and bias may be arrays of that type (that of
+          ml_dtypes for bfloat16)
+        - 'int8': a row as integers of -127 to 127 times a scale of its own
+        - 'float64': as they are; weight, bias, x and out are then float64
+    threads : int or 'auto'
+        A large call is shared among so many threads, the calling one included; 'auto' is as many as there
+        are CPUs now. See also set_threads.
+
+    Attributes
+    ----------
+    input_size : int
+        Elements of x.
+    output_size : int
+        Elements of y.
+    storage : str
+        As given.
+    nbytes : int
+        Bytes of the packed weights and biases.
+
+    Raises
+    ------
+    ValueError
+        If weight is not 2-D, bias has another length, a finite weight is beyond the range of a 16-bit
+        storage or one for 'int8' is not finite, or there is no such storage or number of threads.
+    TypeError
+        If an array is of another dtype.
+    MemoryError
+        If the packed weights find no room.
+    """
+
+    def __cinit__(self, weight, bias=None, *, storage="float32", threads=1):
+        self.vectorcall = gate_vectorcall
+        if type(weight) is _Saved:
+            self.read(weight)
+            return
+        storage, threads = _parameters.storage_of(storage), _parameters.thread_count(threads)
+        weight, bias = _parameters.gate_parameters(weight, bias, storage)
+        cdef PyArrayObject *w = <PyArrayObject *>weight
+        cdef fastgate_part b = [NULL, 0, 0]
+        cdef int kind = PyArray_TYPE(w)
+        if PyArray_NDIM(w) != 2 or bias is not None and (
+                not as_part(<PyObject *>bias, kind, &b) or PyArray_NDIM(<PyArrayObject *>bias) != 1
+                or b.size != <size_t>PyArray_DIMS(w)[0]):
+            _parameters.check_gate(weight, bias)
+            raise changed()
+        cdef fastgate_gate *gate = NULL
+        cdef int code = fastgate_gate_create(
+            &gate, STORAGES[storage], PyArray_DIMS(w)[0], PyArray_DIMS(w)[1], PyArray_DATA(w),
+            elements(PyArray_STRIDES(w)[0], kind), elements(PyArray_STRIDES(w)[1], kind), b.data, threads)
+        if code == FASTGATE_ERROR_VALUE:
+            raise ValueError(_parameters.refusal(weight, storage))
+        if code != FASTGATE_OK:
+            raise MemoryError(f"no memory to pack a weight of shape {weight.shape}")
+        self.own(gate)
+
+    cdef int read(self, _Saved saved) except -1:
+        """Load instead of pack."""
+        cdef const void *source = saved.data
+        cdef size_t size = saved.size
+        cdef fastgate_gate *gate = NULL
+        cdef int code
+        with nogil:
+            code = fastgate_gate_load(&gate, source, size)
+        saved.check(code, "gate")
+        self.saved = saved
+        self.own(gate)
+        _files.check_size(self.input_size)
+        return 0
+
+    cdef void own(self, fastgate_gate *gate) noexcept:
+        """Set the attributes, and last the gate: from then on, other threads may use this."""
+        self.storage = _arrays.STORAGES[fastgate_gate_storage(gate)]
+        self.type_number = NPY_FLOAT64 if fastgate_gate_storage(gate) == FASTGATE_FLOAT64 else NPY_FLOAT32
+        self.output_size = fastgate_gate_output_size(gate)
+        self.input_size = fastgate_gate_input_size(gate)
+        self.nbytes = fastgate_gate_nbytes(gate)
+        self.gate = gate
+
+    def __dealloc__(self):
+        fastgate_gate_free(self.gate)
+
+    @classmethod
+    def from_augmented(cls, weight, *, storage="float32", threads=1):
+        """A gate from the textbook form W [1; x]: column 0 of weight is the bias.
+
+        Parameters and exceptions are otherwise those of the class.
+        """
+        weight, bias = _parameters.augmented(weight, storage)
+        return cls(weight, bias, storage=storage, threads=threads)
+
+    def save(self, file):
+        """Write the packed gate, for load, and for fastgate_gate_load_file of C.
+
+        Parameters
+        ----------
+        file : path or binary file object
+            The file of a path is replaced at once, by a new one with the mode that new ones have; of a
+            symbolic link, the link is. What is no file, as a device, is an OSError.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        check_gate(self)
+        buffer = np.empty(fastgate_gate_saved_size(self.gate), np.uint8)
+        cdef void *to = data(<PyObject *>buffer)
+        with nogil:
+            fastgate_gate_save(self.gate, to)
+        _files.write(file, buffer)
+
+    @classmethod
+    def load(cls, source):
+        """The gate that save, or C, wrote: the same bits, storage and number of threads.
+
+        Of a file nothing is read but to check it: it is mapped, and all processes that load it share
+        its memory. To change it, replace it, as save does: one that is cut off while it is mapped kills
+        its readers.
+
+        Parameters
+        ----------
+        source : path or bytes-like
+            Bytes are copied.
+
+        Raises
+        ------
+        ValueError
+            If it is not a saved gate of this version and byte order, whole and undamaged. Content from
+            anywhere is safe to load.
+        OSError
+            If the file cannot be read.
+        """
+        return cls(_Saved(source))
+
+    def __call__(self, *parts, out=None):
+        """__call__(self, *parts, out=None)\n--\n
+        sigmoid(weight @ x + bias): (n,) -> (m,), (..., n) -> (..., m).
+
+        Parameters
+        ----------
+        *parts : (..., n)
+            x, an array of float32, or several, which are read as if concatenated along the last axis;
+            float64 if the storage is. Plain sequences are converted.
+        out : (..., m), optional
+            A C-contiguous array of the same dtype, which y is written to. It may overlap x.
+
+        Returns
+        -------
+        (..., m)
+            y: out, or a new array.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit, or out is read-only or not C-contiguous. out is then as it was.
+        TypeError
+            If an array is of another dtype. out is then as it was.
+        """
+        return gate_call(self, PySequence_Fast_ITEMS(parts), len(parts), <PyObject *>out)
+
+    def bind(self, *parts, out):
+        """A function of no arguments that calls the gate with these, at the least cost.
+
+        It reads and writes these very arrays or buffers in every call, and returns out. While a call
+        runs, out may hold partial results: one thread at a time.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit, an array is not C-contiguous, or out overlaps a part.
+        TypeError
+            If one is no array or buffer, or not of the dtype of a call.
+        """
+        check_gate(self)
+        return BoundGate(self, parts, out)
+
+    @property
+    def threads(self):
+        """Threads that a large call runs on now, by set_threads or as made."""
+        check_gate(self)
+        return _parameters.threads_now(fastgate_gate_threads(self.gate))
+
+    def __repr__(self):
+        check_gate(self)
+        return (f"Gate(input_size={self.input_size}, output_size={self.output_size}, "
+                f"storage={self.storage!r}, threads={self.threads})")
+
+    def __reduce__(self):
+        check_gate(self)
+        dtype = _arrays.dtype_of(self.storage)
+        weight = np.empty((self.output_size, self.input_size), dtype)
+        bias = np.empty(self.output_size, dtype)
+        fastgate_gate_unpack(self.gate, data(<PyObject *>weight), data(<PyObject *>bias))
+        options = {"storage": self.storage, "threads": fastgate_gate_threads(self.gate) or 1}
+        return _parameters.make, ("Gate", (weight, bias), options)
+
+    def __copy__(self):
+        return self
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+cdef object gate_vectorcall(object self, PyObject **args, size_t nargsf, PyObject *names):
+    cdef Py_ssize_t count = PyVectorcall_NARGS(nargsf)
+    cdef Py_ssize_t i
+    for i in range(PyTuple_GET_SIZE(names) if names != NULL else 0):
+        name = <object>PyTuple_GET_ITEM(names, i)
+        if name != "out":
+            raise TypeError(f"Gate.__call__() got an unexpected keyword argument {name!r}")
+    cdef bint given = names != NULL and PyTuple_GET_SIZE(names)
+    return gate_call(<Gate>self, args, count, args[count] if given else <PyObject *>None)
+
+
+cdef object gate_call(Gate self, PyObject **args, Py_ssize_t count, PyObject *out):
+    cdef fastgate_part parts[MAX_PARTS]
+    cdef PyObject *arrays[MAX_PARTS]
+    cdef list converted = None  # which hold what `arrays` points to
+    cdef object target = None
+    cdef bint plain = True  # so far no code of the user ran
+    cdef int type = self.type_number
+    cdef size_t size = 0
+    cdef Py_ssize_t i
+    if self.gate == NULL:
+        check_gate(self)
+    if 1 <= count <= MAX_PARTS:
+        for i in range(count):
+            arrays[i] = args[i]
+            if not as_part(args[i], type, &parts[i]):
+                if converted is None:
+                    converted, plain = [], False
+                name = "x" if count == 1 else f"parts[{i}]"
+                converted.append(_arrays.as_input(<object>args[i], name, _arrays.dtype_of(self.storage)))
+                arrays[i] = <PyObject *>converted[-1]
+    else:
+        converted = [_arrays.joined([<object>args[i] for i in range(count)], (self.output_size, self.input_size),
+                                    _arrays.dtype_of(self.storage))]
+        arrays[0] = <PyObject *>converted[0]
+        count, plain = 1, False
+    if out != <PyObject *>None:
+        target = <object>out
+        if not is_plain(out, type):
+            target, plain = _arrays.as_output(target), False
+
+    cdef bint fits = True  # from here on, no code of the user runs
+    for i in range(count):
+        if not plain:
+            fits = as_part(arrays[i], type, &parts[i]) and fits
+        fits = fits and same_rows(arrays[0], arrays[i])
+        size += parts[i].size if fits else 0
+    if not fits or size != self.input_size:
+        _arrays.check_inputs([<object>arrays[i] for i in range(count)], (self.output_size, self.input_size))
+        raise changed()
+    cdef size_t batch = rows_of(arrays[0])
+    cdef void *y
+    cdef void *copied = NULL  # where the result goes at last
+    if target is None:
+        result = new_output(type, arrays[0], self.output_size)
+        y = data(<PyObject *>result)
+    else:
+        if not is_output(<PyObject *>target, type, arrays[0], self.output_size):
+            _arrays.check_output(target, shape_of(arrays[0], self.output_size), _arrays.dtype_of(self.storage))
+            raise changed()
+        result = <object>out
+        y = data(<PyObject *>target)
+        for i in range(count):
+            if overlap(arrays[i], type, y, batch * self.output_size):
+                copied = y
+        if copied != NULL:
+            apart = new_output(type, arrays[0], self.output_size)
+            y = data(<PyObject *>apart)
+    run(self, batch, parts, count, y)
+    if copied != NULL:
+        memcpy(copied, y, batch * self.output_size * item_size(type))
+    return result
+
+
+cdef inline int run(Gate self, size_t batch, const fastgate_part *parts, size_t count, void *y) except -1:
+    cdef int code
+    if batch * self.nbytes < NOGIL_BYTES:
+        code = fastgate_gate_run(self.gate, batch, parts, count, y, self.output_size)
+    else:
+        with nogil:
+            code = fastgate_gate_run(self.gate, batch, parts, count, y, self.output_size)
+    return finish(code) if code else 0
+
+
+@cython.final
+cdef class BoundGate:
+    """A gate with its inputs and its output: call it without arguments. Made by Gate.bind."""
+
+    def __cinit__(self, Gate gate not None, tuple parts not None, out):
+        check_gate(gate)
+        dtype, weight_shape = _arrays.dtype_of(gate.storage), (gate.output_size, gate.input_size)
+        cdef list arrays = [_arrays.as_bound(part, name, dtype)
+                            for part, name in zip(parts, _arrays.part_names(len(parts)))]
+        cdef object target = _arrays.as_output(out)
+        cdef size_t i, size = 0
+        self.part_count = len(arrays)
+        self.parts = <fastgate_part *>PyMem_Malloc(self.part_count * sizeof(fastgate_part))
+        if self.parts == NULL:
+            PyErr_NoMemory()
+        self.views = views_of([*arrays, target], gate.type_number, dtype)  # no array can be resized from here on
+        cdef bint fits = True
+        for i in range(self.part_count):
+            fits = fits and as_part(<PyObject *>arrays[i], gate.type_number, &self.parts[i])
+            fits = fits and same_rows(<PyObject *>arrays[0], <PyObject *>arrays[i])
+            fits = fits and PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>arrays[i])
+            size += self.parts[i].size if fits else 0
+        if not fits or size != gate.input_size or not is_output(
+                <PyObject *>target, gate.type_number, <PyObject *>arrays[0], gate.output_size):
+            _arrays.check_inputs(arrays, weight_shape)
+            for array in arrays:
+                _arrays.check_layout(array, "an input, which bind reads in place,")
+            _arrays.check_output(target, shape_of(<PyObject *>arrays[0], gate.output_size), dtype)
+            raise changed()
+        self.batch = rows_of(<PyObject *>target)
+        for i in range(self.part_count):
+            if overlap(<PyObject *>arrays[i], gate.type_number, data(<PyObject *>target),
+                       self.batch * gate.output_size):
+                raise ValueError("out overlaps an input: bind calls the gate in place, again and again")
+        self.owner, self.out, self.y = gate, out, data(<PyObject *>target)
+        self.vectorcall = bound_vectorcall  # last: until then, __call__ refuses
+
+    def __dealloc__(self):
+        PyMem_Free(self.parts)
+
+    def __call__(self):
+        """Read the inputs, write the output and return it."""
+        if self.y == NULL:
+            raise TypeError("this needs a BoundGate that is made")
+        return bound_call(self)
+
+    def __repr__(self):
+        return f"<bound {self.owner!r}>"
+
+
+cdef list views_of(arrays, int type, dtype):
+    """Typed memoryviews of arrays of this dtype, which keep them from being resized or freed."""
+    cdef const float[::1] floats
+    cdef const double[::1] doubles
+    views = []
+    for array in arrays:
+        if array.dtype != dtype or not array.flags.c_contiguous or not array.flags.aligned:
+            continue  # it is refused
+        if type == NPY_FLOAT64:
+            doubles = array.reshape(-1)
+            views.append(doubles)
+        else:
+            floats = array.reshape(-1)
+            views.append(floats)
+    return views
+
+
+cdef object bound_vectorcall(object self, PyObject **args, size_t nargsf, PyObject *names):
+    if PyVectorcall_NARGS(nargsf) or names != NULL and PyTuple_GET_SIZE(names):
+        raise TypeError("BoundGate.__call__() takes no arguments")
+    return bound_call(<BoundGate>self)
+
+
+cdef inline object bound_call(BoundGate self):
+    run(self.owner, self.batch, self.parts, self.part_count, self.y)
+    return self.out
+
+
+# ---- one shot ---------------------------------------------------------------------------------
+
+def gate(x, weight, bias=None, *, out=None):
+    """sigmoid(weight @ x + bias) once, from weights that are read where they lie.
+
+    The bits are those of Gate(weight, bias, storage=...)(x) where that is float32 or float64; what is
+    called often is faster as a Gate.
+
+    Parameters
+    ----------
+    x : (..., n)
+        Of the dtype of weight. Plain sequences are converted.
+    weight : (m, n)
+        An array of float32 or float64, in any layout, or a plain sequence, which becomes float32.
+    bias : (m,), optional
+        Of the dtype of weight; None for zeros.
+    out : (..., m), optional
+        A C-contiguous array of the dtype of weight, which the result is written to. It may overlap the
+        others.
+
+    Returns
+    -------
+    (..., m)
+        out, or a new array.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or out is read-only or not C-contiguous. out is then as it was.
+    TypeError
+        If an array is of another dtype. out is then as it was.
+    """
+    cdef int type = NPY_FLOAT64 if is_plain(<PyObject *>weight, NPY_FLOAT64) else NPY_FLOAT32
+    if not is_plain(<PyObject *>weight, type):
+        weight = _parameters.once_weight(weight)
+        type = PyArray_TYPE(<PyArrayObject *>weight)
+    dtype = None
+    cdef fastgate_part part, bias_part = [NULL, 0, 0]
+    if bias is not None and not as_part(<PyObject *>bias, type, &bias_part):
+        dtype = np.dtype(np.float64 if type == NPY_FLOAT64 else np.float32)
+        bias = _arrays.as_input(bias, "bias", dtype)
+    if not as_part(<PyObject *>x, type, &part):
+        dtype = np.dtype(np.float64 if type == NPY_FLOAT64 else np.float32)
+        x = _arrays.as_input(x, "x", dtype)
+    target = out
+    if out is not None and not is_plain(<PyObject *>out, type):
+        target = _arrays.as_output(out)
+
+    # From here on, no code of the user runs.
+    cdef PyArrayObject *w = <PyArrayObject *>weight
+    if PyArray_NDIM(w) != 2:
+        _parameters.check_gate(weight, None)
+        raise changed()
+    cdef size_t m = PyArray_DIMS(w)[0]
+    cdef size_t n = PyArray_DIMS(w)[1]
+    if bias is not None and (not as_part(<PyObject *>bias, type, &bias_part) or bias_part.size != m
+                             or PyArray_NDIM(<PyArrayObject *>bias) != 1):
+        _parameters.check_gate(weight, bias)
+        raise changed()
+    if not as_part(<PyObject *>x, type, &part) or part.size != n:
+        _arrays.check_inputs([x], (m, n))
+        raise changed()
+    cdef size_t batch = rows_of(<PyObject *>x)
+    cdef void *copied = NULL
+    if target is None:
+        target = out = new_output(type, <PyObject *>x, m)
+    elif not is_output(<PyObject *>target, type, <PyObject *>x, m):
+        _arrays.check_output(target, shape_of(<PyObject *>x, m), weight.dtype)
+        raise changed()
+    cdef void *y = data(<PyObject *>target)
+    if (overlap(<PyObject *>x, type, y, batch * m) or overlap(<PyObject *>weight, type, y, batch * m)
+            or bias is not None and overlap(<PyObject *>bias, type, y, batch * m)):
+        copied = y
+        apart = new_output(type, <PyObject *>x, m)
+        y = data(<PyObject *>apart)
+    cdef fastgate_storage storage = FASTGATE_FLOAT64 if type == NPY_FLOAT64 else FASTGATE_FLOAT32
+    cdef const void *weights = PyArray_DATA(w)
+    cdef ptrdiff_t row_stride = elements(PyArray_STRIDES(w)[0], type)
+    cdef ptrdiff_t column_stride = elements(PyArray_STRIDES(w)[1], type)
+    cdef int code
+    if batch * m * n * item_size(type) < NOGIL_BYTES:
+        code = fastgate_gate_once(storage, m, n, weights, row_stride, column_stride, bias_part.data,
+                                  batch, part.data, part.stride, y, m)
+    else:
+        with nogil:
+            code = fastgate_gate_once(storage, m, n, weights, row_stride, column_stride, bias_part.data,
+                                      batch, part.data, part.stride, y, m)
+    if code:
+        finish(code)
+    if copied != NULL:
+        memcpy(copied, y, batch * m * item_size(type))
+    return out

@@ -1,0 +1,353 @@
+"""The weights and options of gates and LSTMs: converted and copied, or refused with what to write instead."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import sys
+from collections.abc import Mapping
+from numbers import Real
+
+import numpy as np
+
+from fastgate._arrays import STORAGES, as_array, as_integers, contiguous, converted, dtype_of, is_array
+
+TYPE_CHECKING = False  # not from typing, for the sake of the import time
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from numpy.typing import ArrayLike, NDArray
+
+    _Array = NDArray[Any]
+
+# Of the 16-bit storages: the largest finite number, and from where on it is rounded to infinity,
+# halfway to the next that there would be.
+RANGES = {
+    "float16": (65504.0, 65520.0),
+    "bfloat16": (float.fromhex("0x1.fep127"), float.fromhex("0x1.ffp127")),
+}
+MOST_THREADS = 256  # that csrc shares a call among
+
+
+def storage_of(storage: Any) -> str:
+    """A storage, if there is such a one."""
+    if not isinstance(storage, str) or storage not in STORAGES:
+        there = ", ".join(map(repr, STORAGES))
+        raise ValueError(f"storage {storage!r} does not exist; there are {there}")
+    return STORAGES[STORAGES.index(storage)]  # not of a subclass
+
+
+# ---- threads ----------------------------------------------------------------------------------
+
+override = 0  # the threads of every gate; 0: those it was made with
+
+
+def cpu_count() -> int:
+    """The CPUs that this process may use: by its affinity, and by the quota of its container, rounded up."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(count, _quota())))
+
+
+def _quota() -> float:
+    """The CPUs that the control groups of this process grant, in Linux; infinity if they set no limit.
+
+    Version 2 has "quota period" in cpu.max, version 1 a file for each; see cgroups(7) and proc_pid_cgroup(5).  A group
+    is also bound by those above it.
+    """
+    quota = math.inf
+    for line in _lines("/proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = "/sys/fs/cgroup/cpu" if controllers else "/sys/fs/cgroup"
+        folders = [path[:i] for i, c in enumerate(path) if c == "/" and i] + [path if path != "/" else "", ""]
+        for folder in folders:  # in a container, the mount may be the group itself
+            if controllers:
+                files = _lines(f"{mount}{folder}/cpu.cfs_quota_us") + _lines(f"{mount}{folder}/cpu.cfs_period_us")
+            else:
+                files = " ".join(_lines(f"{mount}{folder}/cpu.max")).split()
+            if len(files) == 2 and files[0].isdigit() and files[1].isdigit() and int(files[1]):
+                quota = min(quota, int(files[0]) / int(files[1]))
+    return quota
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read().splitlines()
+    except OSError:
+        return []
+
+
+def thread_count(threads: Any) -> int:
+    """threads, an integer from 1, or the number of CPUs for "auto"; at most MOST_THREADS."""
+    allowed = f"threads must be an integer from 1, or 'auto', not {threads!r}"
+    if isinstance(threads, str):
+        if threads != "auto":
+            raise ValueError(allowed)
+        return min(cpu_count(), MOST_THREADS)
+    count = _index(threads, allowed)
+    if count < 1:
+        raise ValueError(allowed)
+    return min(count, MOST_THREADS)
+
+
+def _index(value: Any, allowed: str) -> int:
+    """An integer that is no bool, converted once; TypeError that says what is allowed."""
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise TypeError(allowed)
+    return int(operator.index(value))
+
+
+def threads_now(made_with: int) -> int:
+    """The threads that a call of a gate runs on."""
+    return override or min(max(made_with, 1), MOST_THREADS)  # in C they may be any
+
+
+# ---- a gate -----------------------------------------------------------------------------------
+
+
+def gate_parameters(weight: ArrayLike, bias: ArrayLike | None, storage: str) -> tuple[_Array, _Array | None]:
+    """weight in any layout and bias contiguous or None; both aligned, of dtype_of(storage)."""
+    w = as_array(weight, "weight", dtype_of(storage), storage)
+    b = None if bias is None else contiguous(as_array(bias, "bias", w.dtype, storage))
+    return w if w.flags.aligned else w.copy(order="C"), b
+
+
+def check_gate(weight: _Array, bias: _Array | None) -> None:
+    """Whether they are (m, n) and (m,)."""
+    if weight.ndim != 2:
+        raise ValueError(f"weight must be (output_size, input_size), not of shape {weight.shape}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(
+            f"bias of shape {bias.shape} does not fit weight of shape {weight.shape}: it must be {weight.shape[:1]}"
+        )
+
+
+def once_weight(weight: ArrayLike) -> _Array:
+    """An aligned array for gate(), which computes in float64 where the weights are an array of float64."""
+    dtype = dtype_of("float32")
+    if is_array(weight):
+        weight = converted(weight, "weight")
+        dtype = dtype_of(weight.dtype.name)
+    array = as_array(weight, "weight", dtype)
+    return array if array.flags.aligned else array.copy(order="C")
+
+
+def augmented(weight: ArrayLike, storage: str) -> tuple[_Array, _Array]:
+    """[bias, weight] of shape (m, 1 + n) -> weight, bias; both views."""
+    w = as_array(weight, "weight", dtype_of(storage), storage)
+    if w.ndim != 2 or w.shape[1] == 0:
+        raise ValueError(f"weight must be (output_size, 1 + input_size), not of shape {w.shape}")
+    return w[:, 1:], w[:, 0]
+
+
+def refusal(weight: _Array, storage: str, name: str = "weight") -> str:
+    """Why a 16-bit or int8 storage cannot hold weight, an array of float32; "" if it can."""
+    finite = np.isfinite(weight)
+    if storage == "int8":
+        if finite.all():
+            return ""
+        example = weight[~finite].flat[0]
+        return f"{name} has elements that are not finite ({example}): storage='int8' cannot hold them"
+    largest_held, limit = RANGES[storage]
+    largest = np.abs(weight).max(initial=0, where=finite)
+    if largest < limit:
+        return ""
+    return f"{name} has magnitudes up to {largest:g}, but storage={storage!r} ends at {largest_held:g}"
+
+
+# ---- an LSTM ----------------------------------------------------------------------------------
+
+PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "peephole", "projection")
+
+
+def lstm_options(
+    clip: Any, gate_clip: Any, input_forget: Any, reverse: Any = False, batch_first: Any = False
+) -> dict[str, Any]:
+    return {
+        "clip": limit(clip, "clip"),
+        "gate_clip": limit(gate_clip, "gate_clip"),
+        "input_forget": bool(input_forget),
+        "reverse": bool(reverse),
+        "batch_first": bool(batch_first),
+    }
+
+
+def limit(value: Any, name: str) -> float:
+    """clip or gate_clip: a positive number, infinity for None."""
+    if value is None:
+        return math.inf
+    if isinstance(value, bool) or not issubclass(type(value), Real):
+        raise TypeError(f"{name} must be a positive number or None, not {value!r}")
+    try:
+        result = float(value)
+    except OverflowError:  # an integer or fraction
+        result = math.inf if value > 0 else -math.inf
+    if not result > 0:  # or it is too small for a float
+        raise ValueError(f"{name} must be positive, not {value!r}")
+    return result
+
+
+def cell_parameters(parameters: Mapping[str, Any], storage: str, where: str = "") -> dict[str, Any]:
+    """A layer's parameters, one direction's: copies, C-contiguous, of dtype_of(storage).
+
+    weight_ih (4 H, n), weight_hh (4 H, P or H), bias (4 H,), the sum of both or zeros, peephole
+    (3, H) or None, projection (P, H) or None. `where` is what the names in messages begin with.
+    """
+    dtype = dtype_of(storage)
+    held = {}
+    for key, value in parameters.items():
+        if key not in PARAMETERS:
+            raise TypeError(f"{where}{key} is not a parameter; there are {', '.join(PARAMETERS)}")
+        if value is not None:  # a copy: a generator may fill the same buffer again
+            held[key] = as_array(value, where + key, dtype, storage, "LSTM").copy(order="C")
+    for key in PARAMETERS[:2]:
+        if key not in held:
+            raise TypeError(f"{where}{key} is missing")
+
+    given = held["weight_ih"].shape
+    if len(given) != 2 or given[0] % 4:
+        raise ValueError(f"{where}weight_ih must be (4 * hidden_size, input_size), not of shape {given}")
+    rows, hidden = given[0], given[0] // 4
+    outputs, than = hidden, f"weight_ih of shape {given}"
+    shapes = {"bias_ih": (rows,), "bias_hh": (rows,), "peephole": (3, hidden)}
+    if "projection" in held:
+        projection = held["projection"].shape
+        if len(projection) != 2 or projection[1] != hidden or not projection[0]:
+            raise ValueError(
+                f"{where}projection of shape {projection} does not fit {than}: "
+                f"it must be (output_size, {hidden}), output_size from 1"
+            )
+        outputs, than = projection[0], f"{than} and projection of shape {projection}"
+    for key, shape in {"weight_hh": (rows, outputs), **shapes}.items():
+        if key in held and held[key].shape != shape:
+            raise ValueError(
+                f"{where}{key} of shape {held[key].shape} does not fit {than}: it must be {shape}"
+            )
+    if storage not in ("float32", "float64"):
+        for key in held.keys() & {"weight_ih", "weight_hh", "projection"}:
+            if why := refusal(held[key], storage, where + key):
+                raise ValueError(why)
+    biases = [held[key] for key in PARAMETERS[2:4] if key in held]
+    with np.errstate(all="ignore"):  # infinite ones
+        bias = biases[0] + biases[1] if len(biases) == 2 else np.zeros(rows, dtype)
+    return {
+        "weight_ih": held["weight_ih"],
+        "weight_hh": held["weight_hh"],
+        "bias": biases[0] if len(biases) == 1 else bias,
+        "peephole": held.get("peephole"),
+        "projection": held.get("projection"),
+    }
+
+
+def lstm_parameters(layers: Any, storage: str, reverse: bool = False) -> tuple[list[dict[str, Any]], int]:
+    """cell_parameters of all layers and directions, at layer * directions + direction; directions."""
+    if isinstance(layers, (Mapping, str, bytes)) or not hasattr(layers, "__iter__"):
+        raise TypeError(f"layers must be a sequence of layers, not {type(layers).__name__}")
+    cells: list[dict[str, Any]] = []
+    directions = 0
+    for k, layer in enumerate(layers):
+        name = f"layers[{k}]"
+        one_way = isinstance(layer, Mapping)
+        sides = (layer,) if one_way else layer
+        if not isinstance(sides, (tuple, list)) or not all(isinstance(s, Mapping) for s in sides):
+            raise TypeError(f"{name} must be a mapping of its parameters, or a pair of mappings")
+        if not one_way and len(sides) != 2:
+            raise ValueError(f"{name} must be a pair (forward, backward), not {len(sides)} mappings")
+        directions = directions or len(sides)
+        if len(sides) != directions:
+            raise ValueError(f"{name} has {len(sides)} direction(s), but layers[0] has {directions}")
+        for d, side in enumerate(sides):
+            where = f"{name}." if one_way else f"{name}[{d}]."
+            cells.append(cell_parameters(side, storage, where))
+            _check_layer(cells[-1], cells[0], directions if k else 0, where)
+    if not cells:
+        raise ValueError("layers is empty: an LSTM has at least one layer")
+    if reverse and directions == 2:
+        raise ValueError("reverse is for one direction, but the layers are pairs")
+    return cells, directions
+
+
+def _check_layer(cell: dict[str, Any], first: dict[str, Any], directions: int, where: str) -> None:
+    """Whether it fits the first; directions is 0 in the first layer."""
+    outputs = first["weight_hh"].shape[1]
+    inputs = directions * outputs if directions else first["weight_ih"].shape[1]
+    shapes = {"weight_ih": (len(first["weight_ih"]), inputs), "weight_hh": first["weight_hh"].shape}
+    for key, shape in shapes.items():
+        if cell[key].shape != shape:
+            raise ValueError(
+                f"{where}{key} of shape {cell[key].shape} does not fit the layers before, which make it {shape}"
+            )
+    if (first["projection"] is None) != (cell["projection"] is None):
+        raise ValueError(f"{where}projection: all layers have one, or none has")
+
+
+def one_layer(layers: Sequence[Any]) -> Any:
+    """The parameters of an LSTMCell, of the layers of an LSTM."""
+    if len(layers) != 1 or not isinstance(layers[0], Mapping):
+        raise ValueError("an LSTMCell has one layer and one direction; this is for LSTM")
+    return layers[0]
+
+
+def chosen_layer(layer: Any, direction: Any, layers: int, directions: int) -> tuple[int, int]:
+    """The indices of a layer, which may count from the last, and of a direction."""
+    layer, direction = operator.index(layer), operator.index(direction)
+    if not -layers <= layer < layers:
+        raise IndexError(f"layer {layer} of an LSTM of {layers}")
+    if not 0 <= direction < directions:
+        raise IndexError(f"direction {direction} of an LSTM of {directions}")
+    return layer % layers, direction
+
+
+# ---- streams ----------------------------------------------------------------------------------
+
+
+def check_streamable(bidirectional: bool, reverse: bool) -> None:
+    if bidirectional or reverse:
+        raise ValueError("an LSTM that begins at the last step, in any direction, has no stream")
+
+
+def stream_batch(batch: Any) -> int | None:
+    """An integer from 0, or None."""
+    if batch is None:
+        return None
+    allowed = f"batch must be an integer from 0, or None, not {batch!r}"
+    count = _index(batch, allowed)
+    if count < 0:
+        raise ValueError(allowed)
+    if count > sys.maxsize:
+        raise MemoryError(f"no memory for {batch!r} streams")
+    return count
+
+
+def stream_rows(rows: Any, batch: int | None) -> _Array:
+    """Which of a batch are meant by an integer, integers, a slice or a mask: bool (batch,)."""
+    if batch is None:
+        raise TypeError("this stream has no batch, so no rows to choose: leave rows out")
+    chosen = np.zeros(batch, np.bool_)
+    if not isinstance(rows, slice):
+        rows = as_integers(rows, "rows", "iub")
+        if rows.dtype == np.bool_ and rows.shape != chosen.shape:
+            raise IndexError(f"rows of shape {rows.shape} must be of shape {chosen.shape}, as a mask")
+    chosen[rows] = True
+    return chosen
+
+
+# ---- pickles ----------------------------------------------------------------------------------
+
+
+def make(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """The object of a pickle, whether or not the core is there where it is loaded."""
+    import fastgate
+
+    return getattr(fastgate, name)(*arguments, **options)
+
+
+def make_stream(source: Any, batch: int | None, h: _Array, c: _Array) -> Any:
+    """The stream of a pickle or a copy."""
+    stream = source.stream(batch)
+    stream.state = (h, c)
+    return stream

@@ -1,0 +1,75 @@
+/* What saved.c and fuzz.c share: whatever can be loaded is what saving writes, so it is saved as the same bytes. */
+#ifndef AGAIN_H
+#define AGAIN_H
+
+#include "test.h"
+#include "../../csrc/internal.h"
+
+static inline void *block(size_t size)
+{
+    void *p;
+    CHECK(!posix_memalign(&p, FG_LINE, size + !size), "%zu bytes", size);
+    return p;
+}
+
+static inline void gate_saves_as(const fastgate_gate *gate, const void *expected, size_t size, const char *what)
+{
+    CHECK(fastgate_gate_saved_size(gate) == size, "%s: size", what);
+    void *again = block(size);
+    fastgate_gate_save(gate, again);
+    CHECK(!memcmp(again, expected, size), "%s", what);
+    free(again);
+}
+
+static inline void lstm_saves_as(const fastgate_lstm *lstm, const void *expected, size_t size, const char *what)
+{
+    CHECK(fastgate_lstm_saved_size(lstm) == size, "%s: size", what);
+    void *again = block(size);
+    fastgate_lstm_save(lstm, again);
+    CHECK(!memcmp(again, expected, size), "%s", what);
+    free(again);
+}
+
+/* `saved` gave this gate; so does saving it, and another one that is made of its weights. */
+static inline void same_gate_again(const fastgate_gate *gate, const void *saved, size_t size)
+{
+    const size_t m = fastgate_gate_output_size(gate), n = fastgate_gate_input_size(gate);
+    storage = fastgate_gate_storage(gate);
+    gate_saves_as(gate, saved, size, "saved again");
+    void *weight = numbers(m * n), *bias = numbers(m);
+    fastgate_gate *made;
+    fastgate_gate_unpack(gate, weight, bias);
+    CHECK(!fastgate_gate_create(&made, storage, m, n, weight, (ptrdiff_t)n, 1, bias, fastgate_gate_threads(gate)),
+          "made of its weights");
+    gate_saves_as(made, saved, size, "made of its weights");
+    fastgate_gate_free(made), free(weight), free(bias);
+}
+
+static inline void same_lstm_again(const fastgate_lstm *lstm, const void *saved, size_t size)
+{
+    const fastgate_lstm_options *o = fastgate_lstm_get_options(lstm);
+    const size_t cells = o->layers * o->directions, hidden = o->hidden_size, output = fastgate_lstm_output_size(lstm);
+    storage = o->storage;
+    lstm_saves_as(lstm, saved, size, "saved again");
+    fastgate_lstm_weights *weights = malloc(cells * sizeof *weights);
+    CHECK(weights, "%zu cells", cells);
+    for (size_t i = 0; i < cells; i++) {
+        const size_t inputs = i < o->directions ? o->input_size : o->directions * output;
+        void *ih = numbers(4 * hidden * inputs), *hh = numbers(4 * hidden * output), *bias = numbers(4 * hidden);
+        void *peephole = fastgate_lstm_has_peephole(lstm, i) ? numbers(3 * hidden) : NULL;
+        void *projection = numbers(o->projection_size * hidden);
+        CHECK(!fastgate_lstm_unpack(lstm, i, ih, hh, bias, peephole, projection), "unpack");
+        weights[i] = (fastgate_lstm_weights){ih, hh, bias, peephole, projection};
+    }
+    fastgate_lstm *made;
+    CHECK(!fastgate_lstm_create(&made, o, weights), "made of its weights");
+    lstm_saves_as(made, saved, size, "made of its weights");
+    fastgate_lstm_free(made);
+    for (size_t i = 0; i < cells; i++) {
+        free((void *)weights[i].weight_ih), free((void *)weights[i].weight_hh), free((void *)weights[i].bias);
+        free((void *)weights[i].peephole), free((void *)weights[i].projection);
+    }
+    free(weights);
+}
+
+#endif

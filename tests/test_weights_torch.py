@@ -1,0 +1,286 @@
+"""LSTMs from torch compute what they did there."""
+
+import sys
+
+import numpy as np
+import pytest
+from conftest import draw, same_bits
+from fastgate import weights
+from weights_common import T, arrays, distance, same, within
+
+
+SIZES = dict(weight_ih=(20, 3), weight_hh=(20, 5), bias_ih=(20,), bias_hh=(20,))
+
+
+def torch_layer(kinds=tuple(SIZES), n=3, proj=0, seed=0):
+    """A layer's parameters as LSTM takes them, n inputs, 5 units."""
+    sizes = {**SIZES, "weight_ih": (20, n), "weight_hh": (20, proj or 5)}
+    layer = {kind: draw(*sizes[kind], seed=seed + i) for i, kind in enumerate(kinds)}
+    return layer | ({"projection": draw(proj, 5, seed=seed)} if proj else {})
+
+
+def torch_state(layers, prefix=""):
+    """The same under torch's names."""
+    return {
+        f"{prefix}{'weight_hr' if kind == 'projection' else kind}_l{k}{suffix}": array
+        for k, layer in enumerate(layers)
+        for suffix, direction in zip(("", "_reverse"), layer if isinstance(layer, tuple) else (layer,))
+        for kind, array in direction.items()
+    }
+
+
+@pytest.mark.parametrize("prefix", ["", "encoder.lstm."])
+@pytest.mark.parametrize("kinds", [tuple(SIZES), tuple(SIZES)[:2]], ids=["bias", "no-bias"])
+@pytest.mark.parametrize("proj", [0, 2])
+@pytest.mark.parametrize("both", [False, True])
+def test_a_state_dict_of_arrays(api, prefix, kinds, proj, both):
+    sizes = [3] + 2 * [(1 + both) * (proj or 5)]
+    layers = [torch_layer(kinds, n, proj, seed=10 * k) for k, n in enumerate(sizes)]
+    if both:
+        backward = [torch_layer(kinds, n, proj, seed=50 + 10 * k) for k, n in enumerate(sizes)]
+        layers = list(zip(layers, backward))
+    state = torch_state(layers, prefix) | ({"head.weight": draw(2, 2)} if prefix else {})
+    same(api.LSTM.from_torch(state, prefix=prefix), api.LSTM(layers))
+
+
+def test_names_of_a_cell(api):
+    layer = torch_layer()
+    x, h, c = draw(2, 3), draw(2, 5), draw(2, 5, seed=1)
+    got = api.LSTMCell.from_torch({f"cell.{kind}": layer[kind] for kind in layer}, prefix="cell.")
+    for a, b in zip(got(x, h, c), api.LSTMCell(**layer)(x, h, c), strict=True):
+        same_bits(a, b)
+    same(api.LSTM.from_torch(layer), api.LSTM([layer]))
+
+
+STATE = torch_state([torch_layer(), torch_layer(n=5)])
+
+
+@pytest.mark.parametrize(
+    "change, prefix, told",
+    [
+        (lambda s: {f"rnn.{k}": s[k] for k in s} | {f"b.c.{k}": s[k] for k in s}, "", "'b.c.', 'rnn.'"),
+        (lambda s: {f"cell.{k}": v for k, v in torch_layer().items()}, "", "prefix may be 'cell.'"),
+        (lambda s: {"fc.weight": s["bias_ih_l0"]}, "rnn.", "'rnn.weight_ih_l0': there are 'fc.weight'"),
+        (lambda s: {}, "", "'weight_ih_l0'"),
+        (lambda s: {k: s[k] for k in s if k != "weight_hh_l1"}, "", "no 'weight_hh_l1' beside"),
+        (lambda s: {k: s[k] for k in s if k != "bias_ih_l0"}, "", "no 'bias_ih_l0' beside"),
+        (lambda s: {k: s[k] for k in s if "_l0" not in k}, "", "no 'bias_hh_l0', .*'weight_ih_l0' beside"),
+        (lambda s: s | {"weight_ih_l0_reverse": s["weight_ih_l0"]}, "", "no 'bias_hh_l0_reverse'"),
+        (lambda s: s | {"weight_hr_l0": draw(2, 5)}, "", "no 'weight_hr_l1'"),
+        (lambda s: s | {"weight_hh_l0_x": draw(20)}, "", "'weight_hh_l0_x' is not of an LSTM of 2 layers"),
+        (lambda s: {k: s[k] for k in s if not k.startswith("bias_hh")}, "", "no 'bias_hh_l0', 'bias_hh_l1' beside"),
+        (lambda s: {k: s[k] for k in s if not k.startswith("bias_ih")}, "", "no 'bias_ih_l0', 'bias_ih_l1' beside"),
+        (lambda s: {k: s[k] for k in s if "_l0" not in k}, "", "there is no .*'weight_ih_l0' beside"),
+        (lambda s: s | {"weight_ih_l99999999999": s["weight_ih_l0"]}, "", "'weight_ih_l99999999999' is not of an"),
+        (lambda s: s | {f"weight_ih_l{'9' * 9999}": s["weight_ih_l0"]}, "", "is not of an LSTM of 2 layers"),
+        (lambda s: s | {"weight_ih_l3": s["weight_ih_l0"]}, "", "'weight_ih_l3' is not of an LSTM of 2 layers"),
+        (lambda s: s | {"weight_ih_l01": s["weight_ih_l0"]}, "", "'weight_ih_l01' is not of an LSTM of 2 layers"),
+        (lambda s: s | {"weight_ih_l\u0661": s["weight_ih_l0"]}, "", "is not of an LSTM of 2 layers"),
+        (lambda s: s | {"weight_hh_l0_g": draw(20)}, "", "weights are computed from 'weight_hh_l0_g': make them"),
+        (lambda s: s | {"weight_ih": draw(20)}, "", "'weight_ih' is not of an LSTM"),
+    ],
+)
+def test_keys_that_are_wrong(change, prefix, told):
+    with pytest.raises(ValueError, match=told):
+        weights.from_torch(change(STATE), prefix=prefix)
+
+
+def test_a_cell_has_both_biases_or_none():
+    with pytest.raises(ValueError, match="no 'bias_hh' beside"):
+        weights.from_torch(torch_layer(("weight_ih", "weight_hh", "bias_ih")))
+
+
+@pytest.mark.parametrize("keys", [[0, 1], [b"weight_ih_l0"], ["weight_ih_l0", None]], ids=str)
+def test_keys_that_are_no_strings(keys):
+    with pytest.raises(TypeError, match="keys of a state dict are strings such as 'weight_ih_l0', not "):
+        weights.from_torch({key: draw(20, 3) for key in keys})
+
+
+@pytest.mark.parametrize("name", ["LSTM", "LSTMCell"])
+def test_classes_that_are_merely_called_so(name):
+    called = type(name, (), {"state_dict": lambda self: STATE})
+    with pytest.raises(TypeError, match=rf"\.{name} is neither a torch\.nn\.LSTM nor .*: give the torch\.nn\.LSTM in"):
+        weights.from_torch(called())
+
+
+def test_a_state_dict_does_not_tell_batch_first(api):
+    source = {"weight_ih_l0": draw(8, 3), "weight_hh_l0": draw(8, 2)}
+    assert not api.LSTM.from_torch(source).batch_first
+    lstm = api.LSTM.from_torch(source, batch_first=True)
+    x = draw(4, 6, 3)
+    y, (h, c) = lstm(x)
+    want, state = api.LSTM.from_torch(source)(x.swapaxes(0, 1))
+    same_arrays = zip((y.swapaxes(0, 1), h, c), (want, *state), strict=True)
+    assert all(np.array_equal(a, b) for a, b in same_arrays)
+
+
+@pytest.fixture
+def torch():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    return torch
+
+
+def call_torch(torch, module, x, state, lengths):
+    """Arrays of y, h_n and c_n, in the module's dtype."""
+    dtype = next(module.parameters()).dtype
+    x, *state = (torch.from_numpy(array).to(dtype) for array in (x, *state))
+    rnn = torch.nn.utils.rnn
+    with torch.no_grad():
+        if lengths is None:
+            return arrays(module(x, tuple(state)))
+        first = module.batch_first
+        x = rnn.pack_padded_sequence(x, lengths, batch_first=first, enforce_sorted=False)
+        y, state = module(x, tuple(state))
+        return arrays((rnn.pad_packed_sequence(y, batch_first=first, total_length=T)[0], state))
+
+
+@pytest.mark.parametrize("batch", [None, 3, "lengths"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+@pytest.mark.parametrize("proj", [0, 6])
+@pytest.mark.parametrize("both", [False, True], ids=["forward", "both"])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_torch_lstm(api, torch, layers, both, proj, bias, batch):
+    first = bias  # half of the cases
+    module = torch.nn.LSTM(
+        7, 10, layers, bidirectional=both, proj_size=proj, bias=bias, batch_first=first
+    )
+    rows = () if batch is None else (3,)
+    x = draw(*rows, T, 7) if first else draw(T, *rows, 7)
+    state = [draw(layers * (1 + both), *rows, size) for size in (proj or 10, 10)]
+    lengths = [4, T, 1] if batch == "lengths" else None
+
+    lstm = api.LSTM.from_torch(module)
+    theirs = call_torch(torch, module, x, state, lengths)
+    precise = call_torch(torch, module.double(), x, state, lengths)
+    within(arrays(lstm(x, state, lengths=lengths)), theirs, precise)
+
+    if batch is None:
+        lstm = api.LSTM.from_torch(module, storage="float64")
+        ours = arrays(lstm(x.astype(float), [array.astype(float) for array in state]))
+        assert distance(ours, precise) < 1e-14
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+@pytest.mark.parametrize("rows", [(), (3,)])
+def test_torch_cell(api, torch, bias, rows):
+    module = torch.nn.LSTMCell(7, 10, bias=bias)
+    x, h, c = draw(*rows, 7), draw(*rows, 10), draw(*rows, 10, seed=1)
+    tensors = [torch.from_numpy(array) for array in (x, h, c)]
+    cell, lstm = api.LSTMCell.from_torch(module), api.LSTM.from_torch(module)
+    with torch.no_grad():
+        theirs = module(tensors[0], tensors[1:])
+        precise = module.double()(tensors[0].double(), [t.double() for t in tensors[1:]])
+    ours = cell(x, h, c)
+    within(ours, theirs, precise)
+    y, (h_n, c_n) = lstm(x[np.newaxis], (h[np.newaxis], c[np.newaxis]))
+    for got, want in zip((y, h_n, c_n), (ours[0], *ours), strict=True):
+        same_bits(got[0], want)
+
+
+def test_torch_state_dict_and_subclass(api, torch):
+    class Encoder(torch.nn.LSTM):
+        pass
+
+    model = torch.nn.ModuleDict({"encoder": Encoder(3, 5, 2, dropout=0.5), "head": torch.nn.Linear(5, 1)})
+    want = api.LSTM.from_torch(model["encoder"])
+    same(api.LSTM.from_torch(model.state_dict(), prefix="encoder."), want)
+    same(api.LSTM.from_torch(dict(model["encoder"].named_parameters())), want)
+
+
+@pytest.mark.parametrize("framework", ["torch", "numpy"])
+def test_safetensors(api, torch, framework):
+    save = pytest.importorskip("safetensors.torch").save
+    load = pytest.importorskip(f"safetensors.{framework}").load
+    module = torch.nn.LSTM(3, 5)
+    state = load(save({f"rnn.{k}": v for k, v in module.state_dict().items()}))
+    same(api.LSTM.from_torch(state, prefix="rnn."), api.LSTM.from_torch(module))
+
+
+@pytest.mark.parametrize("storage", ["float16", "bfloat16"])
+def test_torch_halves(api, torch, storage, monkeypatch):
+    pytest.importorskip("ml_dtypes")
+    module = torch.nn.LSTM(3, 5).to(getattr(torch, storage))
+    layers, _ = weights.from_torch(module)
+    assert {array.dtype.name for array in layers[0].values()} == {storage}
+    half, single = (api.LSTM.from_torch(m, storage=storage) for m in (module, module.float()))
+    same(half, single)
+
+    if storage == "bfloat16":
+        monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+        layers, _ = weights.from_torch(module.bfloat16())
+        assert {array.dtype.name for array in layers[0].values()} == {"float32"}
+        same(api.LSTM(layers, storage=storage), half)
+
+
+@pytest.mark.parametrize("name", ["GRU", "RNN", "GRUCell", "Linear"])
+def test_torch_modules_that_are_none(torch, name):
+    with pytest.raises(TypeError, match=rf"torch\.nn\.modules\.\w+\.{name} is neither"):
+        weights.from_torch(getattr(torch.nn, name)(3, 5))
+
+
+def weight_normed(torch, module):
+    return torch.nn.utils.parametrizations.weight_norm(module, "weight_hh_l0")
+
+
+def old_weight_normed(torch, module):
+    with pytest.warns(FutureWarning):
+        return torch.nn.utils.weight_norm(module, "weight_hh_l0")
+
+
+def spectral_normed(torch, module):
+    return torch.nn.utils.spectral_norm(module, "weight_ih_l0")
+
+
+def pruned(torch, module):
+    return torch.nn.utils.prune.random_unstructured(module, "weight_ih_l0", 0.5)
+
+
+@pytest.mark.parametrize(
+    "change, name",
+    [
+        (weight_normed, r"parametrizations\.weight_hh_l0\.original0"),
+        (old_weight_normed, "weight_hh_l0_g"),
+        (spectral_normed, "weight_ih_l0_orig"),
+        (pruned, "weight_ih_l0_orig"),
+    ],
+)
+def test_torch_weights_that_are_computed(api, torch, change, name):
+    pytest.importorskip("torch.nn.utils.prune")
+    module = change(torch, torch.nn.LSTM(3, 5))
+    with pytest.raises(ValueError, match=f"weights are computed from .*'{name}'.*: make them plain first"):
+        weights.from_torch(module)
+
+
+def scripted(torch):
+    return torch.jit.script(torch.nn.LSTM(3, 5, batch_first=True))
+
+
+def quantized(torch):
+    return torch.ao.quantization.quantize_dynamic(torch.nn.Sequential(torch.nn.LSTM(3, 5)), {torch.nn.LSTM})[0]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "make, told",
+    [
+        (scripted, r"RecursiveScriptModule .*: give its state_dict\(\), and batch_first=True"),
+        (quantized, "LSTM is neither .*: give the module before quantization"),
+        (lambda torch: torch.nn.Sequential(torch.nn.LSTM(3, 5)), r"Sequential .* or its state_dict\(\) and prefix="),
+        (lambda torch: torch.nn.DataParallel(torch.nn.LSTM(3, 5)), "DataParallel .* inside it"),
+    ],
+)
+def test_torch_modules_that_hold_an_lstm(torch, make, told):
+    try:
+        module = make(torch)
+    except RuntimeError as error:  # a build of torch without an engine for quantization
+        pytest.skip(str(error))
+    with pytest.raises(TypeError, match=told):
+        weights.from_torch(module)
+
+
+def test_torch_scripted_state_dict(api, torch):
+    module = scripted(torch)
+    want = api.LSTM.from_torch(module.state_dict(), batch_first=True)
+    assert want.batch_first and want.input_size == 3
