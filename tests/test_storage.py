@@ -318,6 +318,16 @@ def test_pickles_keep_the_options(api, set_threads, storage):
     assert copy.copy(gate) is gate and copy.deepcopy(gate) is gate
 
 
+@pytest.mark.parametrize("exponent", range(-149, -110))
+def test_int8_of_rows_of_tiny_weights(api, exponent):
+    """The bound of docs/numbers.md, where the scale of a row is subnormal or 0."""
+    weight = np.ldexp(draw(20, 50).astype(np.float64), exponent).astype(np.float32)
+    rounded_weight = held(api.Gate(weight, storage="int8"))[0].astype(np.float64)
+    largest = np.abs(weight).max(axis=1, keepdims=True).astype(np.float64)
+    bound = 0.502 * largest / 127 + (2.0**-135 if largest.max() < 2.0**-119 else 0)
+    assert (np.abs(rounded_weight - weight) <= bound).all()
+
+
 def test_sequences_are_converted(api):
     weight, bias, x = [[0.1, -0.2], [3, 4], [5, 6]], (1, 2, 0.3), [0.5, -1]
     for storage in STORAGES:
