@@ -35,7 +35,7 @@ from sides import (
 SIZES = "32/32 64/128 128/128 128/256 256/512 512/512"
 STEPS = 100
 BATCHES = (1, 4, 16, 64)
-BOUND, CALL, STREAM = "cell.bind", "cell(x, h, c, out=state)", "s.step(x, out=y)"
+CALL, STREAM = "cell(x, h, c, out=state)", "s.step(x, out=y)"
 SEQUENCE = "lstm(x, state, out=y)"
 PEER = "onnxruntime"
 
@@ -102,8 +102,7 @@ def fastgate_(code: str, p: Problem, storage: str = "float32") -> Iterator[Call]
     cell = fastgate.LSTMCell(**p.layer(), storage=storage)
     stream = lstm.stream()
     stream.state = h[:, 0], c[:, 0]
-    names = {"cell": cell, "call": cell.bind(x, *state, out=state), "s": stream, "x": x}
-    names |= {"state": state, "h": state[0], "c": state[1]}
+    names = {"cell": cell, "s": stream, "x": x, "state": state, "h": state[0], "c": state[1]}
     if code == STREAM:
         yield Call("LSTM", code, {**names, "y": y})
     else:
@@ -205,7 +204,6 @@ def openvino_(p: Problem) -> Iterator[Call]:
 
 
 STEP: dict[str, Side] = {
-    BOUND: functools.partial(fastgate_, "call()"),
     STREAM: functools.partial(fastgate_, STREAM),
     CALL: functools.partial(fastgate_, CALL),
     "numpy": numpy_,
@@ -259,7 +257,7 @@ def tables(sizes: list[dict[str, Any]]) -> list[Table]:
         }
 
     return [
-        side_table(step, "n/h", STREAM, beside(BOUND, STREAM), "One step, µs"),
+        side_table(step, "n/h", STREAM, beside(STREAM), "One step, µs"),
         side_table(
             sequence, "n/h x B", SEQUENCE, beside(SEQUENCE), f"A sequence of {STEPS} steps, µs"
         ),
@@ -271,7 +269,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     """Time of a step by size."""
     sizes = [s for s in report["sizes"] if s["table"] == "step"]
     lines = lines_of(sizes, [*reversed(STEP)], range(len(sizes)))
-    figure, axes = chart(lines, STREAM, {BOUND: "--", CALL: ":", "torch LSTM": "--"})
+    figure, axes = chart(lines, STREAM, {CALL: ":", "torch LSTM": "--"})
     axes.set_xticks(range(len(sizes)), [s["size"] for s in sizes])
     axes.set_xlabel("inputs/hidden units", color="0.3")
     axes.set_title("One LSTM step from Python, float32, one core", loc="left")

@@ -147,7 +147,8 @@ def timed(call: Callable[[], Any], number: int, into: array[int]) -> None:
 
 def steps(p: lstm.Problem) -> dict[str, Callable[[], Any]]:
     """A step in place."""
-    sides = {lstm.BOUND: next(lstm.STEP[lstm.BOUND](p)).names["call"]}
+    names = next(lstm.STEP[lstm.STREAM](p)).names
+    sides = {lstm.STREAM: functools.partial(names["s"].step, names["x"], out=names["y"])}
     try:
         names = next(lstm.STEP[lstm.PEER](p)).names
     except ImportError as e:
@@ -176,7 +177,7 @@ def tail(options: argparse.Namespace) -> Table:
 
         return spin
 
-    turns = 1000 * seconds(sides[lstm.BOUND]) / seconds(empty(1000))
+    turns = 1000 * seconds(sides[lstm.STREAM]) / seconds(empty(1000))
     sides["empty loop"] = empty(round(turns))
     times = {name: array("q") for name in sides}
     for i in range(options.calls // 1000):
