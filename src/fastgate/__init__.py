@@ -63,7 +63,8 @@ def set_threads(threads: int | str | None) -> None:
     Parameters
     ----------
     threads : int, 'auto' or None
-        An integer from 1; 'auto' for all CPUs that the process may use; None is as each was made.
+        An integer from 1; 'auto' for all CPUs that the process may use, by its affinity and
+        the quota of its container; None is as each was made.
 
     Raises
     ------

@@ -31,7 +31,7 @@ cdef class Gate:
         - 'float64': as they are; weight, bias, x and out are then float64
     threads : int or 'auto'
         A large call is shared among so many threads, the calling one included; 'auto' is as many as there
-        are CPUs now. See also set_threads.
+        are CPUs that the process may use, by its affinity and the quota of its container. See also set_threads.
 
     Attributes
     ----------
