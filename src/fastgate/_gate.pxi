@@ -359,6 +359,8 @@ cdef class BoundGate:
         return bound_call(self)
 
     def __repr__(self):
+        if self.y == NULL:
+            raise TypeError("this needs a BoundGate that is made")
         return f"<bound {self.owner!r}>"
 
 

@@ -143,6 +143,7 @@ cdef class Stream:
                 fastgate_stream_reset(self.stream, b)
 
     def __repr__(self):
+        check_stream(self)
         return f"<stream of {self.source!r}, batch={self.batch}>"
 
     def __reduce__(self):
