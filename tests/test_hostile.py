@@ -224,8 +224,6 @@ HALF_MADE = {
 @pytest.mark.parametrize("name", HALF_MADE)
 def test_half_made_objects_refuse_everything(name):
     """Other threads find them with gc.get_objects(); so does what runs in the middle."""
-    tried = []
-
     def act():
         for o in gc.get_objects():
             if type(o).__name__ != name or not type(o).__module__.startswith("fastgate"):
@@ -258,10 +256,40 @@ def test_half_made_objects_refuse_everything(name):
             ):
                 with pytest.raises((TypeError, AttributeError)):
                     use(o)
-                tried.append(use)
 
     survives(lambda: HALF_MADE[name](act))
-    assert tried or name == "BoundGate"  # which takes only buffers: code of the user runs from Python 3.12 on
+
+
+def test_objects_are_not_found_by_the_collector():
+    """No cycle goes through them, so it need not know them; and nobody finds one that is not made yet."""
+    gate, cell = fastgate.Gate([[1.0]]), fastgate.LSTMCell(*parameters(2, 2))
+    lstm = fastgate.LSTM([dict(zip(("weight_ih", "weight_hh"), parameters(2, 2)))])
+    assert not any(gc.is_tracked(o) for o in (gate, cell, lstm, lstm.stream(), cell.stream(3)))
+
+
+def test_a_cell_is_no_lstm_of_two_layers():
+    """Not even for a moment, in which a profiler could take it."""
+    layer = dict(zip(("weight_ih", "weight_hh"), parameters(2, 2)))
+    file = io.BytesIO()
+    fastgate.LSTM([layer, layer]).save(file)
+    with pytest.raises(ValueError, match="one layer"):
+        fastgate.LSTMCell.load(file.getvalue())
+
+
+def test_types_of_two_names():
+    """NumPy has several C types of one kind."""
+    double = np.longdouble if np.dtype(np.longdouble) == np.dtype(np.float64) else np.double
+    weight = np.ones((4, 4), double)
+    assert fastgate.Gate(weight, storage="float64")(np.ones(4, double)).dtype == np.float64
+
+
+def test_empty_arrays_overlap_nothing():
+    memory = np.empty((5, 2, 3), f)
+    cell = fastgate.LSTMCell(*parameters(3, 3))
+    x, h = np.empty((0, 3), f), np.empty((0, 3), f)
+    assert cell(x, h, h, out=(memory[:0, 1], memory[:0, 0]))[0].shape == (0, 3)
+    gate, y = fastgate.Gate(np.ones((2, 3), f)), np.empty((4, 2), f)
+    gate.bind(y[:, :0], np.ones((4, 3), f), out=y)()
 
 
 # ---- G: what is no number ---------------------------------------------------------------------
@@ -344,7 +372,7 @@ def test_what_torch_gives(api):
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="has no interval timers")
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("call", ["lstm", "gate", "once"])
+@pytest.mark.parametrize("call", ["lstm", "gate", "once", "cell"])
 def test_long_calls_answer_signals(call, threads):
     """Each would take many seconds; handlers run within it, and what they raise ends it."""
     big = np.broadcast_to(draw(1, 256), (400_000, 256))
@@ -354,7 +382,10 @@ def test_long_calls_answer_signals(call, threads):
         "lstm": lambda: lstm(np.broadcast_to(draw(1, 64, 256), (20_000, 64, 256))),
         "gate": lambda: [gate(big) for _ in range(100)],
         "once": lambda: [fastgate.gate(big, draw(512, 256)) for _ in range(100)],
+        "cell": lambda: [cell(big[:20_000], *state, out=state) for _ in range(1000)],
     }
+    cell = fastgate.LSTMCell(draw(2048, 256), draw(2048, 512) / 30, threads=threads)
+    state = np.zeros((20_000, 512), f), np.zeros((20_000, 512), f)
     handled = []
 
     class Stop(Exception):
@@ -373,7 +404,7 @@ def test_long_calls_answer_signals(call, threads):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert len(handled) == 3
+    assert len(handled) >= 3
     same_bits(gate(draw(256)), fastgate.Gate(draw(512, 256))(draw(256)))
 
 

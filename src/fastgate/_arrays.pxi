@@ -106,19 +106,21 @@ cdef inline tuple shape_of(PyObject *x, size_t size):
 
 
 cdef inline bint overlap(PyObject *array, int type, const void *y, size_t size) noexcept:
-    """Whether the bounds of an array cross those of `size` elements from y on."""
+    """Whether the bounds of an array cross those of `size` elements from y on; none do if there are no elements."""
     cdef PyArrayObject *a = <PyArrayObject *>array
     cdef const char *low = <const char *>PyArray_DATA(a)
     cdef const char *high = low + item_size(type)
     cdef ptrdiff_t span
     cdef int axis
     for axis in range(PyArray_NDIM(a)):
+        if PyArray_DIMS(a)[axis] == 0:
+            return False
         span = (PyArray_DIMS(a)[axis] - 1) * PyArray_STRIDES(a)[axis]
         if span > 0:
             high += span
         else:
             low += span
-    return low < <const char *>y + size * item_size(type) and <const char *>y < high
+    return size and low < <const char *>y + size * item_size(type) and <const char *>y < high
 
 
 cdef inline object pair(object value, str name):

@@ -84,8 +84,8 @@ def as_array(
             raise TypeError(f"{name} must be numbers, not {array.dtype}")
         with np.errstate(all="ignore"):  # what is beyond the range is infinite, what is tiny is 0
             return array.astype(dtype)
-    if array.dtype == dtype:
-        return array
+    if array.dtype == dtype:  # there may be two C types of the same kind
+        return array if array.dtype.num == dtype.num else array.astype(dtype)
     given = array.dtype.name if array.dtype.isnative else ""  # not of a class: ml_dtypes has its own
     if given == storage and given in ("float16", "bfloat16"):
         return array.astype(dtype)
@@ -111,11 +111,22 @@ def as_bound(value: Any, name: str, dtype: np.dtype[Any]) -> _Array:
     return as_array(value, name, dtype)
 
 
-def joined(parts: Sequence[ArrayLike], weight_shape: tuple[int, int], dtype: np.dtype[Any]) -> _Array:
-    """All parts of x as one array. TypeError if there are none."""
-    arrays = [as_input(part, name, dtype) for part, name in zip(parts, part_names(len(parts)))]
+def as_inputs(parts: Sequence[Any], dtype: np.dtype[Any], bound: bool = False) -> tuple[_Array, ...]:
+    """The parts of x, by as_input or as_bound. TypeError if there are none."""
+    convert = as_bound if bound else as_input
+    return tuple([convert(part, name, dtype) for part, name in zip(parts, part_names(len(parts)))])
+
+
+def joined(parts: Sequence[Any], weight_shape: tuple[int, int], dtype: np.dtype[Any]) -> _Array:
+    """All parts of x as one array."""
+    arrays = as_inputs(parts, dtype)
     check_inputs(arrays, weight_shape)
     return contiguous(np.concatenate(arrays, axis=-1))
+
+
+def zeros(x: _Array, size: int) -> _Array:
+    """Zeros of the leading axes of x and then `size`."""
+    return np.zeros((*x.shape[:-1], size), x.dtype)
 
 
 def contiguous(array: _Array) -> _Array:

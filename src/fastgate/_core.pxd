@@ -2,7 +2,7 @@
 """The extension types. A Cython module that was compiled against this file may hand their C objects, such as
 
     from fastgate._core cimport Gate
-    cdef void run(Gate g, const fastgate_part *x, float *y): fastgate_gate_run(g.gate, 1, x, 1, y, 0)
+    cdef int run(Gate g, const fastgate_part *x, float *y): return fastgate_gate_run(g.gate, 1, x, 1, y, 0)
 
 to the C API of the same wheel, as long as it holds the Python object. They are fastgate's to free.
 """

@@ -72,6 +72,13 @@ cdef enum:
     # Releasing the GIL costs as much as reading some kilobytes of weights: not below this.
     NOGIL_BYTES = 256 * 1024
 
+cdef extern from *:
+    """
+    /* no array has more elements: an address space */
+    #define MOST_INPUTS (PTRDIFF_MAX / 64 < 140737488355328 ? PTRDIFF_MAX / 64 : 140737488355328)
+    """
+    size_t MOST_INPUTS
+
 _import_array()
 
 cdef dict STORAGES = {
@@ -84,6 +91,7 @@ cdef dict STORAGES = {
 
 
 @cython.final
+@cython.no_gc  # as Gate
 cdef class _Saved:
     """What a path or bytes hold, kept for a gate or LSTM to compute with where it lies."""
 

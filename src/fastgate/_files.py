@@ -98,13 +98,9 @@ def refusal(kind: str, source: Any, data: Any, other_format: bool) -> ValueError
     return ValueError(f"no saved {kind}{name}: something else, of another byte order, truncated or damaged")
 
 
-def check_cell(layers: int, directions: int, reverse: bool) -> None:
-    """ValueError unless what was loaded can be an LSTMCell."""
-    if layers != 1 or directions != 1 or reverse:
-        raise ValueError("an LSTMCell is one layer in one direction forwards: load this with LSTM.load")
+def not_a_cell() -> ValueError:
+    return ValueError("an LSTMCell is one layer in one direction forwards: load this with LSTM.load")
 
 
-def check_size(input_size: int) -> None:
-    """ValueError if no array can be so large, as of what has no outputs it may be in C."""
-    if input_size > min(2**47, sys.maxsize // 64):  # an address space
-        raise ValueError(f"an input_size of {input_size} is beyond any array")
+def too_large() -> ValueError:
+    return ValueError("an input_size that is beyond any array")

@@ -9,6 +9,7 @@ cdef inline int check_gate(object self) except -1:
 
 
 @cython.final
+@cython.no_gc  # no cycle can go through it; and so nobody finds one that is not made yet
 cdef class Gate:
     """Gate(weight, bias=None, *, storage='float32', threads=1)\n--\n
     sigmoid(weight @ x + bias), packed once and called often.
@@ -64,8 +65,8 @@ cdef class Gate:
         weight, bias = _parameters.gate_parameters(weight, bias, storage)
         cdef PyArrayObject *w = <PyArrayObject *>weight
         cdef fastgate_part b = [NULL, 0, 0]
-        cdef int kind = PyArray_TYPE(w)
-        if PyArray_NDIM(w) != 2 or bias is not None and (
+        cdef int kind = NPY_FLOAT64 if storage == "float64" else NPY_FLOAT32
+        if not is_plain(<PyObject *>weight, kind) or PyArray_NDIM(w) != 2 or bias is not None and (
                 not as_part(<PyObject *>bias, kind, &b) or PyArray_NDIM(<PyArrayObject *>bias) != 1
                 or b.size != <size_t>PyArray_DIMS(w)[0]):
             _parameters.check_gate(weight, bias)
@@ -89,9 +90,11 @@ cdef class Gate:
         with nogil:
             code = fastgate_gate_load(&gate, source, size)
         saved.check(code, "gate")
+        if fastgate_gate_input_size(gate) > MOST_INPUTS:  # which can be if there are no outputs
+            fastgate_gate_free(gate)
+            raise _files.too_large()
         self.saved = saved
         self.own(gate)
-        _files.check_size(self.input_size)
         return 0
 
     cdef void own(self, fastgate_gate *gate) noexcept:
@@ -242,39 +245,45 @@ cdef object gate_vectorcall(object self, PyObject **args, size_t nargsf, PyObjec
 cdef object gate_call(Gate self, PyObject **args, Py_ssize_t count, PyObject *out):
     cdef fastgate_part parts[MAX_PARTS]
     cdef PyObject *arrays[MAX_PARTS]
-    cdef list converted = None  # which hold what `arrays` points to
-    cdef object target = None
-    cdef bint plain = True  # so far no code of the user ran
-    cdef int type = self.type_number
-    cdef size_t size = 0
+    cdef tuple converted  # immutable: code of the user may find it, but not change it
+    cdef object target = <object>out
+    cdef bint plain = 1 <= count <= MAX_PARTS  # so far no code of the user ran
     cdef Py_ssize_t i
     if self.gate == NULL:
         check_gate(self)
-    if 1 <= count <= MAX_PARTS:
-        for i in range(count):
-            arrays[i] = args[i]
-            if not as_part(args[i], type, &parts[i]):
-                if converted is None:
-                    converted, plain = [], False
-                name = "x" if count == 1 else f"parts[{i}]"
-                converted.append(_arrays.as_input(<object>args[i], name, _arrays.dtype_of(self.storage)))
-                arrays[i] = <PyObject *>converted[-1]
-    else:
-        converted = [_arrays.joined([<object>args[i] for i in range(count)], (self.output_size, self.input_size),
-                                    _arrays.dtype_of(self.storage))]
-        arrays[0] = <PyObject *>converted[0]
-        count, plain = 1, False
-    if out != <PyObject *>None:
-        target = <object>out
-        if not is_plain(out, type):
-            target, plain = _arrays.as_output(target), False
+    for i in range(count if plain else 0):
+        arrays[i] = args[i]
+        plain = plain and as_part(args[i], self.type_number, &parts[i])
+    if plain and (out == <PyObject *>None or is_plain(out, self.type_number)):
+        return gate_run(self, arrays, parts, count, target, out)
+    dtype = _arrays.dtype_of(self.storage)
+    given = [<object>args[i] for i in range(count)]
+    if count > MAX_PARTS:
+        given = [_arrays.joined(given, (self.output_size, self.input_size), dtype)]
+    converted = _arrays.as_inputs(given, dtype)
+    if target is not None:
+        target = _arrays.as_output(target)
 
-    cdef bint fits = True  # from here on, no code of the user runs
+    # From here on, no code of the user runs.
+    count = len(converted)
     for i in range(count):
-        if not plain:
-            fits = as_part(arrays[i], type, &parts[i]) and fits
+        arrays[i] = <PyObject *>converted[i]
+        if not as_part(arrays[i], self.type_number, &parts[i]):
+            _arrays.check_inputs(converted, (self.output_size, self.input_size))
+            raise changed()
+    return gate_run(self, arrays, parts, count, target, out)
+
+
+cdef object gate_run(Gate self, PyObject **arrays, fastgate_part *parts, Py_ssize_t count, object target,
+                     PyObject *out):
+    """The call, of arrays that lie as C takes them; target writes into out."""
+    cdef int type = self.type_number
+    cdef size_t size = 0
+    cdef bint fits = True
+    cdef Py_ssize_t i
+    for i in range(count):
         fits = fits and same_rows(arrays[0], arrays[i])
-        size += parts[i].size if fits else 0
+        size += parts[i].size
     if not fits or size != self.input_size:
         _arrays.check_inputs([<object>arrays[i] for i in range(count)], (self.output_size, self.input_size))
         raise changed()
@@ -309,7 +318,7 @@ cdef inline int run(Gate self, size_t batch, const fastgate_part *parts, size_t 
     else:
         with nogil:
             code = fastgate_gate_run(self.gate, batch, parts, count, y, self.output_size)
-    return finish(code) if code else 0
+    return finish(code)
 
 
 @cython.final
@@ -319,8 +328,7 @@ cdef class BoundGate:
     def __cinit__(self, Gate gate not None, tuple parts not None, out):
         check_gate(gate)
         dtype, weight_shape = _arrays.dtype_of(gate.storage), (gate.output_size, gate.input_size)
-        cdef list arrays = [_arrays.as_bound(part, name, dtype)
-                            for part, name in zip(parts, _arrays.part_names(len(parts)))]
+        cdef tuple arrays = _arrays.as_inputs(parts, dtype, bound=True)
         cdef object target = _arrays.as_output(out)
         cdef size_t i, size = 0
         self.part_count = len(arrays)
@@ -359,8 +367,6 @@ cdef class BoundGate:
         return bound_call(self)
 
     def __repr__(self):
-        if self.y == NULL:
-            raise TypeError("this needs a BoundGate that is made")
         return f"<bound {self.owner!r}>"
 
 
@@ -428,21 +434,18 @@ def gate(x, weight, bias=None, *, out=None):
     if not is_plain(<PyObject *>weight, type):
         weight = _parameters.once_weight(weight)
         type = PyArray_TYPE(<PyArrayObject *>weight)
-    dtype = None
     cdef fastgate_part part, bias_part = [NULL, 0, 0]
     if bias is not None and not as_part(<PyObject *>bias, type, &bias_part):
-        dtype = np.dtype(np.float64 if type == NPY_FLOAT64 else np.float32)
-        bias = _arrays.as_input(bias, "bias", dtype)
+        bias = _arrays.as_input(bias, "bias", _arrays.dtype_of("float64" if type == NPY_FLOAT64 else "float32"))
     if not as_part(<PyObject *>x, type, &part):
-        dtype = np.dtype(np.float64 if type == NPY_FLOAT64 else np.float32)
-        x = _arrays.as_input(x, "x", dtype)
+        x = _arrays.as_input(x, "x", _arrays.dtype_of("float64" if type == NPY_FLOAT64 else "float32"))
     target = out
     if out is not None and not is_plain(<PyObject *>out, type):
         target = _arrays.as_output(out)
 
     # From here on, no code of the user runs.
     cdef PyArrayObject *w = <PyArrayObject *>weight
-    if PyArray_NDIM(w) != 2:
+    if not is_plain(<PyObject *>weight, type) or PyArray_NDIM(w) != 2:
         _parameters.check_gate(weight, None)
         raise changed()
     cdef size_t m = PyArray_DIMS(w)[0]
@@ -479,8 +482,7 @@ def gate(x, weight, bias=None, *, out=None):
         with nogil:
             code = fastgate_gate_once(storage, m, n, weights, row_stride, column_stride, bias_part.data,
                                       batch, part.data, part.stride, y, m)
-    if code:
-        finish(code)
+    finish(code)
     if copied != NULL:
         memcpy(copied, y, batch * m * item_size(type))
     return out

@@ -12,6 +12,7 @@ cdef inline int check_made(object self) except -1:
     return 0
 
 
+@cython.no_gc  # as Gate
 cdef class _Recurrent:
     """What LSTMCell and LSTM have in common: the packed LSTM, and what it was made with."""
 
@@ -59,6 +60,7 @@ cdef class _Recurrent:
 
     cdef int read(self, _Saved saved, batch_first=None) except -1:
         """Load instead of pack; batch_first is as saved, unless it is given."""
+        cdef const fastgate_lstm_options *made
         cdef const void *source = saved.data
         cdef size_t size = saved.size
         cdef fastgate_lstm *lstm = NULL
@@ -66,11 +68,15 @@ cdef class _Recurrent:
         with nogil:
             code = fastgate_lstm_load(&lstm, source, size)
         saved.check(code, "LSTM")
+        made = fastgate_lstm_get_options(lstm)
+        cell = type(self) is LSTMCell and (made.layers != 1 or made.directions != 1 or made.backwards)
+        if cell or made.input_size > MOST_INPUTS:  # which can be if there are no outputs
+            fastgate_lstm_free(lstm)
+            raise _files.not_a_cell() if cell else _files.too_large()
         if batch_first is not None:  # nobody else has this LSTM yet
-            (<fastgate_lstm_options *>fastgate_lstm_get_options(lstm)).batch_first = batch_first
+            (<fastgate_lstm_options *>made).batch_first = batch_first
         self.saved = saved
         self.own(lstm)
-        _files.check_size(self.input_size)
         return 0
 
     cdef void own(self, fastgate_lstm *lstm) noexcept:
@@ -166,6 +172,7 @@ cdef class _Recurrent:
 # ---- LSTMCell ---------------------------------------------------------------------------------
 
 @cython.final
+@cython.no_gc
 cdef class LSTMCell(_Recurrent):
     """LSTMCell(weight_ih, weight_hh, bias_ih=None, bias_hh=None, *, peephole=None, projection=None, clip=None, gate_clip=None, input_forget=False, storage='float32', threads=1)\n--\n
     One step of an LSTM: h, c = cell(x, h, c).
@@ -229,7 +236,6 @@ cdef class LSTMCell(_Recurrent):
         self.vectorcall = cell_vectorcall
         if type(weight_ih) is _Saved:
             self.read(weight_ih)
-            _files.check_cell(self.options().layers, self.options().directions, self.options().backwards)
             return
         storage, threads = _parameters.storage_of(storage), _parameters.thread_count(threads)
         options = _parameters.lstm_options(clip, gate_clip, input_forget)
@@ -340,81 +346,72 @@ cdef object cell_vectorcall(object self, PyObject **args, size_t nargsf, PyObjec
     return cell_call(<LSTMCell>self, given[0], given[1], given[2], given[3])
 
 
-cdef object cell_call(LSTMCell self, PyObject *x, PyObject *h, PyObject *c, PyObject *out):
+cdef object cell_call(LSTMCell self, PyObject *x_given, PyObject *h_given, PyObject *c_given, PyObject *out):
     cdef int type = self.type_number
     cdef fastgate_part part
-    cdef PyObject *none = <PyObject *>None
-    cdef list converted = None  # which hold what x, h and c point to
-    cdef object h_target = None, c_target = None, result
-    cdef bint plain = True  # so far no code of the user ran
+    cdef object xs = <object>x_given, hs = <object>h_given, cs = <object>c_given
+    cdef object h_target = None, c_target = None, result = <object>out
     if self.lstm == NULL:
         check_made(self)
-    if not as_part(x, type, &part):
-        converted, plain = [_arrays.as_input(<object>x, "x", self.dtype(), "LSTM")], False
-        x = <PyObject *>converted[0]
-    if h == none and c == none:
-        if PyArray_NDIM(<PyArrayObject *>x) == 0:
-            _arrays.check_last(<object>x, "x", self.input_size)
-        converted = converted or []
-        converted += [new_output(type, x, self.side_size), new_output(type, x, self.hidden_size)]
-        h, c = <PyObject *>converted[-2], <PyObject *>converted[-1]
-        memset(data(h), 0, rows_of(h) * self.side_size * item_size(type))
-        memset(data(c), 0, rows_of(c) * self.hidden_size * item_size(type))
-    elif h == none or c == none:
+    if not as_part(x_given, type, &part):
+        xs = _arrays.as_input(xs, "x", self.dtype(), "LSTM")
+    if (hs is None) != (cs is None):
         raise TypeError("h and c must be given together, or neither")
-    if not is_plain(h, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>h):
-        converted, plain = converted or [], False
-        converted.append(_arrays.as_input(<object>h, "h", self.dtype(), "LSTM"))
-        h = <PyObject *>converted[-1]
-    if not is_plain(c, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>c):
-        converted, plain = converted or [], False
-        converted.append(_arrays.as_input(<object>c, "c", self.dtype(), "LSTM"))
-        c = <PyObject *>converted[-1]
-    if out != none:
-        result = pair(<object>out, "out")
-        plain = plain and <PyObject *>result == out
-        h_target, c_target = <object>PyTuple_GET_ITEM(<PyObject *>result, 0), <object>PyTuple_GET_ITEM(<PyObject *>result, 1)
+    if hs is None:
+        _arrays.check_last(xs, "x", self.input_size)
+        hs, cs = _arrays.zeros(xs, self.side_size), _arrays.zeros(xs, self.hidden_size)
+    if not is_plain(<PyObject *>hs, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>hs):
+        hs = _arrays.as_input(hs, "h", self.dtype(), "LSTM")
+    if not is_plain(<PyObject *>cs, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>cs):
+        cs = _arrays.as_input(cs, "c", self.dtype(), "LSTM")
+    if result is not None:
+        result = pair(result, "out")
+        h_target, c_target = <tuple>result
         if not is_plain(<PyObject *>h_target, type):
-            h_target, plain = _arrays.as_output(h_target, "out[0]"), False
+            h_target = _arrays.as_output(h_target, "out[0]")
         if not is_plain(<PyObject *>c_target, type):
-            c_target, plain = _arrays.as_output(c_target, "out[1]"), False
+            c_target = _arrays.as_output(c_target, "out[1]")
 
-    # From here on, no code of the user runs.
-    if (not plain and not as_part(x, type, &part) or part.size != self.input_size
+    # From here on, no code of the user runs, and nothing is made that Python's collector tracks.
+    cdef PyObject *x = <PyObject *>xs
+    cdef PyObject *h = <PyObject *>hs
+    cdef PyObject *c = <PyObject *>cs
+    if (not as_part(x, type, &part) or part.size != self.input_size
             or not is_contiguous(h, type, x, self.side_size) or not is_contiguous(c, type, x, self.hidden_size)):
-        _arrays.check_last(<object>x, "x", self.input_size)
-        why = f" for x of shape {(<object>x).shape}"
-        _arrays.check_shape(<object>h, "h", shape_of(x, self.side_size), why)
-        _arrays.check_shape(<object>c, "c", shape_of(x, self.hidden_size), why)
+        _arrays.check_last(xs, "x", self.input_size)
+        why = f" for x of shape {xs.shape}"
+        _arrays.check_shape(hs, "h", shape_of(x, self.side_size), why)
+        _arrays.check_shape(cs, "c", shape_of(x, self.hidden_size), why)
         raise changed()
     cdef size_t batch = rows_of(x)
     cdef size_t h_size = batch * self.side_size, c_size = batch * self.hidden_size
-    cdef void *h_out
-    cdef void *c_out
     cdef void *h_copied = NULL  # where h goes at last
     cdef void *c_copied = NULL
-    if out == none:
-        result = new_output(type, x, self.side_size), new_output(type, x, self.hidden_size)
-        h_out, c_out = data(PyTuple_GET_ITEM(<PyObject *>result, 0)), data(PyTuple_GET_ITEM(<PyObject *>result, 1))
-    else:
-        if (not is_output(<PyObject *>h_target, type, x, self.side_size)
-                or not is_output(<PyObject *>c_target, type, x, self.hidden_size)):
-            _arrays.check_output(h_target, shape_of(x, self.side_size), self.dtype(), "out[0]")
-            _arrays.check_output(c_target, shape_of(x, self.hidden_size), self.dtype(), "out[1]")
-            raise changed()
-        h_out, c_out = data(<PyObject *>h_target), data(<PyObject *>c_target)
+    if result is None:
+        h_target, c_target = new_output(type, x, self.side_size), new_output(type, x, self.hidden_size)
+    elif (not is_output(<PyObject *>h_target, type, x, self.side_size)
+            or not is_output(<PyObject *>c_target, type, x, self.hidden_size)):
+        _arrays.check_output(h_target, shape_of(x, self.side_size), self.dtype(), "out[0]")
+        _arrays.check_output(c_target, shape_of(x, self.hidden_size), self.dtype(), "out[1]")
+        raise changed()
+    cdef void *h_out = data(<PyObject *>h_target)
+    cdef void *c_out = data(<PyObject *>c_target)
+    cdef const void *h_in = data(h)
+    cdef const void *c_in = data(c)
+    if result is not None:
         if overlap(<PyObject *>h_target, type, c_out, c_size):
             raise ValueError("out[0] and out[1] overlap")
         if overlap(x, type, h_out, h_size) or overlap(h, type, h_out, h_size) or overlap(c, type, h_out, h_size):
             h_copied = h_out
         if overlap(x, type, c_out, c_size) or overlap(h, type, c_out, c_size) or (
-                data(c) != c_out and overlap(c, type, c_out, c_size)):
+                c_in != c_out and overlap(c, type, c_out, c_size)):
             c_copied = c_out
     cdef size_t h_bytes = h_size * item_size(type), c_bytes = c_size * item_size(type)
     cdef size_t projected = c_bytes if self.options().projection_size else 0
     cdef size_t needed = projected + (h_bytes if h_copied != NULL else 0) + (c_bytes if c_copied != NULL else 0)
     cdef double room[SCRATCH]
     cdef char *scratch = <char *>room
+    cdef int code
     if needed > sizeof(room):
         scratch = <char *>PyMem_Malloc(needed)
         if scratch == NULL:
@@ -424,22 +421,24 @@ cdef object cell_call(LSTMCell self, PyObject *x, PyObject *h, PyObject *c, PyOb
     if c_copied != NULL:
         c_out = scratch + needed - c_bytes
     if batch * self.nbytes < NOGIL_BYTES:
-        fastgate_lstm_step(self.lstm, batch, part.data, part.stride, data(h), data(c), h_out, c_out, scratch)
+        code = fastgate_lstm_step(self.lstm, batch, part.data, part.stride, h_in, c_in, h_out, c_out, scratch)
     else:
         with nogil:
-            fastgate_lstm_step(self.lstm, batch, part.data, part.stride, data(h), data(c), h_out, c_out, scratch)
+            code = fastgate_lstm_step(self.lstm, batch, part.data, part.stride, h_in, c_in, h_out, c_out, scratch)
     if h_copied != NULL:
         memcpy(h_copied, h_out, h_bytes)
     if c_copied != NULL:
         memcpy(c_copied, c_out, c_bytes)
     if scratch != <char *>room:
         PyMem_Free(scratch)
-    return result
+    finish(code)
+    return (h_target, c_target) if result is None else result
 
 
 # ---- LSTM -------------------------------------------------------------------------------------
 
 @cython.final
+@cython.no_gc
 cdef class LSTM(_Recurrent):
     """LSTM(layers, *, batch_first=False, reverse=False, clip=None, gate_clip=None, input_forget=False, storage='float32', threads=1)\n--\n
     Layers of an LSTM over sequences: y, (h_n, c_n) = lstm(x, (h_0, c_0)).
@@ -798,8 +797,7 @@ cdef object sequence(LSTM self, object x, object state, object lengths, object o
     with nogil:
         code = fastgate_lstm_run(self.lstm, shape.steps, shape.batch, x_data, shape.step, shape.row, steps_of_rows,
                                  h_data, c_data, y, y_step, y_row)
-    if code:
-        finish(code)
+    finish(code)
     if copied != NULL:
         memcpy(copied, y, size * item_size(type))
     return result, (h_n, c_n)

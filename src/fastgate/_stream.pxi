@@ -8,6 +8,7 @@ cdef inline int check_stream(object self) except -1:
 
 
 @cython.final
+@cython.no_gc  # as Gate
 cdef class Stream:
     """A sequence that comes step by step, or a batch of them. Made by stream() of LSTM or LSTMCell.
 
