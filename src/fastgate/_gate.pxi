@@ -274,7 +274,7 @@ cdef object gate_call(Gate self, PyObject **args, Py_ssize_t count, PyObject *ou
     return gate_run(self, arrays, parts, count, target, out)
 
 
-cdef object gate_run(Gate self, PyObject **arrays, fastgate_part *parts, Py_ssize_t count, object target,
+cdef inline object gate_run(Gate self, PyObject **arrays, fastgate_part *parts, Py_ssize_t count, object target,
                      PyObject *out):
     """The call, of arrays that lie as C takes them; target writes into out."""
     cdef int type = self.type_number
@@ -431,30 +431,33 @@ def gate(x, weight, bias=None, *, out=None):
         If an array is of another dtype. out is then as it was.
     """
     cdef int type = NPY_FLOAT64 if is_plain(<PyObject *>weight, NPY_FLOAT64) else NPY_FLOAT32
+    cdef bint plain = True  # so far no code of the user ran
     if not is_plain(<PyObject *>weight, type):
-        weight = _parameters.once_weight(weight)
+        weight, plain = _parameters.once_weight(weight), False
         type = PyArray_TYPE(<PyArrayObject *>weight)
     cdef fastgate_part part, bias_part = [NULL, 0, 0]
     if bias is not None and not as_part(<PyObject *>bias, type, &bias_part):
+        plain = False
         bias = _arrays.as_input(bias, "bias", _arrays.dtype_of("float64" if type == NPY_FLOAT64 else "float32"))
     if not as_part(<PyObject *>x, type, &part):
+        plain = False
         x = _arrays.as_input(x, "x", _arrays.dtype_of("float64" if type == NPY_FLOAT64 else "float32"))
     target = out
     if out is not None and not is_plain(<PyObject *>out, type):
-        target = _arrays.as_output(out)
+        target, plain = _arrays.as_output(out), False
 
     # From here on, no code of the user runs.
     cdef PyArrayObject *w = <PyArrayObject *>weight
-    if not is_plain(<PyObject *>weight, type) or PyArray_NDIM(w) != 2:
+    if not plain and not is_plain(<PyObject *>weight, type) or PyArray_NDIM(w) != 2:
         _parameters.check_gate(weight, None)
         raise changed()
     cdef size_t m = PyArray_DIMS(w)[0]
     cdef size_t n = PyArray_DIMS(w)[1]
-    if bias is not None and (not as_part(<PyObject *>bias, type, &bias_part) or bias_part.size != m
+    if bias is not None and (not plain and not as_part(<PyObject *>bias, type, &bias_part) or bias_part.size != m
                              or PyArray_NDIM(<PyArrayObject *>bias) != 1):
         _parameters.check_gate(weight, bias)
         raise changed()
-    if not as_part(<PyObject *>x, type, &part) or part.size != n:
+    if not plain and not as_part(<PyObject *>x, type, &part) or part.size != n:
         _arrays.check_inputs([x], (m, n))
         raise changed()
     cdef size_t batch = rows_of(<PyObject *>x)

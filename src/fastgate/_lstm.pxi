@@ -351,32 +351,34 @@ cdef object cell_call(LSTMCell self, PyObject *x_given, PyObject *h_given, PyObj
     cdef fastgate_part part
     cdef object xs = <object>x_given, hs = <object>h_given, cs = <object>c_given
     cdef object h_target = None, c_target = None, result = <object>out
+    cdef bint plain = True  # so far no code of the user ran
     if self.lstm == NULL:
         check_made(self)
     if not as_part(x_given, type, &part):
-        xs = _arrays.as_input(xs, "x", self.dtype(), "LSTM")
+        xs, plain = _arrays.as_input(xs, "x", self.dtype(), "LSTM"), False
     if (hs is None) != (cs is None):
         raise TypeError("h and c must be given together, or neither")
     if hs is None:
         _arrays.check_last(xs, "x", self.input_size)
-        hs, cs = _arrays.zeros(xs, self.side_size), _arrays.zeros(xs, self.hidden_size)
+        hs, cs, plain = _arrays.zeros(xs, self.side_size), _arrays.zeros(xs, self.hidden_size), False
     if not is_plain(<PyObject *>hs, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>hs):
-        hs = _arrays.as_input(hs, "h", self.dtype(), "LSTM")
+        hs, plain = _arrays.as_input(hs, "h", self.dtype(), "LSTM"), False
     if not is_plain(<PyObject *>cs, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>cs):
-        cs = _arrays.as_input(cs, "c", self.dtype(), "LSTM")
+        cs, plain = _arrays.as_input(cs, "c", self.dtype(), "LSTM"), False
     if result is not None:
+        plain = plain and PyTuple_CheckExact(out)
         result = pair(result, "out")
         h_target, c_target = <tuple>result
         if not is_plain(<PyObject *>h_target, type):
-            h_target = _arrays.as_output(h_target, "out[0]")
+            h_target, plain = _arrays.as_output(h_target, "out[0]"), False
         if not is_plain(<PyObject *>c_target, type):
-            c_target = _arrays.as_output(c_target, "out[1]")
+            c_target, plain = _arrays.as_output(c_target, "out[1]"), False
 
     # From here on, no code of the user runs, and nothing is made that Python's collector tracks.
     cdef PyObject *x = <PyObject *>xs
     cdef PyObject *h = <PyObject *>hs
     cdef PyObject *c = <PyObject *>cs
-    if (not as_part(x, type, &part) or part.size != self.input_size
+    if (not plain and not as_part(x, type, &part) or part.size != self.input_size
             or not is_contiguous(h, type, x, self.side_size) or not is_contiguous(c, type, x, self.hidden_size)):
         _arrays.check_last(xs, "x", self.input_size)
         why = f" for x of shape {xs.shape}"
