@@ -64,8 +64,8 @@ cdef class Gate:
         weight, bias = _parameters.gate_parameters(weight, bias, storage)
         cdef PyArrayObject *w = <PyArrayObject *>weight
         cdef fastgate_part b = [NULL, 0, 0]
-        cdef int kind = PyArray_TYPE(w)
-        if PyArray_NDIM(w) != 2 or bias is not None and (
+        cdef int kind = NPY_FLOAT64 if storage == "float64" else NPY_FLOAT32
+        if not is_plain(<PyObject *>w, kind) or PyArray_NDIM(w) != 2 or bias is not None and (
                 not as_part(<PyObject *>bias, kind, &b) or PyArray_NDIM(<PyArrayObject *>bias) != 1
                 or b.size != <size_t>PyArray_DIMS(w)[0]):
             _parameters.check_gate(weight, bias)
@@ -296,7 +296,13 @@ cdef object gate_call(Gate self, PyObject **args, Py_ssize_t count, PyObject *ou
         if copied != NULL:
             apart = new_output(type, arrays[0], self.output_size)
             y = data(<PyObject *>apart)
-    run(self, batch, parts, count, y)
+    for i in range(count):  # a caller's reference alone does not keep NumPy from resizing in another thread
+        Py_INCREF(<object>arrays[i])
+    try:
+        run(self, batch, parts, count, y)
+    finally:
+        for i in range(count):
+            Py_DECREF(<object>arrays[i])
     if copied != NULL:
         memcpy(copied, y, batch * self.output_size * item_size(type))
     return result
@@ -327,7 +333,9 @@ cdef class BoundGate:
         self.parts = <fastgate_part *>PyMem_Malloc(self.part_count * sizeof(fastgate_part))
         if self.parts == NULL:
             PyErr_NoMemory()
-        self.views = views_of([*arrays, target], gate.type_number, dtype)  # no array can be resized from here on
+        # No array can be resized from here on.  A view alone does not hold its array: NumPy takes two references for
+        # those of the caller, and resizes.
+        self.views = [parts, arrays, *views_of([*arrays, target], gate.type_number, dtype)]
         cdef bint fits = True
         for i in range(self.part_count):
             fits = fits and as_part(<PyObject *>arrays[i], gate.type_number, &self.parts[i])
@@ -425,7 +433,7 @@ def gate(x, weight, bias=None, *, out=None):
     cdef int type = NPY_FLOAT64 if is_plain(<PyObject *>weight, NPY_FLOAT64) else NPY_FLOAT32
     if not is_plain(<PyObject *>weight, type):
         weight = _parameters.once_weight(weight)
-        type = PyArray_TYPE(<PyArrayObject *>weight)
+        type = NPY_FLOAT64 if is_plain(<PyObject *>weight, NPY_FLOAT64) else NPY_FLOAT32
     dtype = None
     cdef fastgate_part part, bias_part = [NULL, 0, 0]
     if bias is not None and not as_part(<PyObject *>bias, type, &bias_part):
@@ -440,7 +448,7 @@ def gate(x, weight, bias=None, *, out=None):
 
     # From here on, no code of the user runs.
     cdef PyArrayObject *w = <PyArrayObject *>weight
-    if PyArray_NDIM(w) != 2:
+    if not is_plain(<PyObject *>weight, type) or PyArray_NDIM(w) != 2:
         _parameters.check_gate(weight, None)
         raise changed()
     cdef size_t m = PyArray_DIMS(w)[0]

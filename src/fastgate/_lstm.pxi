@@ -347,6 +347,8 @@ cdef object cell_call(LSTMCell self, PyObject *x, PyObject *h, PyObject *c, PyOb
     cdef list converted = None  # which hold what x, h and c point to
     cdef object h_target = None, c_target = None, result
     cdef bint plain = True  # so far no code of the user ran
+    # a caller's reference alone does not keep NumPy from resizing, in a finalizer or another thread
+    cdef object own_x = <object>x, own_h = <object>h, own_c = <object>c
     if self.lstm == NULL:
         check_made(self)
     if not as_part(x, type, &part):
@@ -355,7 +357,7 @@ cdef object cell_call(LSTMCell self, PyObject *x, PyObject *h, PyObject *c, PyOb
     if h == none and c == none:
         if PyArray_NDIM(<PyArrayObject *>x) == 0:
             _arrays.check_last(<object>x, "x", self.input_size)
-        converted = converted or []
+        converted, plain = converted or [], False  # a new list may start the garbage collector, and finalizers
         converted += [new_output(type, x, self.side_size), new_output(type, x, self.hidden_size)]
         h, c = <PyObject *>converted[-2], <PyObject *>converted[-1]
         memset(data(h), 0, rows_of(h) * self.side_size * item_size(type))
