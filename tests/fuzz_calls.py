@@ -93,15 +93,15 @@ class Fuzzer:
         """What a method of a hostile object gives, after it acted."""
         self.act()
         if self.chance(0.1):
-            return self.one(None, 0, -1, 2**70, 1.5, "x", (), [1], np.ones((2, 3)), np.ones(4, "f"), self)
+            return self.one(None, 0, -1, 2**70, 1.5, "/nowhere/x", (), [1], np.ones((2, 3)), np.ones(4, "f"), self)
         size = value.size if isinstance(value, np.ndarray) else 2
         return {
             "__array__": value, "__float__": 0.5, "__len__": size, "__iter__": iter([value] * 2), "__repr__": "hostile",
             "__buffer__": memoryview(np.ones(3, "f") if not isinstance(value, np.ndarray) else value),
             "__int__": int(self.rng.integers(-3, 9)), "__index__": int(self.rng.integers(-3, 9)), "__hash__": 1,
             "__fspath__": "/nowhere/at/all", "write": int(self.rng.integers(-1, 999)), "read": b"", "keys": ["bias_ih"],
-            "items": [("weight_ih", value), ("weight_hh", value)], "dtype": np.dtype("f"), "shape": (size,), "mask": False,
-            "detach": value, "ndim": 1, "__array_interface__": getattr(value, "__array_interface__", {}),
+            "items": [("weight_ih", value), ("weight_hh", value)], "dtype": np.dtype("f"), "shape": (size,),
+            "mask": False, "detach": value, "ndim": 1, "__array_interface__": getattr(value, "__array_interface__", {}),
             "__class__": self.one(np.ndarray, dict, str, float, tuple, np.ma.MaskedArray, slice, fastgate.Gate),
         }.get(name, self.chance(0.5))  # fmt: skip
 
@@ -214,13 +214,15 @@ class Fuzzer:
         dtype = np.float64 if self.storage == "float64" else np.float32
         m, n, hidden = self.one(*SIZES), self.one(*SIZES), self.one(*SIZES[:-1])
         outputs = hidden if self.chance(0.7) else self.one(1, 3, 8)
-        kind = self.one("Gate", "augmented", "gate", "LSTMCell", "LSTM", *["Gate()", "bind", "LSTMCell()", "LSTM()"] * 2,
-                        "gates", "stream", "step", "step", "state", "reset", "copy", "save", "load",
+        kind = self.one("Gate", "augmented", "gate", "LSTMCell", "LSTM", "gates",
+                        *["Gate()", "bind", "LSTMCell()", "LSTM()"] * 2,
+                        "stream", "step", "step", "state", "reset", "copy", "save", "load",
                         "set_threads")  # fmt: skip
         if kind in ("Gate", "augmented", "gate"):
             arguments = [self.argument((m, n), dtype), self.argument((m,), dtype)][: self.one(1, 2)]
             if kind == "augmented":
-                return fastgate.Gate.from_augmented, reference.Gate.from_augmented, arguments[:1], self.options(), "Gate"
+                make, twin = fastgate.Gate.from_augmented, reference.Gate.from_augmented
+                return make, twin, arguments[:1], self.options(), "Gate"
             if kind == "Gate":
                 return fastgate.Gate, reference.Gate, arguments, self.options(), "Gate"
             x, lead = self.lead_argument(n, dtype)
@@ -257,9 +259,10 @@ class Fuzzer:
 
     def draw_use(self, kind):
         """The same, of something that was made before."""
-        name = {"Gate()": "Gate", "bind": "Gate", "LSTMCell()": "LSTMCell", "LSTM()": "LSTM", "gates": "LSTM",
-                "step": "Stream", "state": "Stream", "reset": "Stream",
-                "stream": self.one("LSTM", "LSTMCell")}.get(kind) or self.one("Gate", "LSTMCell", "LSTM", "Stream")  # fmt: skip
+        name = {
+            "Gate()": "Gate", "bind": "Gate", "LSTMCell()": "LSTMCell", "LSTM()": "LSTM", "gates": "LSTM",
+            "step": "Stream", "state": "Stream", "reset": "Stream", "stream": self.one("LSTM", "LSTMCell"),
+        }.get(kind) or self.one(*self.made)  # fmt: skip
         if not self.made[name]:
             return None
         core, twin = self.one(*self.made[name])
@@ -360,7 +363,7 @@ class Fuzzer:
             same(got, expected, 5e-3 if self.storage == "int8" else 2e-6)
         if kept and type(result).__name__ == kept:
             if expected is None:
-                make, (name, *made) = result.__reduce__() if kept != "Stream" else (None, (None,))
+                _, (name, *made) = result.__reduce__() if kept != "Stream" else (None, (None,))
                 expected = getattr(reference, name)(*made[0], **made[1]) if name else twin(result.batch)
             self.made[kept] = [*self.made[kept][-5:], (result, expected)]
             if kept == "LSTM":
@@ -420,7 +423,7 @@ def same(got, expected, tolerance):
     elif isinstance(expected, (np.ndarray, memoryview, array.array)):
         got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
         assert got.shape == expected.shape, f"{got.shape}, but of the reference {expected.shape}"
-        sane = ~(np.abs(expected) > 1e3)  # weights that hostile code retyped may be huge, and sums overflow on their way
+        sane = ~(np.abs(expected) > 1e3)  # weights that hostile code retyped may be huge, so that sums overflow
         right = np.isclose(got, expected, tolerance, tolerance, equal_nan=True)
         assert (right | ~sane).all(), f"{got}, but of the reference {expected}"
     elif isinstance(expected, Exception):
