@@ -160,6 +160,95 @@ def test_calls_of_lstms_whose_inputs_change():
         survives(lambda g=g: lstm.gates(g[0], (g[1], g[2]), lengths=g[3], layer=Hostile(0, act)))
 
 
+def retypes(a, dtype):
+    def act():
+        a.dtype = dtype
+
+    return act
+
+
+def test_arrays_whose_dtype_changes():
+    w = np.ones((64, 32))
+    bias = Hostile(np.zeros(64), retypes(w, f))
+    survives(lambda: fastgate.Gate(w, bias, storage="float64"))
+    survives(lambda: fastgate.gate(np.ones(32), w, bias))
+    lstm = fastgate.LSTM([dict(zip(("weight_ih", "weight_hh"), parameters(32, 8)))])
+    for dtype in (np.float16, np.float64):
+        h = np.ones((1, 3, 16 if dtype == np.float16 else 64), f)  # of the right shape afterwards
+        stream = lstm.stream(3)
+        survives(lambda: setattr(stream, "state", (h, Hostile(np.ones((1, 3, 32), f), retypes(h, dtype)))))
+        assert h.dtype == dtype
+        same_bits(stream.state[0], h.astype(f))
+
+
+def test_calls_without_a_state_whose_finalizers_reshape_x():
+    """Before Python 3.12, the garbage collector runs where an object is made."""
+    cell = fastgate.LSTMCell(*parameters(8, 64))
+    x = np.ones((4, 64), f)
+    want = cell(x)[0]
+
+    class Cycle:
+        def __init__(self):
+            self.own = self
+
+        def __del__(self):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                x.shape = (256, 1)
+
+    before = gc.get_threshold()
+    for threshold in range(1, 40):
+        gc.collect()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            x.shape = (4, 64)
+        Cycle()
+        gc.set_threshold(threshold)
+        try:
+            result = survives(lambda: cell(x))
+        finally:
+            gc.set_threshold(*before)
+        if result is not None:
+            same_bits(result[0], want)
+
+
+@pytest.mark.parametrize("made", [np.ndarray, type("Subclass", (np.ndarray,), {})])
+def test_bound_inputs_are_not_resized(made):
+    """NumPy resizes an array of which it counts two references, its own included: a view is not enough to hold it."""
+    arrays = [np.ones(1000, f).view(made).copy() for _ in range(2)]
+    bound = fastgate.Gate(draw(3, 2000)).bind(*arrays, out=np.empty(3, f))
+    want = bound().copy()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="cannot resize"):
+            arrays.pop().resize(2)
+    same_bits(bound(), want)
+
+
+@pytest.mark.parametrize("of", ["gate", "cell"])
+def test_inputs_are_not_resized_during_a_call(of):
+    """Another thread takes an array from the list that the call took it from: only the call holds it then."""
+    gate = fastgate.Gate(np.ones((256, 512), f) / 512)
+    cell = fastgate.LSTMCell(*parameters(128, 512))
+    arrays, refused = [np.ones((5000, 512), f)], []
+    entered = threading.Event()
+
+    def resize():
+        entered.wait()
+        time.sleep(0.005)
+        try:
+            arrays.pop().resize(2, refcheck=True)
+        except ValueError as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=resize)
+    thread.start()
+    h = np.zeros((5000, 128), f)
+    entered.set()
+    y = gate(arrays[0]) if of == "gate" else cell(arrays[0], h, h)[0]
+    thread.join()
+    assert refused and np.isfinite(y).all() and (y == y[0]).all()
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="Python before 3.12 calls no __buffer__")
 def test_outputs_whose_buffers_change_inputs():
     x, h = np.ones((4, 64), f), np.zeros((4, 512), f)
@@ -175,6 +264,24 @@ def test_outputs_whose_buffers_change_inputs():
     survives(lambda: gate(x, out=Out()))
     x.shape = (4, 64)
     survives(lambda: fastgate.LSTMCell(*parameters(512, 64))(x, h, h.copy(), out=(h.copy(), Out())))
+
+
+@pytest.mark.parametrize("base", [object, str])
+def test_paths_that_are_numbers(base, tmp_path):
+    """open() takes what has an __index__ as a file descriptor, and closes it at the end."""
+    fastgate.Gate([[1.0]]).save(tmp_path / "gate")
+    with open(tmp_path / "other", "wb") as file:
+
+        class Path(base):
+            def __fspath__(self):
+                return str(tmp_path / "gate")
+
+            def __index__(self):
+                return file.fileno()
+
+        path = Path(tmp_path / "gate") if base is str else Path()
+        assert fastgate.Gate.load(path).input_size == 1
+        os.fstat(file.fileno())
 
 
 def test_integers_are_converted_once():

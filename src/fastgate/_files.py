@@ -64,7 +64,8 @@ def read(source: Any) -> Any:
     if isinstance(source, (str, os.PathLike)):
         import mmap
 
-        with open(source, "rb", opener=_open) as file:
+        path = os.fsencode(source)  # of a path that is also a number, open would take that as a file descriptor
+        with open(path, "rb", opener=_open) as file:
             if not os.fstat(file.fileno()).st_size:
                 return b""  # which cannot be mapped
             # from Python 3.13 on without a file descriptor of its own
@@ -82,7 +83,7 @@ def read(source: Any) -> Any:
     return copy
 
 
-def _open(path: str, flags: int) -> int:
+def _open(path: str | bytes, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe may have no writer
 
 

@@ -305,7 +305,14 @@ cdef inline object gate_run(Gate self, PyObject **arrays, fastgate_part *parts, 
         if copied != NULL:
             apart = new_output(type, arrays[0], self.output_size)
             y = data(<PyObject *>apart)
-    run(self, batch, parts, count, y)
+    cdef bint released = batch * self.nbytes >= NOGIL_BYTES
+    for i in range(count if released else 0):  # a caller's reference alone does not keep NumPy from resizing elsewhere
+        Py_INCREF(<object>arrays[i])
+    try:
+        run(self, batch, parts, count, y)
+    finally:
+        for i in range(count if released else 0):
+            Py_DECREF(<object>arrays[i])
     if copied != NULL:
         memcpy(copied, y, batch * self.output_size * item_size(type))
     return result
@@ -335,7 +342,9 @@ cdef class BoundGate:
         self.parts = <fastgate_part *>PyMem_Malloc(self.part_count * sizeof(fastgate_part))
         if self.parts == NULL:
             PyErr_NoMemory()
-        self.views = views_of([*arrays, target], gate.type_number, dtype)  # no array can be resized from here on
+        # No array can be resized from here on.  A view alone does not hold its array: NumPy takes two references for
+        # those of the caller, and resizes.
+        self.views = [parts, arrays, *views_of([*arrays, target], gate.type_number, dtype)]
         cdef bint fits = True
         for i in range(self.part_count):
             fits = fits and as_part(<PyObject *>arrays[i], gate.type_number, &self.parts[i])

@@ -203,7 +203,7 @@ def cell_parameters(parameters: Mapping[str, Any], storage: str, where: str = ""
         if key not in PARAMETERS:
             raise TypeError(f"{where}{key} is not a parameter; there are {', '.join(PARAMETERS)}")
         if value is not None:  # a copy: a generator may fill the same buffer again
-            held[key] = as_array(value, where + key, dtype, storage, "LSTM").copy(order="C")
+            held[key] = as_array(value, where + key, dtype, storage, "LSTM").astype(dtype, order="C")
     for key in PARAMETERS[:2]:
         if key not in held:
             raise TypeError(f"{where}{key} is missing")

@@ -117,7 +117,7 @@ cdef class Stream:
         h, c = _arrays.as_pair(state, "state")
         h = _arrays.as_input(h, "state[0]", self.source.dtype(), "LSTM")
         c = _arrays.as_input(c, "state[1]", self.source.dtype(), "LSTM")
-        h, c = h.copy(), c.copy()  # which no other thread can reshape
+        h, c = (array.astype(self.source.dtype(), order="C") for array in (h, c))  # which nobody else can change
         _arrays.check_shape(h, "state[0]", self.h_shape)
         _arrays.check_shape(c, "state[1]", self.c_shape)
         fastgate_stream_set_state(self.stream, data(<PyObject *>h), data(<PyObject *>c))
@@ -135,10 +135,10 @@ cdef class Stream:
         check_stream(self)
         cdef const unsigned char[::1] chosen = None
         cdef size_t b
-        if self.source.side_size == 0:
-            return  # rows without elements may be more than can be counted
         if rows is not None:
             chosen = _parameters.stream_rows(rows, self.batch).view(np.uint8)
+        if self.source.side_size == 0:
+            return  # rows without elements may be more than can be counted
         for b in range(self.rows):
             if chosen is None or chosen[b]:
                 fastgate_stream_reset(self.stream, b)
