@@ -342,9 +342,9 @@ int fastgate_lstm_step(const fastgate_lstm *lstm, size_t batch, const void *x, p
  * Threads share both directions and the rows of a batch, or the layers, as a pipeline over the steps, or the outputs
  * of each step, as the sizes suggest.
  *
- * What it needs beside its arrays is allocated: up to two arrays like y for the outputs of inner layers, for each thread
- * or layer some 48 rows of 4 hidden_size, and a size_t for each step where there are lengths; with one layer, no
- * projection, no lengths, at least eight rows and at most two threads, nothing.
+ * What it needs beside its arrays is allocated: up to two arrays like y for the outputs of inner layers, for
+ * each thread or layer some 48 rows of 4 hidden_size, and a size_t for each step where there are lengths; with
+ * one layer, no projection, no lengths, at least eight rows and at most two threads, nothing.
  * FASTGATE_ERROR_MEMORY, before anything is written.
  * FASTGATE_ERROR_SHAPE if a length is more than `steps`.
  * FASTGATE_ERROR_INTERRUPTED: each row of h and c is that before, that after some step, or a mixture; keep a copy

@@ -264,8 +264,8 @@ typedef struct {
 } fg_progress;
 
 /*
- * Calls task(context, i, k) once for each i < rows, k < columns, after those of (i - 1, k) and (i, k - 1) have returned,
- * on up to `threads` threads; `wake` is as for fg_share.  progress (rows,) is scratch.
+ * Calls task(context, i, k) once for each i < rows, k < columns, after those of (i - 1, k) and (i, k - 1) have
+ * returned, on up to `threads` threads; `wake` is as for fg_share.  progress (rows,) is scratch.
  */
 void fg_pipeline(unsigned threads, int wake, fg_progress *progress, size_t rows, size_t columns,
                  void (*task)(void *context, size_t i, size_t k), void *context);

@@ -141,8 +141,8 @@ static void run_layer(const fastgate_lstm *lstm, size_t index, const layer_run *
 
 /*
  * The same for rows of several lengths, those at order[0], order[stride] and so on, `count` of them: the longest come
- * first, so that the rows which still run are the first ones.  They are copied in that order, a few steps at a time, within
- * which no row ends.
+ * first, so that the rows which still run are the first ones.  They are copied in that order, a few steps at a time,
+ * within which no row ends.
  */
 static void run_lengths(const lstm_run *run, size_t index, const layer_run *r, int backwards, const size_t *order,
                         size_t stride, const scratch *space)
