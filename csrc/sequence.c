@@ -189,7 +189,7 @@ static void run_lengths(const lstm_run *run, size_t index, const layer_run *r, i
 
 /* ---- pieces ------------------------------------------------------------------------------------- */
 
-/* Runs steps from `first` on, in the order in which they run, of a layer in one direction, and of a part of the batch. */
+/* Runs steps from `first` on, in the order in which they run, of a layer in one direction and a part of the batch. */
 static void run_piece(const lstm_run *run, size_t k, size_t direction, size_t part, size_t first,
                       const scratch *space)
 {
@@ -235,8 +235,8 @@ static void run_pipelined(void *context, size_t k, size_t piece)
 }
 
 /*
- * How the work is shared out: parts of the batch and both directions at once; or layers as a pipeline over the steps; or
- * every step by itself, as fg_run does, where that keeps more threads busy.  Parts of few rows leave tiles empty, and
+ * How the work is shared out: parts of the batch and both directions at once; or layers as a pipeline over the
+ * steps; or every step by itself, as fg_run does, where that keeps more threads busy.  Parts of few rows leave tiles empty, and
  * are made only where a step is too little to be shared.
  */
 static void plan(lstm_run *run)
@@ -271,7 +271,8 @@ static void lay_out(fg_workspace *w, lstm_run *run)
     const size_t inputs = o->layers > 1 ? larger(wide, o->input_size) : o->input_size;
     const size_t count = run->pieces > 1 ? o->layers : run->parts * o->directions;
     for (size_t i = 0; i < 2; i++)
-        run->inner[i] = (sequence){fg_part_of(w, i + 1 < o->layers ? fg_product(run->steps, run->batch) : 0, wide, width),
+        run->inner[i] = (sequence){fg_part_of(w, i + 1 < o->layers ? fg_product(run->steps, run->batch) : 0, wide,
+                                              width),
                                    (ptrdiff_t)(run->batch * wide), (ptrdiff_t)wide};
     run->scratches = count > 2 ? fg_part_of(w, count, 1, sizeof(scratch)) : run->own;
     for (size_t i = 0; i < count && w->used < SIZE_MAX; i++) {

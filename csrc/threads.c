@@ -201,8 +201,8 @@ static void *work(void *number)
     return NULL;
 }
 
-/* Starts workers until there are `wanted`, or until one cannot be started: none is tried again.  What it has on the stack
- * is not to lie below tasks. */
+/* Starts workers until there are `wanted`, or until one cannot be started: none is tried again.  What it has on the
+ * stack is not to lie below tasks. */
 static __attribute__((noinline)) void start_workers(unsigned wanted)
 {
     sigset_t all, before;
@@ -399,8 +399,8 @@ static int run_next(const pipeline *p, size_t i)
     return 1;
 }
 
-/* Runs tasks until all have returned, or the call is interrupted; those of later rows first: what they need was computed
- * a moment ago. */
+/* Runs tasks until all have returned, or the call is interrupted; those of later rows first: what they need was
+ * computed a moment ago. */
 static void run_rows(void *context, size_t participant)
 {
     const pipeline *p = context;

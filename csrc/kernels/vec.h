@@ -10,7 +10,7 @@
  *     vr_accumulate       sum + w * x, rounded once, for sums that stay in registers
  *     vr_min              a < b ? a : b, and b if that is NaN
  *     vr_select_negative  z's sign bit ? a : b
- *     vr_transpose        t[k][r] = from[r * stride + k] for r < FG_LANES, k < FG_TRANSPOSED; without it there is no gate()
+ *     vr_transpose        t[k][r] = from[r * stride + k] for r < FG_LANES, k < FG_TRANSPOSED; or there is no gate()
  *     vr_load_float16     FG_LANES of them
  *     vi_dot              sum + the products of weights and x, where lanes hold pairs of 16-bit integers; or, where
  *                         FG_DOT_SUMS is 2, four bytes: see int8.inc
