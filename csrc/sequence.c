@@ -235,9 +235,9 @@ static void run_pipelined(void *context, size_t k, size_t piece)
 }
 
 /*
- * How the work is shared out: parts of the batch and both directions at once; or layers as a pipeline over the
- * steps; or every step by itself, as fg_run does, where that keeps more threads busy.  Parts of few rows leave tiles empty, and
- * are made only where a step is too little to be shared.
+ * How the work is shared out: parts of the batch and both directions at once; or layers as a pipeline over the steps;
+ * or every step by itself, as fg_run does, where that keeps more threads busy.  Parts of few rows leave tiles empty,
+ * and are made only where a step is too little to be shared.
  */
 static void plan(lstm_run *run)
 {
