@@ -41,7 +41,8 @@ def segment(panels, start, columns, storage, scales):
             quads = -(-size // QUAD)
             sums = lines(panels, start, 1).copy().view(np.int32)[:, 0]
             integers = lines(panels, start + LINE, quads).copy().view(np.int8)
-            integers = integers.reshape(len(panels), quads, -1, QUAD).swapaxes(1, 2).reshape(len(panels), -1, quads * QUAD)
+            integers = integers.reshape(len(panels), quads, -1, QUAD).swapaxes(1, 2)
+            integers = integers.reshape(len(panels), -1, quads * QUAD)
             assert (integers.sum(axis=2, dtype=np.int32) == sums).all() and not integers[..., size:].any()
             weights.append(integers[..., :size] * scales[..., np.newaxis])
             start += (1 + quads) * LINE
@@ -132,7 +133,8 @@ def read_lstm(saved):
     has_peephole = sections.take(int(head["layers"]) * directions)
     for k, peephole in enumerate(has_peephole):
         segments = (inputs if k < directions else directions * outputs, outputs)
-        weight, bias, _ = unpacked(sections.take(len_of(4 * padded, storage, *segments)), 4 * padded, storage, *segments)
+        data = sections.take(len_of(4 * padded, storage, *segments))
+        weight, bias, _ = unpacked(data, 4 * padded, storage, *segments)
 
         def in_order(a):  # blocks of i, f, g and o of a panel's units each -> (4 hidden, ..)
             units = a.reshape(padded // panel, 4, panel, *a.shape[1:]).swapaxes(0, 1).reshape(4, padded, *a.shape[1:])

@@ -408,7 +408,8 @@ def test_another_version_is_refused():
     ]:
         data = saved(saver)
         older = data[:12] + (1).to_bytes(4, sys.byteorder) + data[16:]
-        with pytest.raises(ValueError, match=f"has format 1, and this version of fastgate reads format 2: make the {kind}"):
+        says = f"has format 1, and this version of fastgate reads format 2: make the {kind}"
+        with pytest.raises(ValueError, match=says):
             loader.load(sealed(older))
         with pytest.raises(ValueError, match="damaged"):
             loader.load(older)

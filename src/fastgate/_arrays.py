@@ -129,6 +129,11 @@ def zeros(x: _Array, size: int) -> _Array:
     return np.zeros((*x.shape[:-1], size), x.dtype)
 
 
+def aligned(array: _Array) -> _Array:
+    """`array`, of any layout, or a copy if its elements do not lie at multiples of their size."""
+    return array if array.flags.aligned else array.copy(order="C")
+
+
 def contiguous(array: _Array) -> _Array:
     """`array`, or a copy that is C-contiguous and whose elements lie at multiples of their size."""
     return np.require(array, requirements=["C", "A"])

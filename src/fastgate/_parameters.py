@@ -11,7 +11,7 @@ from numbers import Real
 
 import numpy as np
 
-from fastgate._arrays import STORAGES, as_array, as_integers, contiguous, converted, dtype_of, is_array
+from fastgate._arrays import STORAGES, aligned, as_array, as_integers, contiguous, converted, dtype_of, is_array
 
 TYPE_CHECKING = False  # not from typing, for the sake of the import time
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def gate_parameters(weight: ArrayLike, bias: ArrayLike | None, storage: str) -> 
     """weight in any layout and bias contiguous or None; both aligned, of dtype_of(storage)."""
     w = as_array(weight, "weight", dtype_of(storage), storage)
     b = None if bias is None else contiguous(as_array(bias, "bias", w.dtype, storage))
-    return w if w.flags.aligned else w.copy(order="C"), b
+    return aligned(w), b
 
 
 def check_gate(weight: _Array, bias: _Array | None) -> None:
@@ -132,8 +132,7 @@ def once_weight(weight: ArrayLike) -> _Array:
     if is_array(weight):
         weight = converted(weight, "weight")
         dtype = dtype_of(weight.dtype.name)
-    array = as_array(weight, "weight", dtype)
-    return array if array.flags.aligned else array.copy(order="C")
+    return aligned(as_array(weight, "weight", dtype))
 
 
 def augmented(weight: ArrayLike, storage: str) -> tuple[_Array, _Array]:
