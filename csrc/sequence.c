@@ -4,11 +4,13 @@
 /*
  * The products with x of some steps are computed ahead, as one batch of AHEAD_ROWS rows: enough for the weights to be
  * read once for several tiles, and few enough for the totals to stay in the second cache.  Batches of AHEAD_BATCH rows
- * fill tiles by themselves, and gain nothing from it, nor do layers of few inputs.
+ * fill tiles by themselves, and gain from it only where a step's weights, of more than AHEAD_BYTES, are read from beyond
+ * the second cache.  Layers of few inputs gain nothing.
  */
 #define AHEAD_ROWS 48
 #define AHEAD_BATCH 4
 #define AHEAD_INPUTS 48
+#define AHEAD_BYTES (2 * 1024 * 1024)
 
 /* A pipeline takes an eighth of the steps at once, so that no core is idle for long at either end, but at least and at
  * most so many, and more where a step is little work. */
@@ -82,9 +84,11 @@ static sequence turned(const fastgate_lstm *lstm, sequence s, size_t steps)
 /* ---- one layer ---------------------------------------------------------------------------------- */
 
 /* How many steps of a layer with so many inputs are computed ahead, or 0 */
-static size_t steps_ahead(size_t inputs, size_t batch)
+static size_t steps_ahead(const fastgate_lstm *lstm, size_t inputs, size_t batch)
 {
-    return batch >= AHEAD_BATCH || inputs < AHEAD_INPUTS ? 0 : AHEAD_ROWS / batch;
+    const int pays = batch < AHEAD_BATCH || (batch <= AHEAD_ROWS / 2 &&
+                                             lstm->nbytes / fg_count_of(&lstm->options) > AHEAD_BYTES);
+    return pays && inputs >= AHEAD_INPUTS ? AHEAD_ROWS / batch : 0;
 }
 
 /* The totals (count, batch, 4 padded units) of the products with x of `count` steps from t on */
@@ -115,7 +119,7 @@ static size_t step_cost(const fastgate_lstm *lstm, size_t batch)
 /* Every h is in y, where the next step reads it. */
 static void run_layer(const fastgate_lstm *lstm, size_t index, const layer_run *r, const scratch *space)
 {
-    const size_t ahead = steps_ahead(fg_inputs_of(lstm, index), r->batch), cost = step_cost(lstm, r->batch);
+    const size_t ahead = steps_ahead(lstm, fg_inputs_of(lstm, index), r->batch), cost = step_cost(lstm, r->batch);
     const size_t most = ahead ? ahead : FG_WATCH_COST / larger(cost, 1) + 1;
     fg_step step = {.h = r->h, .c = r->c, .c_out = r->c, .m = space->m};
     for (size_t t = 0, count; t < r->steps; t += count) {
@@ -277,7 +281,7 @@ static void lay_out(fg_workspace *w, lstm_run *run)
     run->scratches = count > 2 ? fg_part_of(w, count, 1, sizeof(scratch)) : run->own;
     for (size_t i = 0; i < count && w->used < SIZE_MAX; i++) {
         /* the smallest part; of several lengths, one row at last */
-        const size_t ahead = steps_ahead(inputs, run->given ? 1 : run->batch / run->parts);
+        const size_t ahead = steps_ahead(lstm, inputs, run->given ? 1 : run->batch / run->parts);
         const scratch s = {.m = fg_part_of(w, o->projection_size ? rows : 0, o->hidden_size, width),
                            .totals = fg_part_of(w, ahead ? AHEAD_ROWS : 0, 4 * fg_padded_units(lstm), width),
                            .x = fg_part_of(w, copies, inputs, width),

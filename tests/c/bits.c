@@ -572,6 +572,10 @@ int main(int argc, char **argv)
                 try_batches(small[i][0], small[i][1], batches, BATCHES, 1);
             for (size_t i = 0; i < sizeof large / sizeof *large; i++)
                 try_batches(large[i][0], large[i][1], some, sizeof some / sizeof *some, (unsigned)large[i][2]);
+            /* more weights than the second cache holds, and batches of a group of rows and more */
+            static const size_t groups[] = {8, 25, 96, 97};
+            try_batches(3, 8300, groups, 4, 1);
+            try_batches(50, 8300, groups, s ? 2 : 4, 1);
         }
         if (!first_isa)
             first_isa = name;

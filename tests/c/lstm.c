@@ -679,6 +679,15 @@ static uint64_t try_long(size_t n, size_t hidden, size_t batch, unsigned directi
     return hash;
 }
 
+/* So many bytes of weights that batches of several rows are computed ahead too. */
+static void try_large(size_t n, size_t hidden, size_t batch)
+{
+    const fastgate_lstm_options o = {storage, n, hidden, 0, 1, 1, .threads = 1};
+    model m = make(o, 0, n + batch);
+    try_all(&m, 48 / batch + 2, batch, 0);
+    dispose(&m);
+}
+
 /* ---- shapes ------------------------------------------------------------------------------------ */
 
 static const size_t sizes[] = {0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65};
@@ -750,6 +759,8 @@ int main(int argc, char **argv)
             all = (all ^ try_long(batch % 2 ? 48 : 65, 17, batch, 1 + i % 2, i)) * 0x100000001b3;
             if (batch == 1)
                 try_long(48, 33, 7, 1, 0);
+            if (batch == 2 && (storage == FASTGATE_FLOAT32 || storage == FASTGATE_FLOAT64))
+                try_large(4200, 17, 5);
         }
         if (!first_isa)
             first_isa = name;

@@ -340,7 +340,7 @@ static void try_sizes_of_lstm_that_overflow(void)
         }
     double state[64] = {0};
     fastgate_lstm *lstm = small_lstm(2, 2, 1, 0);
-    static const size_t runs[][2] = {{SIZE_MAX, 1}, {1, SIZE_MAX}, {SIZE_MAX, SIZE_MAX}, {(size_t)1 << 32, (size_t)1 << 32},
+    static const size_t runs[][2] = {{SIZE_MAX, 1}, {1, SIZE_MAX}, {SIZE_MAX, SIZE_MAX}, {(size_t)1 << 44, (size_t)1 << 44},
                                      {SIZE_MAX / 16, 1}, {2, PTRDIFF_MAX / 16}, {(size_t)1 << 40, 1 << 10}};
     for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
         CHECK(fastgate_lstm_run(lstm, runs[i][0], runs[i][1], state, 0, 0, NULL, state, state, state, 0, 0) ==
