@@ -344,7 +344,7 @@ int fastgate_lstm_step(const fastgate_lstm *lstm, size_t batch, const void *x, p
  *
  * What it needs beside its arrays is allocated: up to two arrays like y for the outputs of inner layers, for
  * each thread or layer some 48 rows of 4 hidden_size, and a size_t for each step where there are lengths; with
- * one layer, no projection, no lengths, at least eight rows and at most two threads, nothing.
+ * one layer, no projection, no lengths, at least 50 rows and at most two threads, nothing.
  * FASTGATE_ERROR_MEMORY, before anything is written.
  * FASTGATE_ERROR_SHAPE if a length is more than `steps`.
  * FASTGATE_ERROR_INTERRUPTED: each row of h and c is that before, that after some step, or a mixture; keep a copy
@@ -374,6 +374,11 @@ void fastgate_stream_free(fastgate_stream *stream);
  * the strides do not matter.  y may overlap x.  Allocates nothing, and cannot fail. */
 void fastgate_stream_step(fastgate_stream *stream, const void *x, ptrdiff_t x_stride, void *y,
                           ptrdiff_t y_stride);
+
+/* The same for some rows of the batch: x (count, input_size) -> y (count, output_size) are those of rows[0] to
+ * rows[count - 1], each below batch and none of them twice.  The others stay as they are. */
+void fastgate_stream_step_rows(fastgate_stream *stream, const size_t *rows, size_t count, const void *x,
+                               ptrdiff_t x_stride, void *y, ptrdiff_t y_stride);
 
 /* The state of row b < batch becomes zeros. */
 void fastgate_stream_reset(fastgate_stream *stream, size_t b);

@@ -5,6 +5,7 @@ struct fastgate_stream {
     const fastgate_lstm *lstm;
     size_t batch;
     void *h[2], *c; /* (layers, batch, ..); h[now] is the state, and the next step writes the other */
+    void *h_rows, *c_rows; /* as h and c, of the rows that fastgate_stream_step_rows advances */
     void *m;
     int now;
     fg_workspace memory;
@@ -17,6 +18,8 @@ static void lay_out_stream(fastgate_stream *s)
     s->h[0] = fg_part_of(&s->memory, count, s->lstm->output_size, width);
     s->h[1] = fg_part_of(&s->memory, count, s->lstm->output_size, width);
     s->c = fg_part_of(&s->memory, count, o->hidden_size, width);
+    s->h_rows = fg_part_of(&s->memory, count, s->lstm->output_size, width);
+    s->c_rows = fg_part_of(&s->memory, count, o->hidden_size, width);
     s->m = fg_part_of(&s->memory, o->projection_size ? s->batch : 0, o->hidden_size, width);
 }
 
@@ -59,6 +62,35 @@ void fastgate_stream_step(fastgate_stream *s, const void *x, ptrdiff_t x_stride,
     const fg_rows last = {fg_at(next, (lstm->options.layers - 1) * s->batch * output, lstm->width),
                        (ptrdiff_t)output};
     fg_copy_rows(lstm, s->batch, (fg_rows){y, y_stride}, last, output);
+}
+
+/* Copies elements of state (layers, batch, size), those in `rows`, to or from packed (layers, count, size). */
+static void copy_chosen(const fastgate_stream *s, const size_t *rows, size_t count, void *state, void *packed,
+                        size_t size, int back)
+{
+    const size_t width = s->lstm->width;
+    for (size_t k = 0; k < s->lstm->options.layers && size; k++)
+        for (size_t i = 0; i < count; i++) {
+            void *const chosen = fg_at(state, (k * s->batch + rows[i]) * size, width);
+            void *const other = fg_at(packed, (k * count + i) * size, width);
+            memcpy(back ? chosen : other, back ? other : chosen, size * width);
+        }
+}
+
+void fastgate_stream_step_rows(fastgate_stream *s, const size_t *rows, size_t count, const void *x,
+                               ptrdiff_t x_stride, void *y, ptrdiff_t y_stride)
+{
+    const fastgate_lstm *lstm = s->lstm;
+    const size_t output = lstm->output_size, hidden = lstm->options.hidden_size;
+    void *const h = s->h[s->now], *const next = s->h[1 - s->now];
+    copy_chosen(s, rows, count, h, s->h_rows, output, 0);
+    copy_chosen(s, rows, count, s->c, s->c_rows, hidden, 0);
+    fg_step_layers(lstm, count, &(fg_step){.x = {(void *)x, x_stride}, .h = {s->h_rows, 0}, .c = {s->c_rows, 0},
+                                           .h_out = {next, 0}, .c_out = {s->c_rows, 0}, .m = s->m});
+    copy_chosen(s, rows, count, h, next, output, 1);
+    copy_chosen(s, rows, count, s->c, s->c_rows, hidden, 1);
+    const fg_rows last = {fg_at(next, (lstm->options.layers - 1) * count * output, lstm->width), (ptrdiff_t)output};
+    fg_copy_rows(lstm, count, (fg_rows){y, y_stride}, last, output);
 }
 
 void fastgate_stream_reset(fastgate_stream *s, size_t b)

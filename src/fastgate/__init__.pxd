@@ -127,6 +127,8 @@ cdef extern from "fastgate.h" nogil:
     void fastgate_stream_free(fastgate_stream *stream)
     void fastgate_stream_step(fastgate_stream *stream, const void *x, ptrdiff_t x_stride, void *y,
                               ptrdiff_t y_stride)
+    void fastgate_stream_step_rows(fastgate_stream *stream, const size_t *rows, size_t count, const void *x,
+                                   ptrdiff_t x_stride, void *y, ptrdiff_t y_stride)
     void fastgate_stream_reset(fastgate_stream *stream, size_t b)
     void fastgate_stream_get_state(const fastgate_stream *stream, void *h, void *c)
     void fastgate_stream_set_state(fastgate_stream *stream, const void *h, const void *c)
