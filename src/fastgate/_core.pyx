@@ -17,7 +17,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 import numpy as np
 
-from fastgate import _arrays, _files, _parameters
+from fastgate import _arrays, _files, _parameters, _sources
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals()  # declared without an exception, which asked() leaves set

@@ -243,21 +243,7 @@ cdef class LSTMCell(_Recurrent):
         cell = _parameters.cell_parameters(dict(zip(_parameters.PARAMETERS, given)), storage)
         self.pack([cell], 1, options, storage, threads)
 
-    @classmethod
-    def from_torch(cls, source, *, prefix="", storage="float32", threads=1):
-        """A cell with the weights of a torch.nn.LSTMCell, or its state_dict; see fastgate.weights.
-
-        Raises
-        ------
-        ValueError
-            If keys are missing or unknown, or are of more than one layer or direction.
-        TypeError
-            If source is neither such a module nor a mapping.
-        """
-        from fastgate import weights
-
-        layers, _ = weights.from_torch(source, prefix=prefix)
-        return cls(**_parameters.one_layer(layers), storage=storage, threads=threads)
+    from_torch = _sources.CellSources.__dict__["from_torch"]
 
     @classmethod
     def load(cls, source):
@@ -494,41 +480,9 @@ cdef class LSTM(_Recurrent):
         cells, directions = _parameters.lstm_parameters(layers, storage, options["reverse"])
         self.pack(cells, directions, options, storage, threads)
 
-    @classmethod
-    def from_torch(cls, source, *, prefix="", batch_first=None, storage="float32", threads=1):
-        """An LSTM with the weights of a torch.nn.LSTM, or of its state_dict; see fastgate.weights.
-
-        batch_first is that of the module, where it is not given; a state_dict does not tell. Raises what
-        fastgate.weights.from_torch and the class raise.
-        """
-        from fastgate import weights
-
-        layers, options = weights.from_torch(source, prefix=prefix)
-        if batch_first is not None:
-            options["batch_first"] = batch_first
-        return cls(layers, storage=storage, threads=threads, **options)
-
-    @classmethod
-    def from_keras(cls, source, *, prefix="", bidirectional=None, storage="float32", threads=1):
-        """An LSTM with the weights of one of Keras; see fastgate.weights.
-
-        Raises what fastgate.weights.from_keras and the class raise.
-        """
-        from fastgate import weights
-
-        layers, options = weights.from_keras(source, prefix=prefix, bidirectional=bidirectional)
-        return cls(layers, storage=storage, threads=threads, **options)
-
-    @classmethod
-    def from_onnx(cls, source, node=None, *, weights=None, storage="float32", threads=1):
-        """An LSTM with the weights of a node of an ONNX model; see fastgate.weights.
-
-        Raises what fastgate.weights.from_onnx and the class raise.
-        """
-        from fastgate.weights import from_onnx
-
-        layers, options = from_onnx(source, node, weights=weights)
-        return cls(layers, storage=storage, threads=threads, **options)
+    from_torch = _sources.LSTMSources.__dict__["from_torch"]
+    from_keras = _sources.LSTMSources.__dict__["from_keras"]
+    from_onnx = _sources.LSTMSources.__dict__["from_onnx"]
 
     @classmethod
     def load(cls, source, *, batch_first=None):

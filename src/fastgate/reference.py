@@ -14,6 +14,7 @@ import numpy as np
 
 from fastgate import _arrays, _parameters
 from fastgate._arrays import as_array, as_input, dtype_of
+from fastgate._sources import CellSources, LSTMSources
 
 TYPE_CHECKING = False  # not from typing, for the sake of the import time
 if TYPE_CHECKING:
@@ -370,7 +371,7 @@ class _Recurrent(_Packed):
         return {**limits, "input_forget": self._options["input_forget"]}
 
 
-class LSTMCell(_Recurrent):
+class LSTMCell(_Recurrent, CellSources):
     """One step of an LSTM, on one thread; see fastgate.LSTMCell."""
 
     __slots__ = ()
@@ -395,16 +396,6 @@ class LSTMCell(_Recurrent):
         given = (weight_ih, weight_hh, bias_ih, bias_hh, peephole, projection)
         parameters = _parameters.cell_parameters(dict(zip(_parameters.PARAMETERS, given)), self._storage)
         self._cells = [make_cell(parameters, self._storage, self._options)]
-
-    @classmethod
-    def from_torch(
-        cls, source: Any, *, prefix: str = "", storage: str = "float32", threads: int | str = 1
-    ) -> LSTMCell:
-        """A cell with the weights of a torch.nn.LSTMCell, or its state_dict; see fastgate.weights."""
-        from fastgate import weights
-
-        layers, _ = weights.from_torch(source, prefix=prefix)
-        return cls(**_parameters.one_layer(layers), storage=storage, threads=threads)
 
     def __call__(
         self, x: ArrayLike, h: ArrayLike | None = None, c: ArrayLike | None = None, *, out: Any = None
@@ -455,7 +446,7 @@ class LSTMCell(_Recurrent):
         )
 
 
-class LSTM(_Recurrent):
+class LSTM(_Recurrent, LSTMSources):
     """Layers of an LSTM over sequences, on one thread; see fastgate.LSTM."""
 
     __slots__ = ("_directions",)
@@ -476,56 +467,6 @@ class LSTM(_Recurrent):
         self._options = _parameters.lstm_options(clip, gate_clip, input_forget, reverse, batch_first)
         cells, self._directions = _parameters.lstm_parameters(layers, self._storage, self._options["reverse"])
         self._cells = [make_cell(parameters, self._storage, self._options) for parameters in cells]
-
-    @classmethod
-    def from_torch(
-        cls,
-        source: Any,
-        *,
-        prefix: str = "",
-        batch_first: bool | None = None,
-        storage: str = "float32",
-        threads: int | str = 1,
-    ) -> LSTM:
-        """An LSTM with the weights of a torch.nn.LSTM, or of its state_dict; see fastgate.weights."""
-        from fastgate import weights
-
-        layers, options = weights.from_torch(source, prefix=prefix)
-        if batch_first is not None:
-            options["batch_first"] = batch_first
-        return cls(layers, storage=storage, threads=threads, **options)
-
-    @classmethod
-    def from_keras(
-        cls,
-        source: Any,
-        *,
-        prefix: str = "",
-        bidirectional: bool | None = None,
-        storage: str = "float32",
-        threads: int | str = 1,
-    ) -> LSTM:
-        """An LSTM with the weights of one of Keras; see fastgate.weights."""
-        from fastgate import weights
-
-        layers, options = weights.from_keras(source, prefix=prefix, bidirectional=bidirectional)
-        return cls(layers, storage=storage, threads=threads, **options)
-
-    @classmethod
-    def from_onnx(
-        cls,
-        source: Any,
-        node: Any = None,
-        *,
-        weights: Any = None,
-        storage: str = "float32",
-        threads: int | str = 1,
-    ) -> LSTM:
-        """An LSTM with the weights of a node of an ONNX model; see fastgate.weights."""
-        from fastgate.weights import from_onnx
-
-        layers, options = from_onnx(source, node, weights=weights)
-        return cls(layers, storage=storage, threads=threads, **options)
 
     def __call__(
         self, x: ArrayLike, state: Any = None, *, lengths: ArrayLike | None = None, out: Any = None
