@@ -1,11 +1,13 @@
 # cython: language_level=3, embedsignature=True, embedsignature.format=clinic
 # cython: boundscheck=False, cdivision=True, initializedcheck=False
-# cython: auto_pickle=False, autotestdict=False, freethreading_compatible=True
+# cython: binding=False, auto_pickle=False, autotestdict=False, freethreading_compatible=True
 """Python objects over csrc/fastgate.h: conversions, checks and pointers, nothing numeric.
 
 Every entry point converts all that it is given into locals that nothing else can change, then checks
 them, then uses them, with no call back in between: a conversion may run code of the user, which may
 change what was checked before.  What lies as C can take it is its own conversion.
+
+Methods are not bound by Cython (binding=False), so that Python itself checks their self.
 """
 
 cimport cython

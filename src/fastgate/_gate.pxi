@@ -1,13 +1,5 @@
 # Gate, its bound calls, and gate(); included by _core.pyx.
 
-cdef inline int check_gate(object self) except -1:
-    """Cython does not check the self of a method taken from the class; and other threads may see an object
-    that is not made yet."""
-    if type(self) is not Gate or (<Gate>self).gate == NULL:
-        raise TypeError(f"this needs a Gate that is made, not {type(self).__name__}")
-    return 0
-
-
 @cython.final
 @cython.no_gc  # no cycle can go through it; and so nobody finds one that is not made yet
 cdef class Gate:
@@ -98,7 +90,7 @@ cdef class Gate:
         return 0
 
     cdef void own(self, fastgate_gate *gate) noexcept:
-        """Set the attributes, and last the gate: from then on, other threads may use this."""
+        """Set the attributes and the gate."""
         self.storage = _arrays.STORAGES[fastgate_gate_storage(gate)]
         self.type_number = NPY_FLOAT64 if fastgate_gate_storage(gate) == FASTGATE_FLOAT64 else NPY_FLOAT32
         self.output_size = fastgate_gate_output_size(gate)
@@ -132,7 +124,6 @@ cdef class Gate:
         OSError
             If it cannot be written.
         """
-        check_gate(self)
         buffer = np.empty(fastgate_gate_saved_size(self.gate), np.uint8)
         cdef void *to = data(<PyObject *>buffer)
         with nogil:
@@ -163,8 +154,7 @@ cdef class Gate:
         return cls(_Saved(source))
 
     def __call__(self, *parts, out=None):
-        """__call__(self, *parts, out=None)\n--\n
-        sigmoid(weight @ x + bias): (n,) -> (m,), (..., n) -> (..., m).
+        """sigmoid(weight @ x + bias): (n,) -> (m,), (..., n) -> (..., m).
 
         Parameters
         ----------
@@ -201,22 +191,18 @@ cdef class Gate:
         TypeError
             If one is no array or buffer, or not of the dtype of a call.
         """
-        check_gate(self)
         return BoundGate(self, parts, out)
 
     @property
     def threads(self):
         """Threads that a large call runs on now, by set_threads or as made."""
-        check_gate(self)
         return _parameters.threads_now(fastgate_gate_threads(self.gate))
 
     def __repr__(self):
-        check_gate(self)
         return (f"Gate(input_size={self.input_size}, output_size={self.output_size}, "
                 f"storage={self.storage!r}, threads={self.threads})")
 
     def __reduce__(self):
-        check_gate(self)
         dtype = _arrays.dtype_of(self.storage)
         weight = np.empty((self.output_size, self.input_size), dtype)
         bias = np.empty(self.output_size, dtype)
@@ -249,8 +235,6 @@ cdef object gate_call(Gate self, PyObject **args, Py_ssize_t count, PyObject *ou
     cdef object target = <object>out
     cdef bint plain = 1 <= count <= MAX_PARTS  # so far no code of the user ran
     cdef Py_ssize_t i
-    if self.gate == NULL:
-        check_gate(self)
     for i in range(count if plain else 0):
         arrays[i] = args[i]
         plain = plain and as_part(args[i], self.type_number, &parts[i])
@@ -333,7 +317,6 @@ cdef class BoundGate:
     """A gate with its inputs and its output: call it without arguments. Made by Gate.bind."""
 
     def __cinit__(self, Gate gate not None, tuple parts not None, out):
-        check_gate(gate)
         dtype, weight_shape = _arrays.dtype_of(gate.storage), (gate.output_size, gate.input_size)
         cdef tuple arrays = _arrays.as_inputs(parts, dtype, bound=True)
         cdef object target = _arrays.as_output(out)

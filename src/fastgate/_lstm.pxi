@@ -4,14 +4,6 @@ cdef enum:
     SCRATCH = 1024  # doubles of a step, on the stack; more is allocated
 
 
-cdef inline int check_made(object self) except -1:
-    """Cython does not check the self of a method taken from the class; and other threads may see an object
-    that is not made yet."""
-    if not isinstance(self, _Recurrent) or (<_Recurrent>self).lstm == NULL:
-        raise TypeError(f"this needs an LSTM or LSTMCell that is made, not {type(self).__name__}")
-    return 0
-
-
 @cython.no_gc  # as Gate
 cdef class _Recurrent:
     """What LSTMCell and LSTM have in common: the packed LSTM, and what it was made with."""
@@ -80,7 +72,7 @@ cdef class _Recurrent:
         return 0
 
     cdef void own(self, fastgate_lstm *lstm) noexcept:
-        """Set the attributes, and last the LSTM: from then on, other threads may use this."""
+        """Set the attributes and the LSTM."""
         cdef const fastgate_lstm_options *made = fastgate_lstm_get_options(lstm)
         self.storage = _arrays.STORAGES[made.storage]
         self.type_number = NPY_FLOAT64 if made.storage == FASTGATE_FLOAT64 else NPY_FLOAT32
@@ -107,7 +99,6 @@ cdef class _Recurrent:
         OSError
             If it cannot be written.
         """
-        check_made(self)
         buffer = np.empty(fastgate_lstm_saved_size(self.lstm), np.uint8)
         cdef void *to = data(<PyObject *>buffer)
         with nogil:
@@ -159,7 +150,6 @@ cdef class _Recurrent:
     @property
     def threads(self):
         """Threads that a large call runs on now, by set_threads or as made."""
-        check_made(self)
         return _parameters.threads_now(self.options().threads)
 
     def __copy__(self):
@@ -259,8 +249,7 @@ cdef class LSTMCell(_Recurrent):
         return cls(_Saved(source), None)
 
     def __call__(self, x, h=None, c=None, *, out=None):
-        """__call__(self, x, h=None, c=None, *, out=None)\n--\n
-        The next h and c.
+        """The next h and c.
 
         Parameters
         ----------
@@ -290,7 +279,6 @@ cdef class LSTMCell(_Recurrent):
 
     def stream(self, batch=None):
         """A Stream: it keeps the state, zeros at first, from step to step. batch=B: B independent ones."""
-        check_made(self)
         return Stream(self, batch)
 
     @property
@@ -299,12 +287,10 @@ cdef class LSTMCell(_Recurrent):
         return self.side_size
 
     def __repr__(self):
-        check_made(self)
         return (f"LSTMCell(input_size={self.input_size}, hidden_size={self.hidden_size}, "
                 f"output_size={self.side_size}, storage={self.storage!r}, threads={self.threads})")
 
     def __reduce__(self):
-        check_made(self)
         return _parameters.make, ("LSTMCell", (), {**self.unpacked(0), **self.keywords()})
 
 
@@ -338,8 +324,6 @@ cdef object cell_call(LSTMCell self, PyObject *x_given, PyObject *h_given, PyObj
     cdef object xs = <object>x_given, hs = <object>h_given, cs = <object>c_given
     cdef object h_target = None, c_target = None, result = <object>out
     cdef bint plain = True  # so far no code of the user ran
-    if self.lstm == NULL:
-        check_made(self)
     if not as_part(x_given, type, &part):
         xs, plain = _arrays.as_input(xs, "x", self.dtype(), "LSTM"), False
     if (hs is None) != (cs is None):
@@ -510,8 +494,7 @@ cdef class LSTM(_Recurrent):
         return cls(_Saved(source), batch_first=None if batch_first is None else bool(batch_first))
 
     def __call__(self, x, state=None, *, lengths=None, out=None):
-        """__call__(self, x, state=None, *, lengths=None, out=None)\n--\n
-        A sequence, or a batch of them: y, (h_n, c_n).
+        """A sequence, or a batch of them: y, (h_n, c_n).
 
         Parameters
         ----------
@@ -571,7 +554,6 @@ cdef class LSTM(_Recurrent):
         ValueError, TypeError, MemoryError
             As a call.
         """
-        check_made(self)
         from fastgate._gates import gates
 
         return gates(self, x, state, lengths, layer, direction)
@@ -584,7 +566,6 @@ cdef class LSTM(_Recurrent):
         ValueError
             If the LSTM is bidirectional or in reverse: it would have to know the end.
         """
-        check_made(self)
         _parameters.check_streamable(self.bidirectional, self.reverse)
         return Stream(self, batch)
 
@@ -611,18 +592,15 @@ cdef class LSTM(_Recurrent):
     @property
     def reverse(self):
         """Whether the one direction is from the last step to the first."""
-        check_made(self)
         return bool(self.options().backwards)
 
     def __repr__(self):
-        check_made(self)
         return (f"LSTM(input_size={self.input_size}, hidden_size={self.hidden_size}, "
                 f"output_size={self.output_size}, num_layers={self.num_layers}, "
                 f"bidirectional={self.bidirectional}, batch_first={self.batch_first}, "
                 f"reverse={self.reverse}, storage={self.storage!r}, threads={self.threads})")
 
     def __reduce__(self):
-        check_made(self)
         layers = [self.unpacked(i) for i in range(self.layers * self.directions)]
         if self.directions == 2:
             layers = list(zip(layers[::2], layers[1::2]))
@@ -698,8 +676,6 @@ cdef object sequence(LSTM self, object x, object state, object lengths, object o
     cdef size_t layers = self.layers * self.directions
     cdef object h = None, c = None, given = None, counts = None, target = out
     cdef bint plain = True  # so far no code of the user ran
-    if self.lstm == NULL:
-        check_made(self)
     if not as_sequence(<PyObject *>x, type, self.batch_is_first, &shape):
         x, plain = _arrays.as_input(x, "x", self.dtype(), "LSTM"), False
     if state is not None:
