@@ -135,7 +135,13 @@ cdef object changed():
     return RuntimeError("the arrays of a call changed while it began")
 
 
-cdef int finish(int code) except -1:
+cdef inline void copy_to(object target, object source) noexcept:
+    """Of the same size, if they are not the same."""
+    if target is not source:
+        memcpy(data(<PyObject *>target), data(<PyObject *>source), PyArray_NBYTES(<PyArrayObject *>target))
+
+
+cdef inline int finish(int code) except -1:
     """What a call that ended with this code raises, if it does."""
     if code == FASTGATE_ERROR_INTERRUPTED:
         return -1  # asked() left the exception

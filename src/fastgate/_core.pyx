@@ -14,7 +14,6 @@ cimport cython
 from cpython.exc cimport PyErr_NoMemory
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject, PyTypeObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.string cimport memcmp, memcpy, memset
 
 import numpy as np
@@ -22,6 +21,8 @@ import numpy as np
 from fastgate import _arrays, _files, _parameters, _sources
 
 cdef extern from "Python.h":
+    void Py_DECREF(PyObject *)
+    void Py_INCREF(PyObject *)
     int PyErr_CheckSignals()  # declared without an exception, which asked() leaves set
     PyObject **PySequence_Fast_ITEMS(object)
     PyObject *PyTuple_GET_ITEM(PyObject *, Py_ssize_t)
@@ -48,6 +49,7 @@ cdef extern from "numpy/arrayobject.h":
     bint PyArray_ISBEHAVED_RO(PyArrayObject *)
     bint PyArray_IS_C_CONTIGUOUS(PyArrayObject *)
     bint PyArray_ISCARRAY(PyArrayObject *)
+    size_t PyArray_NBYTES(PyArrayObject *)
     object PyArray_EMPTY(int, npy_intp *, int, int)
 
 cdef extern from *:

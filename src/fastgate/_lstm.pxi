@@ -318,59 +318,46 @@ cdef object cell_vectorcall(object self, PyObject **args, size_t nargsf, PyObjec
     return cell_call(<LSTMCell>self, given[0], given[1], given[2], given[3])
 
 
+cdef inline bint cell_fits(LSTMCell self, PyObject *x, PyObject *h, PyObject *c, bint given, PyObject *h_out,
+                           PyObject *c_out, fastgate_part *part) noexcept:
+    """Whether x, h, c, and outputs if they are given, lie as C takes them and are of the right shapes."""
+    cdef int type = self.type_number
+    return (as_part(x, type, part) and part.size == self.input_size
+            and is_contiguous(h, type, x, self.side_size) and is_contiguous(c, type, x, self.hidden_size)
+            and (not given or is_output(h_out, type, x, self.side_size) and is_output(c_out, type, x, self.hidden_size)))
+
+
 cdef object cell_call(LSTMCell self, PyObject *x_given, PyObject *h_given, PyObject *c_given, PyObject *out):
     cdef int type = self.type_number
     cdef fastgate_part part
-    cdef object xs = <object>x_given, hs = <object>h_given, cs = <object>c_given
-    cdef object h_target = None, c_target = None, result = <object>out
-    cdef bint plain = True  # so far no code of the user ran
-    if not as_part(x_given, type, &part):
-        xs, plain = _arrays.as_input(xs, "x", self.dtype(), "LSTM"), False
-    if (hs is None) != (cs is None):
-        raise TypeError("h and c must be given together, or neither")
-    if hs is None:
-        _arrays.check_last(xs, "x", self.input_size)
-        hs, cs, plain = _arrays.zeros(xs, self.side_size), _arrays.zeros(xs, self.hidden_size), False
-    if not is_plain(<PyObject *>hs, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>hs):
-        hs, plain = _arrays.as_input(hs, "h", self.dtype(), "LSTM"), False
-    if not is_plain(<PyObject *>cs, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>cs):
-        cs, plain = _arrays.as_input(cs, "c", self.dtype(), "LSTM"), False
-    if result is not None:
-        plain = plain and PyTuple_CheckExact(out)
-        result = pair(result, "out")
-        h_target, c_target = <tuple>result
-        if not is_plain(<PyObject *>h_target, type):
-            h_target, plain = _arrays.as_output(h_target, "out[0]"), False
-        if not is_plain(<PyObject *>c_target, type):
-            c_target, plain = _arrays.as_output(c_target, "out[1]"), False
+    cdef object xs = <object>x_given, hs = <object>h_given, cs = <object>c_given, result = <object>out
+    cdef object h_target = None, c_target = None
+    cdef bint given = result is not None
+    if PyTuple_CheckExact(out) and PyTuple_GET_SIZE(out) == 2:
+        h_target, c_target = <object>PyTuple_GET_ITEM(out, 0), <object>PyTuple_GET_ITEM(out, 1)
+    if not cell_fits(self, x_given, h_given, c_given, given, <PyObject *>h_target, <PyObject *>c_target, &part):
+        sizes = self.input_size, self.side_size, self.hidden_size
+        xs, hs, cs, result, h_target, c_target = _arrays.cell_arguments(xs, hs, cs, result, sizes, self.dtype())
 
-    # From here on, no code of the user runs, and nothing is made that Python's collector tracks.
+        # From here on, no code of the user runs, and nothing is made that Python's collector tracks.
+        if not cell_fits(self, <PyObject *>xs, <PyObject *>hs, <PyObject *>cs, given, <PyObject *>h_target,
+                         <PyObject *>c_target, &part):
+            _arrays.check_cell_call(xs, (hs, cs), (h_target, c_target), sizes, self.dtype())
+            raise changed()
     cdef PyObject *x = <PyObject *>xs
     cdef PyObject *h = <PyObject *>hs
     cdef PyObject *c = <PyObject *>cs
-    if (not plain and not as_part(x, type, &part) or part.size != self.input_size
-            or not is_contiguous(h, type, x, self.side_size) or not is_contiguous(c, type, x, self.hidden_size)):
-        _arrays.check_last(xs, "x", self.input_size)
-        why = f" for x of shape {xs.shape}"
-        _arrays.check_shape(hs, "h", shape_of(x, self.side_size), why)
-        _arrays.check_shape(cs, "c", shape_of(x, self.hidden_size), why)
-        raise changed()
     cdef size_t batch = rows_of(x)
     cdef size_t h_size = batch * self.side_size, c_size = batch * self.hidden_size
     cdef void *h_copied = NULL  # where h goes at last
     cdef void *c_copied = NULL
-    if result is None:
+    if not given:
         h_target, c_target = new_output(type, x, self.side_size), new_output(type, x, self.hidden_size)
-    elif (not is_output(<PyObject *>h_target, type, x, self.side_size)
-            or not is_output(<PyObject *>c_target, type, x, self.hidden_size)):
-        _arrays.check_output(h_target, shape_of(x, self.side_size), self.dtype(), "out[0]")
-        _arrays.check_output(c_target, shape_of(x, self.hidden_size), self.dtype(), "out[1]")
-        raise changed()
     cdef void *h_out = data(<PyObject *>h_target)
     cdef void *c_out = data(<PyObject *>c_target)
     cdef const void *h_in = data(h)
     cdef const void *c_in = data(c)
-    if result is not None:
+    if given:
         if overlap(<PyObject *>h_target, type, c_out, c_size):
             raise ValueError("out[0] and out[1] overlap")
         if overlap(x, type, h_out, h_size) or overlap(h, type, h_out, h_size) or overlap(c, type, h_out, h_size):
@@ -404,7 +391,7 @@ cdef object cell_call(LSTMCell self, PyObject *x_given, PyObject *h_given, PyObj
     if scratch != <char *>room:
         PyMem_Free(scratch)
     finish(code)
-    return (h_target, c_target) if result is None else result
+    return result if given else (h_target, c_target)
 
 
 # ---- LSTM -------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastgate import _arrays, _parameters
-from fastgate._arrays import as_array, as_input, dtype_of
+from fastgate._arrays import as_input, dtype_of
 from fastgate._sources import CellSources, LSTMSources
 
 TYPE_CHECKING = False  # not from typing, for the sake of the import time
@@ -265,12 +265,9 @@ class Gate(_Packed):
     def __call__(self, *parts: ArrayLike, out: Any = None) -> Any:
         """sigmoid(weight @ x + bias) -> y: (n,) -> (m,), (..., n) -> (..., m)."""
         dtype = dtype_of(self._storage)
-        arrays = [as_array(part, name, dtype) for part, name in zip(parts, _arrays.part_names(len(parts)))]
-        target = None if out is None else _arrays.as_output(out)
-        _arrays.check_inputs(arrays, (self.output_size, self.input_size))
+        arrays, target = _arrays.gate_arguments(parts, out, dtype)
+        _arrays.check_gate_call(arrays, target, (self.output_size, self.input_size), dtype)
         x = np.concatenate(arrays, axis=-1, dtype=np.longdouble if dtype == np.float64 else np.float64)
-        if target is not None:
-            _arrays.check_output(target, x.shape[:-1] + self._bias.shape, dtype)
         with np.errstate(all="ignore"):  # NaN, infinity and underflow are results like others
             y = sigmoid(affine(x, self._weight, self._bias)).astype(dtype)
         if target is None:
@@ -314,13 +311,10 @@ class BoundGate:
 
     def __init__(self, gate: Gate, parts: tuple[Any, ...], out: Any) -> None:
         dtype = dtype_of(gate.storage)
-        names = _arrays.part_names(len(parts))
-        arrays = [_arrays.as_bound(part, name, dtype) for part, name in zip(parts, names)]
-        target = _arrays.as_output(out)
-        _arrays.check_inputs(arrays, (gate.output_size, gate.input_size))
+        arrays, target = _arrays.gate_arguments(parts, out, dtype, bound=True)
         for array in arrays:
             _arrays.check_layout(array, "an input, which bind reads in place,")
-        _arrays.check_output(target, (*arrays[0].shape[:-1], gate.output_size), dtype)
+        _arrays.check_gate_call(arrays, target, (gate.output_size, gate.input_size), dtype)
         if any(np.may_share_memory(array, target) for array in arrays):
             raise ValueError("out overlaps an input: bind calls the gate in place, again and again")
         self._gate, self._parts, self._target, self._out = gate, arrays, target, out
@@ -339,8 +333,9 @@ class BoundGate:
 
 def gate(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, *, out: Any = None) -> Any:
     """sigmoid(weight @ x + bias) once; see fastgate.gate."""
-    array = _parameters.once_weight(weight)
-    return Gate(array, bias, storage=array.dtype.name)(x, out=out)
+    x, weight, bias, target = _parameters.once_arguments(x, weight, bias, out)
+    y = Gate(weight, bias, storage=weight.dtype.name)(x, out=target)
+    return y if out is None else out
 
 
 class _Recurrent(_Packed):
@@ -402,30 +397,16 @@ class LSTMCell(_Recurrent, CellSources):
     ) -> tuple[Any, Any]:
         """x (..., n), h (..., output_size), c (..., hidden_size) -> the next h and c."""
         sizes, dtype = self._cells[0]["sizes"], self._cells[0]["dtype"]
-        x = as_array(x, "x", dtype, taker="LSTM")
-        if (h is None) != (c is None):
-            raise TypeError("h and c must be given together, or neither")
-        state = [None if a is None else as_array(a, name, dtype, taker="LSTM") for a, name in zip((h, c), "hc")]
-        targets: list[_Array] = []
-        if out is not None:
-            pair = _arrays.as_pair(out, "out")
-            targets = [_arrays.as_output(target, f"out[{i}]") for i, target in enumerate(pair)]
-
-        _arrays.check_last(x, "x", sizes[0])
-        shapes = [x.shape[:-1] + (size,) for size in sizes[1:]]
-        arrays = [np.zeros(shape, dtype) if a is None else a for shape, a in zip(shapes, state)]
-        for array, name, shape in zip(arrays, "hc", shapes):
-            _arrays.check_shape(array, name, shape, f" for x of shape {x.shape}")
-        for i, target in enumerate(targets):
-            _arrays.check_output(target, shapes[i], dtype, f"out[{i}]")
-        if targets and np.may_share_memory(targets[0], targets[1]):
+        x, h, c, out, *targets = _arrays.cell_arguments(x, h, c, out, sizes, dtype)
+        _arrays.check_cell_call(x, (h, c), targets, sizes, dtype)
+        if out is not None and np.may_share_memory(*targets):
             raise ValueError("out[0] and out[1] overlap")
-        result = cell_step(self._cells[0], x, *arrays)
-        if not targets:
+        result = cell_step(self._cells[0], x, h, c)
+        if out is None:
             return result
         for target, array in zip(targets, result):
             target[...] = array
-        return pair
+        return out
 
     def stream(self, batch: int | None = None) -> Stream:
         """A Stream: it keeps the state, zeros at first, from step to step."""
