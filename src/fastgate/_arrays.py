@@ -160,6 +160,19 @@ def as_output(out: Any, name: str = "out") -> _Array:
     return converted(out, name)
 
 
+def sequence_arguments(
+    x: Any, state: Any, lengths: Any, out: Any, dtype: np.dtype[Any]
+) -> tuple[_Array, _Array | None, _Array | None, _Array | None, _Array | None, _Array | None]:
+    """What an LSTM is called with: x, h, c, lengths as both of as_lengths, what writes into out. None: not given."""
+    x = as_input(x, "x", dtype, "LSTM")
+    h = c = counts = unsigned = None
+    if state is not None:
+        h, c = (as_input(a, f"state[{i}]", dtype, "LSTM") for i, a in enumerate(as_pair(state, "state")))
+    if lengths is not None:
+        counts, unsigned = as_lengths(lengths)
+    return x, h, c, counts, unsigned, None if out is None else as_output(out)
+
+
 def as_pair(value: Any, name: str) -> tuple[Any, Any]:
     """The two of (h, c)."""
     if not isinstance(value, (tuple, list)):
@@ -246,6 +259,27 @@ def check_cell_call(
     for i, target in enumerate(targets):
         if target is not None:
             check_output(target, shapes[i], dtype, f"out[{i}]")
+
+
+def check_sequence_call(
+    x: _Array,
+    state: Sequence[_Array | None],
+    counts: _Array | None,
+    target: _Array | None,
+    batch_first: bool,
+    sizes: tuple[int, ...],
+    dtype: np.dtype[Any],
+) -> None:
+    """Whether sequence_arguments gave what an LSTM takes of these sizes: x, h, c, layers * directions, y."""
+    check_sequence(x, sizes[0], batch_first)
+    batch = x.shape[1 - batch_first : 2 - batch_first] if x.ndim == 3 else ()
+    for i, array in enumerate(state):
+        if array is not None:
+            check_shape(array, f"state[{i}]", (sizes[3], *batch, sizes[1 + i]))
+    if counts is not None:
+        check_lengths(counts, batch, x.shape[x.ndim - 2 if batch_first else 0], x.shape)
+    if target is not None:
+        check_output(target, (*x.shape[:-1], sizes[4]), dtype)
 
 
 def part_names(count: int) -> list[str]:

@@ -331,10 +331,8 @@ cdef object cell_call(LSTMCell self, PyObject *x_given, PyObject *h_given, PyObj
     cdef int type = self.type_number
     cdef fastgate_part part
     cdef object xs = <object>x_given, hs = <object>h_given, cs = <object>c_given, result = <object>out
-    cdef object h_target = None, c_target = None
+    cdef object h_target = of_pair(out, 0), c_target = of_pair(out, 1)
     cdef bint given = result is not None
-    if PyTuple_CheckExact(out) and PyTuple_GET_SIZE(out) == 2:
-        h_target, c_target = <object>PyTuple_GET_ITEM(out, 0), <object>PyTuple_GET_ITEM(out, 1)
     if not cell_fits(self, x_given, h_given, c_given, given, <PyObject *>h_target, <PyObject *>c_target, &part):
         sizes = self.input_size, self.side_size, self.hidden_size
         xs, hs, cs, result, h_target, c_target = _arrays.cell_arguments(xs, hs, cs, result, sizes, self.dtype())
@@ -657,54 +655,42 @@ cdef object new_state(int type, const sequence_shape *x, size_t layers, size_t s
     return state
 
 
+cdef inline bint sequence_fits(LSTM self, object x, bint given, object h, object c, object counts, object target,
+                               sequence_shape *shape) noexcept:
+    """Whether x, and h and c if they are given, counts and target if not None, are as C takes them, of the right shapes."""
+    cdef int type = self.type_number
+    cdef size_t layers = self.layers * self.directions
+    return (as_sequence(<PyObject *>x, type, self.batch_is_first, shape) and shape.input_size == self.input_size
+            and (not given or is_state(<PyObject *>h, type, shape, layers, self.side_size)
+                 and is_state(<PyObject *>c, type, shape, layers, self.hidden_size))
+            and (counts is None or are_lengths(<PyObject *>counts, shape))
+            and (target is None or is_output(<PyObject *>target, type, <PyObject *>x,
+                                             self.directions * self.side_size)))
+
+
 cdef object sequence(LSTM self, object x, object state, object lengths, object out):
     cdef int type = self.type_number
     cdef sequence_shape shape
     cdef size_t layers = self.layers * self.directions
-    cdef object h = None, c = None, given = None, counts = None, target = out
-    cdef bint plain = True  # so far no code of the user ran
-    if not as_sequence(<PyObject *>x, type, self.batch_is_first, &shape):
-        x, plain = _arrays.as_input(x, "x", self.dtype(), "LSTM"), False
-    if state is not None:
-        plain = plain and PyTuple_CheckExact(<PyObject *>state)
-        h, c = <tuple>pair(state, "state")
-        if not is_plain(<PyObject *>h, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>h):
-            h, plain = _arrays.as_input(h, "state[0]", self.dtype(), "LSTM"), False
-        if not is_plain(<PyObject *>c, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>c):
-            c, plain = _arrays.as_input(c, "state[1]", self.dtype(), "LSTM"), False
-    if lengths is not None:
-        (given, counts), plain = _arrays.as_lengths(lengths), False
-    if out is not None and not is_plain(<PyObject *>out, type):
-        target, plain = _arrays.as_output(out), False
-
-    # From here on, no code of the user runs.
-    if (not plain and not as_sequence(<PyObject *>x, type, self.batch_is_first, &shape)
-            or shape.input_size != self.input_size):
-        _arrays.check_sequence(x, self.input_size, self.batch_first)
-        raise changed()
-    if h is not None and (not is_state(<PyObject *>h, type, &shape, layers, self.side_size)
-                          or not is_state(<PyObject *>c, type, &shape, layers, self.hidden_size)):
-        batch = () if shape.ndim == 2 else (shape.batch,)
-        _arrays.check_shape(h, "state[0]", (layers, *batch, self.side_size))
-        _arrays.check_shape(c, "state[1]", (layers, *batch, self.hidden_size))
-        raise changed()
-    if counts is not None and not are_lengths(<PyObject *>counts, &shape):
-        _arrays.check_lengths(given, () if shape.ndim == 2 else (shape.batch,), shape.steps, x.shape)
-        raise changed()
-    cdef const size_t *steps_of_rows = <const size_t *>data_or_null(counts)
     cdef size_t y_size = self.directions * self.side_size  # of a step
-    if out is not None and not is_output(<PyObject *>target, type, <PyObject *>x, y_size):
-        _arrays.check_output(target, shape_of(<PyObject *>x, y_size), self.dtype())
-        raise changed()
-    cdef object result = out
-    cdef void *copied = NULL  # where y goes at last
+    cdef object h = of_pair(<PyObject *>state, 0), c = of_pair(<PyObject *>state, 1), counts = None, target = out
+    cdef bint given = state is not None
+    if lengths is not None or not sequence_fits(self, x, given, h, c, counts, target, &shape):
+        x, h, c, lengths, counts, target = _arrays.sequence_arguments(x, state, lengths, out, self.dtype())
+        sizes = self.input_size, self.side_size, self.hidden_size, layers, y_size
+
+        # From here on, no code of the user runs.
+        if not sequence_fits(self, x, given, h, c, counts, target, &shape):
+            _arrays.check_sequence_call(x, (h, c), lengths, target, self.batch_first, sizes, self.dtype())
+            raise changed()
+    cdef const size_t *steps_of_rows = <const size_t *>data_or_null(counts)
     cdef size_t size = shape.steps * shape.batch * y_size
-    if out is None:
-        result = target = new_output(type, <PyObject *>x, y_size)
+    cdef object written = target
+    if target is None:
+        out = target = written = new_output(type, <PyObject *>x, y_size)
     elif overlap(<PyObject *>x, type, data(<PyObject *>target), size):
-        copied = data(<PyObject *>target)
-        target = new_output(type, <PyObject *>x, y_size)
-    cdef void *y = data(<PyObject *>target)
+        written = new_output(type, <PyObject *>x, y_size)
+    cdef void *y = data(<PyObject *>written)
     cdef const void *x_data = data(<PyObject *>x)
     h_n = new_state(type, &shape, layers, self.side_size, h)
     c_n = new_state(type, &shape, layers, self.hidden_size, c)
@@ -717,6 +703,5 @@ cdef object sequence(LSTM self, object x, object state, object lengths, object o
         code = fastgate_lstm_run(self.lstm, shape.steps, shape.batch, x_data, shape.step, shape.row, steps_of_rows,
                                  h_data, c_data, y, y_step, y_row)
     finish(code)
-    if copied != NULL:
-        memcpy(copied, y, size * item_size(type))
-    return result, (h_n, c_n)
+    copy_to(target, written)
+    return out, (h_n, c_n)

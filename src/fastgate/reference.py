@@ -156,32 +156,18 @@ def like_input(y: _Array, x: _Array, batch_first: bool) -> _Array:
 
 
 def sequence(
-    x: ArrayLike, state: Any, lengths: Any, batch_first: bool, sizes: tuple[int, int, int, int], dtype: Any
-) -> tuple[_Array, _Array, _Array, _Array]:
-    """The arguments of LSTM.__call__ -> x, copies of h_0 and c_0 (layers, B, size), and lengths (B,).
+    x: ArrayLike, state: Any, lengths: Any, out: Any, batch_first: bool, sizes: tuple[int, ...], dtype: Any
+) -> tuple[_Array, _Array, _Array, _Array, _Array | None]:
+    """The arguments of LSTM.__call__ -> x, copies of h_0 and c_0 (layers, B, size), lengths (B,), the array of out.
 
-    sizes are those of x, h and c, and the number of layers times directions.
+    sizes are those of x, h and c, the number of layers times directions, and that of y.
     """
-    x = as_input(x, "x", dtype, "LSTM")
-    given = []
-    if state is not None:
-        pair = _arrays.as_pair(state, "state")
-        given = [as_input(a, f"state[{i}]", dtype, "LSTM").copy() for i, a in enumerate(pair)]
-    counts = None if lengths is None else _arrays.as_lengths(lengths)[0]
-
-    _arrays.check_sequence(x, sizes[0], batch_first)
-    batch = x.shape[1 - batch_first : 2 - batch_first] if x.ndim == 3 else ()
-    steps = x.shape[x.ndim - 2 if batch_first else 0]
-    shapes = [(sizes[3], *batch, size) for size in sizes[1:3]]
-    for i, array in enumerate(given):
-        _arrays.check_shape(array, f"state[{i}]", shapes[i])
-    if counts is None:
-        counts = np.full(batch or 1, steps)
-    else:
-        _arrays.check_lengths(counts, batch, steps, x.shape)
-    h, c = given or (np.zeros(shape, dtype) for shape in shapes)
-    rows = len(counts)
-    return x, h.reshape(sizes[3], rows, sizes[1]), c.reshape(sizes[3], rows, sizes[2]), counts.astype(np.int64)
+    x, h, c, counts, _, target = _arrays.sequence_arguments(x, state, lengths, out, dtype)
+    _arrays.check_sequence_call(x, (h, c), counts, target, batch_first, sizes, dtype)
+    steps, rows, _ = time_major(x, batch_first).shape
+    shapes = [(sizes[3], rows, size) for size in sizes[1:3]]
+    h, c = (np.zeros(s, dtype) if a is None else a.reshape(s).copy() for s, a in zip(shapes, (h, c)))
+    return x, h, c, np.full(rows, steps) if counts is None else counts.astype(np.int64), target
 
 
 # ---- classes ----------------------------------------------------------------------------------
@@ -453,14 +439,12 @@ class LSTM(_Recurrent, LSTMSources):
         self, x: ArrayLike, state: Any = None, *, lengths: ArrayLike | None = None, out: Any = None
     ) -> tuple[Any, tuple[_Array, _Array]]:
         """x (T, [B,] n), state (h_0, c_0) -> y (T, [B,] output_size), (h_n, c_n)."""
-        target = None if out is None else _arrays.as_output(out)
-        x, h, c, counts = sequence(x, state, lengths, self.batch_first, self._sizes(), self._cells[0]["dtype"])
-        shape = (*x.shape[:-1], self.output_size)
+        x, h, c, counts, target = self._sequence(x, state, lengths, out)
+        y = like_input(self._run(time_major(x, self.batch_first), h, c, counts), x, self.batch_first)
         if target is None:
-            out = target = np.empty(shape, self._cells[0]["dtype"])
-        _arrays.check_output(target, shape, self._cells[0]["dtype"])
-        y = self._run(time_major(x, self.batch_first), h, c, counts)
-        target[...] = like_input(y, x, self.batch_first)
+            out = y.copy()
+        else:
+            target[...] = y
         return out, (h[:, 0], c[:, 0]) if x.ndim == 2 else (h, c)
 
     def gates(
@@ -474,14 +458,16 @@ class LSTM(_Recurrent, LSTMSources):
     ) -> dict[str, _Array]:
         """x (T, [B,] n) -> "input", "forget", "cell", "output" and "c", (T, [B,] hidden_size) each."""
         layer, direction = _parameters.chosen_layer(layer, direction, self.num_layers, self._directions)
-        x, h, c, counts = sequence(x, state, lengths, self.batch_first, self._sizes(), self._cells[0]["dtype"])
+        x, h, c, counts, _ = self._sequence(x, state, lengths, None)
         y = time_major(x, self.batch_first)
         arrays = np.zeros((len(GATES), *y.shape[:2], self.hidden_size), y.dtype)
         self._run(y, h, c, counts, layer * self._directions + direction, arrays)
         return {name: like_input(a, x, self.batch_first) for name, a in zip(GATES, arrays)}
 
-    def _sizes(self) -> Any:
-        return *self._cells[0]["sizes"], len(self._cells)
+    def _sequence(self, x: ArrayLike, state: Any, lengths: Any, out: Any) -> Any:
+        cell = self._cells[0]
+        sizes = (*cell["sizes"], len(self._cells), self.output_size)
+        return sequence(x, state, lengths, out, self.batch_first, sizes, cell["dtype"])
 
     def _run(
         self, y: _Array, h: _Array, c: _Array, counts: _Array, watched: int = -1, gates: _Array | None = None
