@@ -86,19 +86,7 @@ cdef class _Recurrent:
         self.lstm = lstm
 
     def save(self, file):
-        """Write all that is packed, for load, and for fastgate_lstm_load_file of C.
-
-        Parameters
-        ----------
-        file : path or binary file object
-            The file of a path is replaced at once, by a new one with the mode that new ones have; of a
-            symbolic link, the link is. What is no file, such as a device, is an OSError.
-
-        Raises
-        ------
-        OSError
-            If it cannot be written.
-        """
+        """Write all that is packed, for load, and for fastgate_lstm_load_file of C; file and exceptions as Gate.save has."""
         buffer = np.empty(fastgate_lstm_saved_size(self.lstm), np.uint8)
         cdef void *to = data(<PyObject *>buffer)
         with nogil:
@@ -237,14 +225,9 @@ cdef class LSTMCell(_Recurrent):
 
     @classmethod
     def load(cls, source):
-        """The cell that save, or C, wrote; as LSTM.load.
+        """The cell that save, or C, wrote; as Gate.load.
 
-        Raises
-        ------
-        ValueError
-            As LSTM.load, and if it has several layers or directions, or goes backwards.
-        OSError
-            If the file cannot be read.
+        ValueError also if what is saved has several layers or directions, or goes backwards.
         """
         return cls(_Saved(source), None)
 
@@ -455,26 +438,9 @@ cdef class LSTM(_Recurrent):
 
     @classmethod
     def load(cls, source, *, batch_first=None):
-        """The LSTM that save, or C, wrote: the same bits, storage and number of threads.
+        """The LSTM that save, or C, wrote; source and exceptions as Gate.load has.
 
-        Of a file nothing is read but to check it: it is mapped, and all processes that load it share
-        its memory. To change it, replace it, as save does: one that is cut off while it is mapped kills
-        its readers.
-
-        Parameters
-        ----------
-        source : path or bytes-like
-            Bytes are copied.
-        batch_first : bool, optional
-            How it is called; as saved, if it is not given.
-
-        Raises
-        ------
-        ValueError
-            If it is not a saved LSTM of this version and byte order, whole and undamaged. Content from
-            anywhere is safe to load.
-        OSError
-            If the file cannot be read.
+        batch_first is how it is called; as saved, if it is not given.
         """
         return cls(_Saved(source), batch_first=None if batch_first is None else bool(batch_first))
 
