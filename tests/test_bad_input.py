@@ -493,12 +493,5 @@ def test_an_object_with_an_array_interface_is_not_a_plain_sequence(api):
     assert gate(Interface(np.ones(3, np.float32))).shape == (2,)
 
 
-@compiled_only
-def test_methods_refuse_a_foreign_self():
-    for foreign in ["x", None, 5]:
-        with pytest.raises(TypeError):
-            fastgate.Gate.__reduce__(foreign)
-
-
 def test_an_empty_output_of_many_rows_takes_no_time(api):
     assert api.Gate(np.empty((0, 0), np.float32))(np.empty((2**40, 0), np.float32)).size == 0

@@ -612,11 +612,21 @@ def test_no_memory():
 
 @compiled_only
 def test_methods_refuse_a_foreign_self():
-    kinds = [fastgate.LSTMCell, fastgate.LSTM, type(fastgate.LSTM([draw_layer(1, 1)]).stream())]
-    for kind in kinds:
-        for foreign in ["x", None, 5]:
-            with pytest.raises(TypeError):
-                kind.__reduce__(foreign)
+    """Each method of each class, which would else read another object as its own."""
+    gate, lstm = fastgate.Gate([[1.0]]), fastgate.LSTM([draw_layer(1, 1)])
+    bound = gate.bind(np.ones(1, np.float32), out=np.ones(1, np.float32))
+    whole = [gate, bound, fastgate.LSTMCell(**draw_layer(1, 1)), lstm, lstm.stream()]
+    count = 0
+    for kind in [type(o) for o in whole] + [fastgate.LSTM.__base__]:
+        for name, member in vars(kind).items():
+            if not hasattr(member, "__get__") or isinstance(member, classmethod) or name == "__new__":
+                continue
+            for foreign in [o for o in ["x", None, 5, *whole] if not isinstance(o, kind)]:
+                count += 1
+                with pytest.raises(TypeError, match="descriptor|requires|__get__"):
+                    member(foreign) if callable(member) else member.__get__(foreign)
+                    pytest.fail(f"{kind.__name__}.{name} of {foreign!r}")
+    assert count > 300
 
 
 # ---- what once crashed ------------------------------------------------------------------------

@@ -123,11 +123,11 @@ cdef inline bint overlap(PyObject *array, int type, const void *y, size_t size) 
     return size and low < <const char *>y + size * item_size(type) and <const char *>y < high
 
 
-cdef inline object pair(object value, str name):
-    """The two of (h, c), as a tuple."""
-    if PyTuple_CheckExact(<PyObject *>value) and PyTuple_GET_SIZE(<PyObject *>value) == 2:
-        return value
-    return _arrays.as_pair(value, name)
+cdef inline object of_pair(PyObject *value, Py_ssize_t i):
+    """One of a tuple of two; of what is no such tuple, None."""
+    if PyTuple_CheckExact(value) and PyTuple_GET_SIZE(value) == 2:
+        return <object>PyTuple_GET_ITEM(value, i)
+    return None
 
 
 cdef object changed():
@@ -135,7 +135,13 @@ cdef object changed():
     return RuntimeError("the arrays of a call changed while it began")
 
 
-cdef int finish(int code) except -1:
+cdef inline void copy_to(object target, object source) noexcept:
+    """Of the same size, if they are not the same."""
+    if target is not source:
+        memcpy(data(<PyObject *>target), data(<PyObject *>source), PyArray_NBYTES(<PyArrayObject *>target))
+
+
+cdef inline int finish(int code) except -1:
     """What a call that ended with this code raises, if it does."""
     if code == FASTGATE_ERROR_INTERRUPTED:
         return -1  # asked() left the exception

@@ -111,22 +111,36 @@ def as_bound(value: Any, name: str, dtype: np.dtype[Any]) -> _Array:
     return as_array(value, name, dtype)
 
 
-def as_inputs(parts: Sequence[Any], dtype: np.dtype[Any], bound: bool = False) -> tuple[_Array, ...]:
-    """The parts of x, by as_input or as_bound. TypeError if there are none."""
+def gate_arguments(
+    parts: Sequence[Any], out: Any, dtype: np.dtype[Any], bound: bool = False
+) -> tuple[tuple[_Array, ...], _Array | None]:
+    """What a gate is called with, or bound to: the parts of x, and what writes into out."""
     convert = as_bound if bound else as_input
-    return tuple([convert(part, name, dtype) for part, name in zip(parts, part_names(len(parts)))])
+    arrays = tuple([convert(part, name, dtype) for part, name in zip(parts, part_names(len(parts)))])
+    return arrays, as_output(out) if bound or out is not None else None
 
 
-def joined(parts: Sequence[Any], weight_shape: tuple[int, int], dtype: np.dtype[Any]) -> _Array:
+def joined(arrays: Sequence[_Array], weight_shape: tuple[int, int]) -> _Array:
     """All parts of x as one array."""
-    arrays = as_inputs(parts, dtype)
     check_inputs(arrays, weight_shape)
     return contiguous(np.concatenate(arrays, axis=-1))
 
 
-def zeros(x: _Array, size: int) -> _Array:
-    """Zeros of the leading axes of x and then `size`."""
-    return np.zeros((*x.shape[:-1], size), x.dtype)
+def cell_arguments(
+    x: Any, h: Any, c: Any, out: Any, sizes: tuple[int, int, int], dtype: np.dtype[Any]
+) -> tuple[_Array, _Array, _Array, Any, _Array | None, _Array | None]:
+    """What an LSTMCell, of these sizes of x, h and c, is called with: x, h, c, out, and what writes into its two."""
+    x = as_input(x, "x", dtype, "LSTM")
+    if (h is None) != (c is None):
+        raise TypeError("h and c must be given together, or neither")
+    if h is None:
+        check_last(x, "x", sizes[0])
+        h, c = (np.zeros((*x.shape[:-1], size), dtype) for size in sizes[1:])
+    h, c = as_input(h, "h", dtype, "LSTM"), as_input(c, "c", dtype, "LSTM")
+    if out is None:
+        return x, h, c, None, None, None
+    out = as_pair(out, "out")
+    return x, h, c, out, as_output(out[0], "out[0]"), as_output(out[1], "out[1]")
 
 
 def aligned(array: _Array) -> _Array:
@@ -146,13 +160,26 @@ def as_output(out: Any, name: str = "out") -> _Array:
     return converted(out, name)
 
 
+def sequence_arguments(
+    x: Any, state: Any, lengths: Any, out: Any, dtype: np.dtype[Any]
+) -> tuple[_Array, _Array | None, _Array | None, _Array | None, _Array | None, _Array | None]:
+    """What an LSTM is called with: x, h, c, lengths as both of as_lengths, what writes into out. None: not given."""
+    x = as_input(x, "x", dtype, "LSTM")
+    h = c = counts = unsigned = None
+    if state is not None:
+        h, c = (as_input(a, f"state[{i}]", dtype, "LSTM") for i, a in enumerate(as_pair(state, "state")))
+    if lengths is not None:
+        counts, unsigned = as_lengths(lengths)
+    return x, h, c, counts, unsigned, None if out is None else as_output(out)
+
+
 def as_pair(value: Any, name: str) -> tuple[Any, Any]:
     """The two of (h, c)."""
     if not isinstance(value, (tuple, list)):
         raise TypeError(f"{name} must be a pair (h, c), not {type(value).__name__}")
     if len(value) != 2:
         raise TypeError(f"{name} must be a pair (h, c), not {len(value)} values")
-    return value[0], value[1]
+    return value if type(value) is tuple else (value[0], value[1])
 
 
 def as_integers(value: ArrayLike, name: str, kinds: str = "iu") -> _Array:
@@ -210,6 +237,49 @@ def check_inputs(arrays: Sequence[_Array], weight_shape: tuple[int, int]) -> Non
             f"{'x of shape' if one else 'parts of shapes'} {shapes} {'has' if one else 'have'} {size} elements in the "
             f"last axis, but weight of shape {weight_shape} takes {weight_shape[1]}"
         )
+
+
+def check_gate_call(
+    arrays: Sequence[_Array], target: _Array | None, weight_shape: tuple[int, int], dtype: np.dtype[Any]
+) -> None:
+    """Whether gate_arguments gave what a gate of this weight takes."""
+    check_inputs(arrays, weight_shape)
+    if target is not None:
+        check_output(target, (*arrays[0].shape[:-1], weight_shape[0]), dtype)
+
+
+def check_cell_call(
+    x: _Array, state: Sequence[_Array], targets: Sequence[_Array | None], sizes: tuple[int, int, int], dtype: Any
+) -> None:
+    """Whether cell_arguments gave what an LSTMCell of these sizes takes."""
+    check_last(x, "x", sizes[0])
+    shapes = [(*x.shape[:-1], size) for size in sizes[1:]]
+    for array, name, shape in zip(state, "hc", shapes):
+        check_shape(array, name, shape, f" for x of shape {x.shape}")
+    for i, target in enumerate(targets):
+        if target is not None:
+            check_output(target, shapes[i], dtype, f"out[{i}]")
+
+
+def check_sequence_call(
+    x: _Array,
+    state: Sequence[_Array | None],
+    counts: _Array | None,
+    target: _Array | None,
+    batch_first: bool,
+    sizes: tuple[int, ...],
+    dtype: np.dtype[Any],
+) -> None:
+    """Whether sequence_arguments gave what an LSTM takes of these sizes: x, h, c, layers * directions, y."""
+    check_sequence(x, sizes[0], batch_first)
+    batch = x.shape[1 - batch_first : 2 - batch_first] if x.ndim == 3 else ()
+    for i, array in enumerate(state):
+        if array is not None:
+            check_shape(array, f"state[{i}]", (sizes[3], *batch, sizes[1 + i]))
+    if counts is not None:
+        check_lengths(counts, batch, x.shape[x.ndim - 2 if batch_first else 0], x.shape)
+    if target is not None:
+        check_output(target, (*x.shape[:-1], sizes[4]), dtype)
 
 
 def part_names(count: int) -> list[str]:

@@ -5,6 +5,8 @@ from typing import IO, Any, TypeVar, final, overload
 from numpy.typing import ArrayLike, NDArray
 from typing_extensions import Buffer, disjoint_base
 
+from fastgate._sources import CellSources, LSTMSources
+
 _Out = TypeVar("_Out")
 _OtherOut = TypeVar("_OtherOut")
 
@@ -68,7 +70,7 @@ class _Recurrent:
     def __deepcopy__(self, memo: dict[int, Any]) -> Any: ...
 
 @final
-class LSTMCell(_Recurrent):
+class LSTMCell(_Recurrent, CellSources):  # whose methods it has
     def __new__(
         cls,
         weight_ih: ArrayLike,
@@ -83,10 +85,6 @@ class LSTMCell(_Recurrent):
         input_forget: bool = False,
         storage: str = "float32",
         threads: int | str = 1,
-    ) -> LSTMCell: ...
-    @classmethod
-    def from_torch(
-        cls, source: Any, *, prefix: str = "", storage: str = "float32", threads: int | str = 1
     ) -> LSTMCell: ...
     @classmethod
     def load(cls, source: str | PathLike[str] | Buffer) -> LSTMCell: ...
@@ -116,7 +114,7 @@ class LSTMCell(_Recurrent):
     ) -> tuple[Callable[..., Any], tuple[str, tuple[Any, ...], dict[str, Any]]]: ...
 
 @final
-class LSTM(_Recurrent):
+class LSTM(_Recurrent, LSTMSources):
     def __new__(
         cls,
         layers: Sequence[Mapping[str, Any] | Sequence[Mapping[str, Any]]],
@@ -126,36 +124,6 @@ class LSTM(_Recurrent):
         clip: float | None = None,
         gate_clip: float | None = None,
         input_forget: bool = False,
-        storage: str = "float32",
-        threads: int | str = 1,
-    ) -> LSTM: ...
-    @classmethod
-    def from_torch(
-        cls,
-        source: Any,
-        *,
-        prefix: str = "",
-        batch_first: bool | None = None,
-        storage: str = "float32",
-        threads: int | str = 1,
-    ) -> LSTM: ...
-    @classmethod
-    def from_keras(
-        cls,
-        source: Any,
-        *,
-        prefix: str = "",
-        bidirectional: bool | None = None,
-        storage: str = "float32",
-        threads: int | str = 1,
-    ) -> LSTM: ...
-    @classmethod
-    def from_onnx(
-        cls,
-        source: Any,
-        node: str | None = None,
-        *,
-        weights: Mapping[str, Any] | None = None,
         storage: str = "float32",
         threads: int | str = 1,
     ) -> LSTM: ...

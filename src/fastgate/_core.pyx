@@ -1,25 +1,28 @@
 # cython: language_level=3, embedsignature=True, embedsignature.format=clinic
 # cython: boundscheck=False, cdivision=True, initializedcheck=False
-# cython: auto_pickle=False, autotestdict=False, freethreading_compatible=True
+# cython: binding=False, auto_pickle=False, autotestdict=False, freethreading_compatible=True
 """Python objects over csrc/fastgate.h: conversions, checks and pointers, nothing numeric.
 
 Every entry point converts all that it is given into locals that nothing else can change, then checks
 them, then uses them, with no call back in between: a conversion may run code of the user, which may
 change what was checked before.  What lies as C can take it is its own conversion.
+
+Methods are not bound by Cython (binding=False), so that Python itself checks their self.
 """
 
 cimport cython
 from cpython.exc cimport PyErr_NoMemory
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject, PyTypeObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.string cimport memcmp, memcpy, memset
 
 import numpy as np
 
-from fastgate import _arrays, _files, _parameters
+from fastgate import _arrays, _files, _parameters, _sources
 
 cdef extern from "Python.h":
+    void Py_DECREF(PyObject *)
+    void Py_INCREF(PyObject *)
     int PyErr_CheckSignals()  # declared without an exception, which asked() leaves set
     PyObject **PySequence_Fast_ITEMS(object)
     PyObject *PyTuple_GET_ITEM(PyObject *, Py_ssize_t)
@@ -46,6 +49,7 @@ cdef extern from "numpy/arrayobject.h":
     bint PyArray_ISBEHAVED_RO(PyArrayObject *)
     bint PyArray_IS_C_CONTIGUOUS(PyArrayObject *)
     bint PyArray_ISCARRAY(PyArrayObject *)
+    size_t PyArray_NBYTES(PyArrayObject *)
     object PyArray_EMPTY(int, npy_intp *, int, int)
 
 cdef extern from *:

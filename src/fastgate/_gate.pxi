@@ -1,13 +1,5 @@
 # Gate, its bound calls, and gate(); included by _core.pyx.
 
-cdef inline int check_gate(object self) except -1:
-    """Cython does not check the self of a method taken from the class; and other threads may see an object
-    that is not made yet."""
-    if type(self) is not Gate or (<Gate>self).gate == NULL:
-        raise TypeError(f"this needs a Gate that is made, not {type(self).__name__}")
-    return 0
-
-
 @cython.final
 @cython.no_gc  # no cycle can go through it; and so nobody finds one that is not made yet
 cdef class Gate:
@@ -98,7 +90,7 @@ cdef class Gate:
         return 0
 
     cdef void own(self, fastgate_gate *gate) noexcept:
-        """Set the attributes, and last the gate: from then on, other threads may use this."""
+        """Set the attributes and the gate."""
         self.storage = _arrays.STORAGES[fastgate_gate_storage(gate)]
         self.type_number = NPY_FLOAT64 if fastgate_gate_storage(gate) == FASTGATE_FLOAT64 else NPY_FLOAT32
         self.output_size = fastgate_gate_output_size(gate)
@@ -132,7 +124,6 @@ cdef class Gate:
         OSError
             If it cannot be written.
         """
-        check_gate(self)
         buffer = np.empty(fastgate_gate_saved_size(self.gate), np.uint8)
         cdef void *to = data(<PyObject *>buffer)
         with nogil:
@@ -163,8 +154,7 @@ cdef class Gate:
         return cls(_Saved(source))
 
     def __call__(self, *parts, out=None):
-        """__call__(self, *parts, out=None)\n--\n
-        sigmoid(weight @ x + bias): (n,) -> (m,), (..., n) -> (..., m).
+        """sigmoid(weight @ x + bias): (n,) -> (m,), (..., n) -> (..., m).
 
         Parameters
         ----------
@@ -201,22 +191,18 @@ cdef class Gate:
         TypeError
             If one is no array or buffer, or not of the dtype of a call.
         """
-        check_gate(self)
         return BoundGate(self, parts, out)
 
     @property
     def threads(self):
         """Threads that a large call runs on now, by set_threads or as made."""
-        check_gate(self)
         return _parameters.threads_now(fastgate_gate_threads(self.gate))
 
     def __repr__(self):
-        check_gate(self)
         return (f"Gate(input_size={self.input_size}, output_size={self.output_size}, "
                 f"storage={self.storage!r}, threads={self.threads})")
 
     def __reduce__(self):
-        check_gate(self)
         dtype = _arrays.dtype_of(self.storage)
         weight = np.empty((self.output_size, self.input_size), dtype)
         bias = np.empty(self.output_size, dtype)
@@ -242,90 +228,59 @@ cdef object gate_vectorcall(object self, PyObject **args, size_t nargsf, PyObjec
     return gate_call(<Gate>self, args, count, args[count] if given else <PyObject *>None)
 
 
-cdef object gate_call(Gate self, PyObject **args, Py_ssize_t count, PyObject *out):
-    cdef fastgate_part parts[MAX_PARTS]
-    cdef PyObject *arrays[MAX_PARTS]
-    cdef tuple converted  # immutable: code of the user may find it, but not change it
-    cdef object target = <object>out
-    cdef bint plain = 1 <= count <= MAX_PARTS  # so far no code of the user ran
-    cdef Py_ssize_t i
-    if self.gate == NULL:
-        check_gate(self)
-    for i in range(count if plain else 0):
-        arrays[i] = args[i]
-        plain = plain and as_part(args[i], self.type_number, &parts[i])
-    if plain and (out == <PyObject *>None or is_plain(out, self.type_number)):
-        return gate_run(self, arrays, parts, count, target, out)
-    dtype = _arrays.dtype_of(self.storage)
-    given = [<object>args[i] for i in range(count)]
-    if count > MAX_PARTS:
-        given = [_arrays.joined(given, (self.output_size, self.input_size), dtype)]
-    converted = _arrays.as_inputs(given, dtype)
-    if target is not None:
-        target = _arrays.as_output(target)
-
-    # From here on, no code of the user runs.
-    count = len(converted)
+cdef inline bint fits(Gate self, PyObject **arrays, size_t count, PyObject *target, fastgate_part *parts) noexcept:
+    """Whether the parts of x, and target if it is not None, lie as C takes them and are of the right shapes."""
+    cdef size_t i, size = 0
     for i in range(count):
-        arrays[i] = <PyObject *>converted[i]
-        if not as_part(arrays[i], self.type_number, &parts[i]):
-            _arrays.check_inputs(converted, (self.output_size, self.input_size))
-            raise changed()
-    return gate_run(self, arrays, parts, count, target, out)
-
-
-cdef inline object gate_run(Gate self, PyObject **arrays, fastgate_part *parts, Py_ssize_t count, object target,
-                     PyObject *out):
-    """The call, of arrays that lie as C takes them; target writes into out."""
-    cdef int type = self.type_number
-    cdef size_t size = 0
-    cdef bint fits = True
-    cdef Py_ssize_t i
-    for i in range(count):
-        fits = fits and same_rows(arrays[0], arrays[i])
+        if not as_part(arrays[i], self.type_number, &parts[i]) or not same_rows(arrays[0], arrays[i]):
+            return False
         size += parts[i].size
-    if not fits or size != self.input_size:
-        _arrays.check_inputs([<object>arrays[i] for i in range(count)], (self.output_size, self.input_size))
-        raise changed()
-    cdef size_t batch = rows_of(arrays[0])
-    cdef void *y
-    cdef void *copied = NULL  # where the result goes at last
-    if target is None:
-        result = new_output(type, arrays[0], self.output_size)
-        y = data(<PyObject *>result)
-    else:
-        if not is_output(<PyObject *>target, type, arrays[0], self.output_size):
-            _arrays.check_output(target, shape_of(arrays[0], self.output_size), _arrays.dtype_of(self.storage))
+    return count and size == self.input_size and (
+        target == <PyObject *>None or is_output(target, self.type_number, arrays[0], self.output_size))
+
+
+cdef object gate_call(Gate self, PyObject **arrays, Py_ssize_t count, PyObject *out):
+    cdef fastgate_part parts[MAX_PARTS]
+    cdef object result = <object>out, target = result
+    cdef tuple converted  # immutable: code of the user may find it, but not change it
+    cdef Py_ssize_t i
+    if count > MAX_PARTS or not fits(self, arrays, count, out, parts):
+        dtype, weight_shape = _arrays.dtype_of(self.storage), (self.output_size, self.input_size)
+        converted, target = _arrays.gate_arguments([<object>arrays[i] for i in range(count)], result, dtype)
+        if count > MAX_PARTS:
+            converted = (_arrays.joined(converted, weight_shape),)
+
+        # From here on, no code of the user runs.
+        arrays, count = PySequence_Fast_ITEMS(converted), len(converted)
+        if not fits(self, arrays, count, <PyObject *>target, parts):
+            _arrays.check_gate_call(converted, target, weight_shape, dtype)
             raise changed()
-        result = <object>out
-        y = data(<PyObject *>target)
+    cdef size_t batch = rows_of(arrays[0])
+    cdef object written
+    if target is None:
+        result = target = written = new_output(self.type_number, arrays[0], self.output_size)
+    else:
+        written = target
         for i in range(count):
-            if overlap(arrays[i], type, y, batch * self.output_size):
-                copied = y
-        if copied != NULL:
-            apart = new_output(type, arrays[0], self.output_size)
-            y = data(<PyObject *>apart)
-    cdef bint released = batch * self.nbytes >= NOGIL_BYTES
-    for i in range(count if released else 0):  # a caller's reference alone does not keep NumPy from resizing elsewhere
-        Py_INCREF(<object>arrays[i])
-    try:
-        run(self, batch, parts, count, y)
-    finally:
-        for i in range(count if released else 0):
-            Py_DECREF(<object>arrays[i])
-    if copied != NULL:
-        memcpy(copied, y, batch * self.output_size * item_size(type))
+            if overlap(arrays[i], self.type_number, data(<PyObject *>target), batch * self.output_size):
+                written = new_output(self.type_number, arrays[0], self.output_size)
+    for i in range(count):  # a caller's reference alone does not keep NumPy from resizing elsewhere
+        Py_INCREF(arrays[i])
+    cdef int code = run(self, batch, parts, count, data(<PyObject *>written))
+    for i in range(count):
+        Py_DECREF(arrays[i])
+    finish(code)
+    copy_to(target, written)
     return result
 
 
-cdef inline int run(Gate self, size_t batch, const fastgate_part *parts, size_t count, void *y) except -1:
+cdef inline int run(Gate self, size_t batch, const fastgate_part *parts, size_t count, void *y) noexcept:
     cdef int code
     if batch * self.nbytes < NOGIL_BYTES:
+        return fastgate_gate_run(self.gate, batch, parts, count, y, self.output_size)
+    with nogil:
         code = fastgate_gate_run(self.gate, batch, parts, count, y, self.output_size)
-    else:
-        with nogil:
-            code = fastgate_gate_run(self.gate, batch, parts, count, y, self.output_size)
-    return finish(code)
+    return code
 
 
 @cython.final
@@ -333,11 +288,11 @@ cdef class BoundGate:
     """A gate with its inputs and its output: call it without arguments. Made by Gate.bind."""
 
     def __cinit__(self, Gate gate not None, tuple parts not None, out):
-        check_gate(gate)
         dtype, weight_shape = _arrays.dtype_of(gate.storage), (gate.output_size, gate.input_size)
-        cdef tuple arrays = _arrays.as_inputs(parts, dtype, bound=True)
-        cdef object target = _arrays.as_output(out)
-        cdef size_t i, size = 0
+        cdef tuple arrays
+        arrays, target = _arrays.gate_arguments(parts, out, dtype, bound=True)
+        cdef PyObject **items = PySequence_Fast_ITEMS(arrays)
+        cdef size_t i
         self.part_count = len(arrays)
         self.parts = <fastgate_part *>PyMem_Malloc(self.part_count * sizeof(fastgate_part))
         if self.parts == NULL:
@@ -345,23 +300,17 @@ cdef class BoundGate:
         # No array can be resized from here on.  A view alone does not hold its array: NumPy takes two references for
         # those of the caller, and resizes.
         self.views = [parts, arrays, *views_of([*arrays, target], gate.type_number, dtype)]
-        cdef bint fits = True
+        cdef bint in_place = fits(gate, items, self.part_count, <PyObject *>target, self.parts)
         for i in range(self.part_count):
-            fits = fits and as_part(<PyObject *>arrays[i], gate.type_number, &self.parts[i])
-            fits = fits and same_rows(<PyObject *>arrays[0], <PyObject *>arrays[i])
-            fits = fits and PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>arrays[i])
-            size += self.parts[i].size if fits else 0
-        if not fits or size != gate.input_size or not is_output(
-                <PyObject *>target, gate.type_number, <PyObject *>arrays[0], gate.output_size):
-            _arrays.check_inputs(arrays, weight_shape)
+            in_place = in_place and PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>items[i])
+        if not in_place:
             for array in arrays:
                 _arrays.check_layout(array, "an input, which bind reads in place,")
-            _arrays.check_output(target, shape_of(<PyObject *>arrays[0], gate.output_size), dtype)
+            _arrays.check_gate_call(arrays, target, weight_shape, dtype)
             raise changed()
         self.batch = rows_of(<PyObject *>target)
         for i in range(self.part_count):
-            if overlap(<PyObject *>arrays[i], gate.type_number, data(<PyObject *>target),
-                       self.batch * gate.output_size):
+            if overlap(items[i], gate.type_number, data(<PyObject *>target), self.batch * gate.output_size):
                 raise ValueError("out overlaps an input: bind calls the gate in place, again and again")
         self.owner, self.out, self.y = gate, out, data(<PyObject *>target)
         self.vectorcall = bound_vectorcall  # last: until then, __call__ refuses
@@ -403,7 +352,7 @@ cdef object bound_vectorcall(object self, PyObject **args, size_t nargsf, PyObje
 
 
 cdef inline object bound_call(BoundGate self):
-    run(self.owner, self.batch, self.parts, self.part_count, self.y)
+    finish(run(self.owner, self.batch, self.parts, self.part_count, self.y))
     return self.out
 
 
@@ -439,49 +388,32 @@ def gate(x, weight, bias=None, *, out=None):
     TypeError
         If an array is of another dtype. out is then as it was.
     """
-    cdef int type = NPY_FLOAT64 if is_plain(<PyObject *>weight, NPY_FLOAT64) else NPY_FLOAT32
-    cdef bint plain = True  # so far no code of the user ran
-    if not is_plain(<PyObject *>weight, type):
-        weight, plain = _parameters.once_weight(weight), False
-        type = PyArray_TYPE(<PyArrayObject *>weight)
     cdef fastgate_part part, bias_part = [NULL, 0, 0]
-    if bias is not None and not as_part(<PyObject *>bias, type, &bias_part):
-        plain = False
-        bias = _arrays.as_input(bias, "bias", _arrays.dtype_of("float64" if type == NPY_FLOAT64 else "float32"))
-    if not as_part(<PyObject *>x, type, &part):
-        plain = False
-        x = _arrays.as_input(x, "x", _arrays.dtype_of("float64" if type == NPY_FLOAT64 else "float32"))
+    cdef int type = array_type(weight)
     target = out
-    if out is not None and not is_plain(<PyObject *>out, type):
-        target, plain = _arrays.as_output(out), False
+    if not once_fits(x, weight, bias, target, type, &part, &bias_part):
+        x, weight, bias, target = _parameters.once_arguments(x, weight, bias, out)
 
-    # From here on, no code of the user runs.
+        # From here on, no code of the user runs.
+        type = array_type(weight)
+        if not once_fits(x, weight, bias, target, type, &part, &bias_part):
+            _parameters.check_gate(weight, bias)
+            _arrays.check_gate_call([x], target, weight.shape, weight.dtype)
+            raise changed()
     cdef PyArrayObject *w = <PyArrayObject *>weight
-    if not plain and not is_plain(<PyObject *>weight, type) or PyArray_NDIM(w) != 2:
-        _parameters.check_gate(weight, None)
-        raise changed()
     cdef size_t m = PyArray_DIMS(w)[0]
     cdef size_t n = PyArray_DIMS(w)[1]
-    if bias is not None and (not plain and not as_part(<PyObject *>bias, type, &bias_part) or bias_part.size != m
-                             or PyArray_NDIM(<PyArrayObject *>bias) != 1):
-        _parameters.check_gate(weight, bias)
-        raise changed()
-    if not plain and not as_part(<PyObject *>x, type, &part) or part.size != n:
-        _arrays.check_inputs([x], (m, n))
-        raise changed()
     cdef size_t batch = rows_of(<PyObject *>x)
-    cdef void *copied = NULL
+    cdef void *y
+    cdef object written = target
     if target is None:
-        target = out = new_output(type, <PyObject *>x, m)
-    elif not is_output(<PyObject *>target, type, <PyObject *>x, m):
-        _arrays.check_output(target, shape_of(<PyObject *>x, m), weight.dtype)
-        raise changed()
-    cdef void *y = data(<PyObject *>target)
-    if (overlap(<PyObject *>x, type, y, batch * m) or overlap(<PyObject *>weight, type, y, batch * m)
-            or bias is not None and overlap(<PyObject *>bias, type, y, batch * m)):
-        copied = y
-        apart = new_output(type, <PyObject *>x, m)
-        y = data(<PyObject *>apart)
+        out = target = written = new_output(type, <PyObject *>x, m)
+    else:
+        y = data(<PyObject *>target)
+        if (overlap(<PyObject *>x, type, y, batch * m) or overlap(<PyObject *>weight, type, y, batch * m)
+                or bias is not None and overlap(<PyObject *>bias, type, y, batch * m)):
+            written = new_output(type, <PyObject *>x, m)
+    y = data(<PyObject *>written)
     cdef fastgate_storage storage = FASTGATE_FLOAT64 if type == NPY_FLOAT64 else FASTGATE_FLOAT32
     cdef const void *weights = PyArray_DATA(w)
     cdef ptrdiff_t row_stride = elements(PyArray_STRIDES(w)[0], type)
@@ -495,6 +427,23 @@ def gate(x, weight, bias=None, *, out=None):
             code = fastgate_gate_once(storage, m, n, weights, row_stride, column_stride, bias_part.data,
                                       batch, part.data, part.stride, y, m)
     finish(code)
-    if copied != NULL:
-        memcpy(copied, y, batch * m * item_size(type))
+    copy_to(target, written)
     return out
+
+
+cdef inline int array_type(object weight) noexcept:
+    """That which gate() computes in."""
+    return NPY_FLOAT64 if is_plain(<PyObject *>weight, NPY_FLOAT64) else NPY_FLOAT32
+
+
+cdef inline bint once_fits(object x, object weight, object bias, object target, int type, fastgate_part *part,
+                           fastgate_part *bias_part) noexcept:
+    """Whether the arguments of gate() lie as C takes them and are of the right shapes."""
+    cdef PyArrayObject *w = <PyArrayObject *>weight
+    if not is_plain(<PyObject *>weight, type) or PyArray_NDIM(w) != 2:
+        return False
+    cdef size_t m = PyArray_DIMS(w)[0]
+    return (as_part(<PyObject *>x, type, part) and part.size == <size_t>PyArray_DIMS(w)[1]
+            and (bias is None or as_part(<PyObject *>bias, type, bias_part) and bias_part.size == m
+                 and PyArray_NDIM(<PyArrayObject *>bias) == 1)
+            and (target is None or is_output(<PyObject *>target, type, <PyObject *>x, m)))

@@ -29,8 +29,8 @@ def gates(lstm: Any, x: Any, state: Any, lengths: Any, layer: Any, direction: An
     layer, direction = chosen_layer(layer, direction, len(layers), directions)
     parameters = layers[layer][direction] if lstm.bidirectional else layers[layer]
     outputs, dtype = parameters["weight_hh"].shape[1], dtype_of(lstm.storage)
-    sizes = (lstm.input_size, outputs, lstm.hidden_size, len(layers) * directions)
-    x, h, c, counts = sequence(x, state, lengths, batch_first, sizes, dtype)
+    sizes = (lstm.input_size, outputs, lstm.hidden_size, len(layers) * directions, lstm.output_size)
+    x, h, c, counts, _ = sequence(x, state, lengths, None, batch_first, sizes, dtype)
     y = time_major(x, batch_first)
     for k in range(layer + 1):
         below, own = y, slice(k * directions, (k + 1) * directions)

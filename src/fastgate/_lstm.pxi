@@ -4,14 +4,6 @@ cdef enum:
     SCRATCH = 1024  # doubles of a step, on the stack; more is allocated
 
 
-cdef inline int check_made(object self) except -1:
-    """Cython does not check the self of a method taken from the class; and other threads may see an object
-    that is not made yet."""
-    if not isinstance(self, _Recurrent) or (<_Recurrent>self).lstm == NULL:
-        raise TypeError(f"this needs an LSTM or LSTMCell that is made, not {type(self).__name__}")
-    return 0
-
-
 @cython.no_gc  # as Gate
 cdef class _Recurrent:
     """What LSTMCell and LSTM have in common: the packed LSTM, and what it was made with."""
@@ -80,7 +72,7 @@ cdef class _Recurrent:
         return 0
 
     cdef void own(self, fastgate_lstm *lstm) noexcept:
-        """Set the attributes, and last the LSTM: from then on, other threads may use this."""
+        """Set the attributes and the LSTM."""
         cdef const fastgate_lstm_options *made = fastgate_lstm_get_options(lstm)
         self.storage = _arrays.STORAGES[made.storage]
         self.type_number = NPY_FLOAT64 if made.storage == FASTGATE_FLOAT64 else NPY_FLOAT32
@@ -94,20 +86,7 @@ cdef class _Recurrent:
         self.lstm = lstm
 
     def save(self, file):
-        """Write all that is packed, for load, and for fastgate_lstm_load_file of C.
-
-        Parameters
-        ----------
-        file : path or binary file object
-            The file of a path is replaced at once, by a new one with the mode that new ones have; of a
-            symbolic link, the link is. What is no file, such as a device, is an OSError.
-
-        Raises
-        ------
-        OSError
-            If it cannot be written.
-        """
-        check_made(self)
+        """Write all that is packed, for load, and for fastgate_lstm_load_file of C; file and exceptions as Gate.save has."""
         buffer = np.empty(fastgate_lstm_saved_size(self.lstm), np.uint8)
         cdef void *to = data(<PyObject *>buffer)
         with nogil:
@@ -159,7 +138,6 @@ cdef class _Recurrent:
     @property
     def threads(self):
         """Threads that a large call runs on now, by set_threads or as made."""
-        check_made(self)
         return _parameters.threads_now(self.options().threads)
 
     def __copy__(self):
@@ -243,38 +221,18 @@ cdef class LSTMCell(_Recurrent):
         cell = _parameters.cell_parameters(dict(zip(_parameters.PARAMETERS, given)), storage)
         self.pack([cell], 1, options, storage, threads)
 
-    @classmethod
-    def from_torch(cls, source, *, prefix="", storage="float32", threads=1):
-        """A cell with the weights of a torch.nn.LSTMCell, or its state_dict; see fastgate.weights.
-
-        Raises
-        ------
-        ValueError
-            If keys are missing or unknown, or are of more than one layer or direction.
-        TypeError
-            If source is neither such a module nor a mapping.
-        """
-        from fastgate import weights
-
-        layers, _ = weights.from_torch(source, prefix=prefix)
-        return cls(**_parameters.one_layer(layers), storage=storage, threads=threads)
+    from_torch = _sources.CellSources.__dict__["from_torch"]
 
     @classmethod
     def load(cls, source):
-        """The cell that save, or C, wrote; as LSTM.load.
+        """The cell that save, or C, wrote; as Gate.load.
 
-        Raises
-        ------
-        ValueError
-            As LSTM.load, and if it has several layers or directions, or goes backwards.
-        OSError
-            If the file cannot be read.
+        ValueError also if what is saved has several layers or directions, or goes backwards.
         """
         return cls(_Saved(source), None)
 
     def __call__(self, x, h=None, c=None, *, out=None):
-        """__call__(self, x, h=None, c=None, *, out=None)\n--\n
-        The next h and c.
+        """The next h and c.
 
         Parameters
         ----------
@@ -304,7 +262,6 @@ cdef class LSTMCell(_Recurrent):
 
     def stream(self, batch=None):
         """A Stream: it keeps the state, zeros at first, from step to step. batch=B: B independent ones."""
-        check_made(self)
         return Stream(self, batch)
 
     @property
@@ -313,12 +270,10 @@ cdef class LSTMCell(_Recurrent):
         return self.side_size
 
     def __repr__(self):
-        check_made(self)
         return (f"LSTMCell(input_size={self.input_size}, hidden_size={self.hidden_size}, "
                 f"output_size={self.side_size}, storage={self.storage!r}, threads={self.threads})")
 
     def __reduce__(self):
-        check_made(self)
         return _parameters.make, ("LSTMCell", (), {**self.unpacked(0), **self.keywords()})
 
 
@@ -346,61 +301,44 @@ cdef object cell_vectorcall(object self, PyObject **args, size_t nargsf, PyObjec
     return cell_call(<LSTMCell>self, given[0], given[1], given[2], given[3])
 
 
+cdef inline bint cell_fits(LSTMCell self, PyObject *x, PyObject *h, PyObject *c, bint given, PyObject *h_out,
+                           PyObject *c_out, fastgate_part *part) noexcept:
+    """Whether x, h, c, and outputs if they are given, lie as C takes them and are of the right shapes."""
+    cdef int type = self.type_number
+    return (as_part(x, type, part) and part.size == self.input_size
+            and is_contiguous(h, type, x, self.side_size) and is_contiguous(c, type, x, self.hidden_size)
+            and (not given or is_output(h_out, type, x, self.side_size) and is_output(c_out, type, x, self.hidden_size)))
+
+
 cdef object cell_call(LSTMCell self, PyObject *x_given, PyObject *h_given, PyObject *c_given, PyObject *out):
     cdef int type = self.type_number
     cdef fastgate_part part
-    cdef object xs = <object>x_given, hs = <object>h_given, cs = <object>c_given
-    cdef object h_target = None, c_target = None, result = <object>out
-    cdef bint plain = True  # so far no code of the user ran
-    if self.lstm == NULL:
-        check_made(self)
-    if not as_part(x_given, type, &part):
-        xs, plain = _arrays.as_input(xs, "x", self.dtype(), "LSTM"), False
-    if (hs is None) != (cs is None):
-        raise TypeError("h and c must be given together, or neither")
-    if hs is None:
-        _arrays.check_last(xs, "x", self.input_size)
-        hs, cs, plain = _arrays.zeros(xs, self.side_size), _arrays.zeros(xs, self.hidden_size), False
-    if not is_plain(<PyObject *>hs, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>hs):
-        hs, plain = _arrays.as_input(hs, "h", self.dtype(), "LSTM"), False
-    if not is_plain(<PyObject *>cs, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>cs):
-        cs, plain = _arrays.as_input(cs, "c", self.dtype(), "LSTM"), False
-    if result is not None:
-        plain = plain and PyTuple_CheckExact(out)
-        result = pair(result, "out")
-        h_target, c_target = <tuple>result
-        if not is_plain(<PyObject *>h_target, type):
-            h_target, plain = _arrays.as_output(h_target, "out[0]"), False
-        if not is_plain(<PyObject *>c_target, type):
-            c_target, plain = _arrays.as_output(c_target, "out[1]"), False
+    cdef object xs = <object>x_given, hs = <object>h_given, cs = <object>c_given, result = <object>out
+    cdef object h_target = of_pair(out, 0), c_target = of_pair(out, 1)
+    cdef bint given = result is not None
+    if not cell_fits(self, x_given, h_given, c_given, given, <PyObject *>h_target, <PyObject *>c_target, &part):
+        sizes = self.input_size, self.side_size, self.hidden_size
+        xs, hs, cs, result, h_target, c_target = _arrays.cell_arguments(xs, hs, cs, result, sizes, self.dtype())
 
-    # From here on, no code of the user runs, and nothing is made that Python's collector tracks.
+        # From here on, no code of the user runs, and nothing is made that Python's collector tracks.
+        if not cell_fits(self, <PyObject *>xs, <PyObject *>hs, <PyObject *>cs, given, <PyObject *>h_target,
+                         <PyObject *>c_target, &part):
+            _arrays.check_cell_call(xs, (hs, cs), (h_target, c_target), sizes, self.dtype())
+            raise changed()
     cdef PyObject *x = <PyObject *>xs
     cdef PyObject *h = <PyObject *>hs
     cdef PyObject *c = <PyObject *>cs
-    if (not plain and not as_part(x, type, &part) or part.size != self.input_size
-            or not is_contiguous(h, type, x, self.side_size) or not is_contiguous(c, type, x, self.hidden_size)):
-        _arrays.check_last(xs, "x", self.input_size)
-        why = f" for x of shape {xs.shape}"
-        _arrays.check_shape(hs, "h", shape_of(x, self.side_size), why)
-        _arrays.check_shape(cs, "c", shape_of(x, self.hidden_size), why)
-        raise changed()
     cdef size_t batch = rows_of(x)
     cdef size_t h_size = batch * self.side_size, c_size = batch * self.hidden_size
     cdef void *h_copied = NULL  # where h goes at last
     cdef void *c_copied = NULL
-    if result is None:
+    if not given:
         h_target, c_target = new_output(type, x, self.side_size), new_output(type, x, self.hidden_size)
-    elif (not is_output(<PyObject *>h_target, type, x, self.side_size)
-            or not is_output(<PyObject *>c_target, type, x, self.hidden_size)):
-        _arrays.check_output(h_target, shape_of(x, self.side_size), self.dtype(), "out[0]")
-        _arrays.check_output(c_target, shape_of(x, self.hidden_size), self.dtype(), "out[1]")
-        raise changed()
     cdef void *h_out = data(<PyObject *>h_target)
     cdef void *c_out = data(<PyObject *>c_target)
     cdef const void *h_in = data(h)
     cdef const void *c_in = data(c)
-    if result is not None:
+    if given:
         if overlap(<PyObject *>h_target, type, c_out, c_size):
             raise ValueError("out[0] and out[1] overlap")
         if overlap(x, type, h_out, h_size) or overlap(h, type, h_out, h_size) or overlap(c, type, h_out, h_size):
@@ -434,7 +372,7 @@ cdef object cell_call(LSTMCell self, PyObject *x_given, PyObject *h_given, PyObj
     if scratch != <char *>room:
         PyMem_Free(scratch)
     finish(code)
-    return (h_target, c_target) if result is None else result
+    return result if given else (h_target, c_target)
 
 
 # ---- LSTM -------------------------------------------------------------------------------------
@@ -494,70 +432,20 @@ cdef class LSTM(_Recurrent):
         cells, directions = _parameters.lstm_parameters(layers, storage, options["reverse"])
         self.pack(cells, directions, options, storage, threads)
 
-    @classmethod
-    def from_torch(cls, source, *, prefix="", batch_first=None, storage="float32", threads=1):
-        """An LSTM with the weights of a torch.nn.LSTM, or of its state_dict; see fastgate.weights.
-
-        batch_first is that of the module, where it is not given; a state_dict does not tell. Raises what
-        fastgate.weights.from_torch and the class raise.
-        """
-        from fastgate import weights
-
-        layers, options = weights.from_torch(source, prefix=prefix)
-        if batch_first is not None:
-            options["batch_first"] = batch_first
-        return cls(layers, storage=storage, threads=threads, **options)
-
-    @classmethod
-    def from_keras(cls, source, *, prefix="", bidirectional=None, storage="float32", threads=1):
-        """An LSTM with the weights of one of Keras; see fastgate.weights.
-
-        Raises what fastgate.weights.from_keras and the class raise.
-        """
-        from fastgate import weights
-
-        layers, options = weights.from_keras(source, prefix=prefix, bidirectional=bidirectional)
-        return cls(layers, storage=storage, threads=threads, **options)
-
-    @classmethod
-    def from_onnx(cls, source, node=None, *, weights=None, storage="float32", threads=1):
-        """An LSTM with the weights of a node of an ONNX model; see fastgate.weights.
-
-        Raises what fastgate.weights.from_onnx and the class raise.
-        """
-        from fastgate.weights import from_onnx
-
-        layers, options = from_onnx(source, node, weights=weights)
-        return cls(layers, storage=storage, threads=threads, **options)
+    from_torch = _sources.LSTMSources.__dict__["from_torch"]
+    from_keras = _sources.LSTMSources.__dict__["from_keras"]
+    from_onnx = _sources.LSTMSources.__dict__["from_onnx"]
 
     @classmethod
     def load(cls, source, *, batch_first=None):
-        """The LSTM that save, or C, wrote: the same bits, storage and number of threads.
+        """The LSTM that save, or C, wrote; source and exceptions as Gate.load has.
 
-        Of a file nothing is read but to check it: it is mapped, and all processes that load it share
-        its memory. To change it, replace it, as save does: one that is cut off while it is mapped kills
-        its readers.
-
-        Parameters
-        ----------
-        source : path or bytes-like
-            Bytes are copied.
-        batch_first : bool, optional
-            How it is called; as saved, if it is not given.
-
-        Raises
-        ------
-        ValueError
-            If it is not a saved LSTM of this version and byte order, whole and undamaged. Content from
-            anywhere is safe to load.
-        OSError
-            If the file cannot be read.
+        batch_first is how it is called; as saved, if it is not given.
         """
         return cls(_Saved(source), batch_first=None if batch_first is None else bool(batch_first))
 
     def __call__(self, x, state=None, *, lengths=None, out=None):
-        """__call__(self, x, state=None, *, lengths=None, out=None)\n--\n
-        A sequence, or a batch of them: y, (h_n, c_n).
+        """A sequence, or a batch of them: y, (h_n, c_n).
 
         Parameters
         ----------
@@ -617,7 +505,6 @@ cdef class LSTM(_Recurrent):
         ValueError, TypeError, MemoryError
             As a call.
         """
-        check_made(self)
         from fastgate._gates import gates
 
         return gates(self, x, state, lengths, layer, direction)
@@ -630,7 +517,6 @@ cdef class LSTM(_Recurrent):
         ValueError
             If the LSTM is bidirectional or in reverse: it would have to know the end.
         """
-        check_made(self)
         _parameters.check_streamable(self.bidirectional, self.reverse)
         return Stream(self, batch)
 
@@ -657,18 +543,15 @@ cdef class LSTM(_Recurrent):
     @property
     def reverse(self):
         """Whether the one direction is from the last step to the first."""
-        check_made(self)
         return bool(self.options().backwards)
 
     def __repr__(self):
-        check_made(self)
         return (f"LSTM(input_size={self.input_size}, hidden_size={self.hidden_size}, "
                 f"output_size={self.output_size}, num_layers={self.num_layers}, "
                 f"bidirectional={self.bidirectional}, batch_first={self.batch_first}, "
                 f"reverse={self.reverse}, storage={self.storage!r}, threads={self.threads})")
 
     def __reduce__(self):
-        check_made(self)
         layers = [self.unpacked(i) for i in range(self.layers * self.directions)]
         if self.directions == 2:
             layers = list(zip(layers[::2], layers[1::2]))
@@ -738,56 +621,42 @@ cdef object new_state(int type, const sequence_shape *x, size_t layers, size_t s
     return state
 
 
+cdef inline bint sequence_fits(LSTM self, object x, bint given, object h, object c, object counts, object target,
+                               sequence_shape *shape) noexcept:
+    """Whether x, and h and c if they are given, counts and target if not None, are as C takes them, of the right shapes."""
+    cdef int type = self.type_number
+    cdef size_t layers = self.layers * self.directions
+    return (as_sequence(<PyObject *>x, type, self.batch_is_first, shape) and shape.input_size == self.input_size
+            and (not given or is_state(<PyObject *>h, type, shape, layers, self.side_size)
+                 and is_state(<PyObject *>c, type, shape, layers, self.hidden_size))
+            and (counts is None or are_lengths(<PyObject *>counts, shape))
+            and (target is None or is_output(<PyObject *>target, type, <PyObject *>x,
+                                             self.directions * self.side_size)))
+
+
 cdef object sequence(LSTM self, object x, object state, object lengths, object out):
     cdef int type = self.type_number
     cdef sequence_shape shape
     cdef size_t layers = self.layers * self.directions
-    cdef object h = None, c = None, given = None, counts = None, target = out
-    cdef bint plain = True  # so far no code of the user ran
-    if self.lstm == NULL:
-        check_made(self)
-    if not as_sequence(<PyObject *>x, type, self.batch_is_first, &shape):
-        x, plain = _arrays.as_input(x, "x", self.dtype(), "LSTM"), False
-    if state is not None:
-        plain = plain and PyTuple_CheckExact(<PyObject *>state)
-        h, c = <tuple>pair(state, "state")
-        if not is_plain(<PyObject *>h, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>h):
-            h, plain = _arrays.as_input(h, "state[0]", self.dtype(), "LSTM"), False
-        if not is_plain(<PyObject *>c, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>c):
-            c, plain = _arrays.as_input(c, "state[1]", self.dtype(), "LSTM"), False
-    if lengths is not None:
-        (given, counts), plain = _arrays.as_lengths(lengths), False
-    if out is not None and not is_plain(<PyObject *>out, type):
-        target, plain = _arrays.as_output(out), False
-
-    # From here on, no code of the user runs.
-    if (not plain and not as_sequence(<PyObject *>x, type, self.batch_is_first, &shape)
-            or shape.input_size != self.input_size):
-        _arrays.check_sequence(x, self.input_size, self.batch_first)
-        raise changed()
-    if h is not None and (not is_state(<PyObject *>h, type, &shape, layers, self.side_size)
-                          or not is_state(<PyObject *>c, type, &shape, layers, self.hidden_size)):
-        batch = () if shape.ndim == 2 else (shape.batch,)
-        _arrays.check_shape(h, "state[0]", (layers, *batch, self.side_size))
-        _arrays.check_shape(c, "state[1]", (layers, *batch, self.hidden_size))
-        raise changed()
-    if counts is not None and not are_lengths(<PyObject *>counts, &shape):
-        _arrays.check_lengths(given, () if shape.ndim == 2 else (shape.batch,), shape.steps, x.shape)
-        raise changed()
-    cdef const size_t *steps_of_rows = <const size_t *>data_or_null(counts)
     cdef size_t y_size = self.directions * self.side_size  # of a step
-    if out is not None and not is_output(<PyObject *>target, type, <PyObject *>x, y_size):
-        _arrays.check_output(target, shape_of(<PyObject *>x, y_size), self.dtype())
-        raise changed()
-    cdef object result = out
-    cdef void *copied = NULL  # where y goes at last
+    cdef object h = of_pair(<PyObject *>state, 0), c = of_pair(<PyObject *>state, 1), counts = None, target = out
+    cdef bint given = state is not None
+    if lengths is not None or not sequence_fits(self, x, given, h, c, counts, target, &shape):
+        x, h, c, lengths, counts, target = _arrays.sequence_arguments(x, state, lengths, out, self.dtype())
+        sizes = self.input_size, self.side_size, self.hidden_size, layers, y_size
+
+        # From here on, no code of the user runs.
+        if not sequence_fits(self, x, given, h, c, counts, target, &shape):
+            _arrays.check_sequence_call(x, (h, c), lengths, target, self.batch_first, sizes, self.dtype())
+            raise changed()
+    cdef const size_t *steps_of_rows = <const size_t *>data_or_null(counts)
     cdef size_t size = shape.steps * shape.batch * y_size
-    if out is None:
-        result = target = new_output(type, <PyObject *>x, y_size)
+    cdef object written = target
+    if target is None:
+        out = target = written = new_output(type, <PyObject *>x, y_size)
     elif overlap(<PyObject *>x, type, data(<PyObject *>target), size):
-        copied = data(<PyObject *>target)
-        target = new_output(type, <PyObject *>x, y_size)
-    cdef void *y = data(<PyObject *>target)
+        written = new_output(type, <PyObject *>x, y_size)
+    cdef void *y = data(<PyObject *>written)
     cdef const void *x_data = data(<PyObject *>x)
     h_n = new_state(type, &shape, layers, self.side_size, h)
     c_n = new_state(type, &shape, layers, self.hidden_size, c)
@@ -800,6 +669,5 @@ cdef object sequence(LSTM self, object x, object state, object lengths, object o
         code = fastgate_lstm_run(self.lstm, shape.steps, shape.batch, x_data, shape.step, shape.row, steps_of_rows,
                                  h_data, c_data, y, y_step, y_row)
     finish(code)
-    if copied != NULL:
-        memcpy(copied, y, size * item_size(type))
-    return result, (h_n, c_n)
+    copy_to(target, written)
+    return out, (h_n, c_n)

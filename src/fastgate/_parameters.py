@@ -11,7 +11,18 @@ from numbers import Real
 
 import numpy as np
 
-from fastgate._arrays import STORAGES, aligned, as_array, as_integers, contiguous, converted, dtype_of, is_array
+from fastgate._arrays import (
+    STORAGES,
+    aligned,
+    as_array,
+    as_input,
+    as_integers,
+    as_output,
+    contiguous,
+    converted,
+    dtype_of,
+    is_array,
+)
 
 TYPE_CHECKING = False  # not from typing, for the sake of the import time
 if TYPE_CHECKING:
@@ -126,13 +137,16 @@ def check_gate(weight: _Array, bias: _Array | None) -> None:
         )
 
 
-def once_weight(weight: ArrayLike) -> _Array:
-    """An aligned array for gate(), which computes in float64 where the weights are an array of float64."""
-    dtype = dtype_of("float32")
+def once_arguments(
+    x: Any, weight: Any, bias: Any, out: Any
+) -> tuple[_Array, _Array, _Array | None, _Array | None]:
+    """What gate() is called with; it computes in float64 where the weights are an array of float64."""
+    storage = "float32"
     if is_array(weight):
         weight = converted(weight, "weight")
-        dtype = dtype_of(weight.dtype.name)
-    return aligned(as_array(weight, "weight", dtype))
+        storage = "float64" if weight.dtype.name == "float64" else "float32"
+    w, b = gate_parameters(weight, bias, storage)
+    return as_input(x, "x", w.dtype), w, b, None if out is None else as_output(out)
 
 
 def augmented(weight: ArrayLike, storage: str) -> tuple[_Array, _Array]:

@@ -1,12 +1,5 @@
 # Stream; included by _core.pyx.
 
-cdef inline int check_stream(object self) except -1:
-    """Cython does not check the self of a method taken from the class, nor that it is all made."""
-    if type(self) is not Stream or (<Stream>self).stream == NULL:
-        raise TypeError(f"this method needs a Stream, not {type(self).__name__}, or one half made")
-    return 0
-
-
 @cython.final
 @cython.no_gc  # as Gate
 cdef class Stream:
@@ -25,7 +18,6 @@ cdef class Stream:
     """
 
     def __cinit__(self, _Recurrent source not None, batch=None):
-        check_made(source)
         batch = _parameters.stream_batch(batch)
         self.source = source
         self.batch = batch
@@ -35,7 +27,6 @@ cdef class Stream:
         if isinstance(source, LSTM):
             lead = (source.layers, *lead)
         self.h_shape, self.c_shape = (*lead, source.side_size), (*lead, source.hidden_size)
-        # last: from then on, other threads may use this
         cdef int code = fastgate_stream_create(&self.stream, source.lstm, self.rows)
         if code == FASTGATE_ERROR_SHAPE:
             raise ValueError("this LSTM has no stream")
@@ -68,7 +59,6 @@ cdef class Stream:
         TypeError
             If an array is of another dtype. The stream and out are then as they were.
         """
-        check_stream(self)
         cdef int type = self.source.type_number
         cdef size_t size = self.source.side_size
         cdef fastgate_part part
@@ -106,14 +96,12 @@ cdef class Stream:
     @property
     def state(self):
         """Copies of h and c, (num_layers, [B,] size), of an LSTMCell ([B,] size). Can be set."""
-        check_stream(self)
         h, c = np.empty(self.h_shape, self.source.dtype()), np.empty(self.c_shape, self.source.dtype())
         fastgate_stream_get_state(self.stream, data(<PyObject *>h), data(<PyObject *>c))
         return h, c
 
     @state.setter
     def state(self, state):
-        check_stream(self)
         h, c = _arrays.as_pair(state, "state")
         h = _arrays.as_input(h, "state[0]", self.source.dtype(), "LSTM")
         c = _arrays.as_input(c, "state[1]", self.source.dtype(), "LSTM")
@@ -132,7 +120,6 @@ cdef class Stream:
         TypeError
             If rows are something else, or the stream has no batch.
         """
-        check_stream(self)
         cdef const unsigned char[::1] chosen = None
         cdef size_t b
         if rows is not None:
@@ -144,9 +131,7 @@ cdef class Stream:
                 fastgate_stream_reset(self.stream, b)
 
     def __repr__(self):
-        check_stream(self)
         return f"<stream of {self.source!r}, batch={self.batch}>"
 
     def __reduce__(self):
-        check_stream(self)
         return _parameters.make_stream, (self.source, self.batch, *self.state)

@@ -13,7 +13,8 @@ from __future__ import annotations
 import numpy as np
 
 from fastgate import _arrays, _parameters
-from fastgate._arrays import as_array, as_input, dtype_of
+from fastgate._arrays import as_input, dtype_of
+from fastgate._sources import CellSources, LSTMSources
 
 TYPE_CHECKING = False  # not from typing, for the sake of the import time
 if TYPE_CHECKING:
@@ -155,32 +156,18 @@ def like_input(y: _Array, x: _Array, batch_first: bool) -> _Array:
 
 
 def sequence(
-    x: ArrayLike, state: Any, lengths: Any, batch_first: bool, sizes: tuple[int, int, int, int], dtype: Any
-) -> tuple[_Array, _Array, _Array, _Array]:
-    """The arguments of LSTM.__call__ -> x, copies of h_0 and c_0 (layers, B, size), and lengths (B,).
+    x: ArrayLike, state: Any, lengths: Any, out: Any, batch_first: bool, sizes: tuple[int, ...], dtype: Any
+) -> tuple[_Array, _Array, _Array, _Array, _Array | None]:
+    """The arguments of LSTM.__call__ -> x, copies of h_0 and c_0 (layers, B, size), lengths (B,), the array of out.
 
-    sizes are those of x, h and c, and the number of layers times directions.
+    sizes are those of x, h and c, the number of layers times directions, and that of y.
     """
-    x = as_input(x, "x", dtype, "LSTM")
-    given = []
-    if state is not None:
-        pair = _arrays.as_pair(state, "state")
-        given = [as_input(a, f"state[{i}]", dtype, "LSTM").copy() for i, a in enumerate(pair)]
-    counts = None if lengths is None else _arrays.as_lengths(lengths)[0]
-
-    _arrays.check_sequence(x, sizes[0], batch_first)
-    batch = x.shape[1 - batch_first : 2 - batch_first] if x.ndim == 3 else ()
-    steps = x.shape[x.ndim - 2 if batch_first else 0]
-    shapes = [(sizes[3], *batch, size) for size in sizes[1:3]]
-    for i, array in enumerate(given):
-        _arrays.check_shape(array, f"state[{i}]", shapes[i])
-    if counts is None:
-        counts = np.full(batch or 1, steps)
-    else:
-        _arrays.check_lengths(counts, batch, steps, x.shape)
-    h, c = given or (np.zeros(shape, dtype) for shape in shapes)
-    rows = len(counts)
-    return x, h.reshape(sizes[3], rows, sizes[1]), c.reshape(sizes[3], rows, sizes[2]), counts.astype(np.int64)
+    x, h, c, counts, _, target = _arrays.sequence_arguments(x, state, lengths, out, dtype)
+    _arrays.check_sequence_call(x, (h, c), counts, target, batch_first, sizes, dtype)
+    steps, rows, _ = time_major(x, batch_first).shape
+    shapes = [(sizes[3], rows, size) for size in sizes[1:3]]
+    h, c = (np.zeros(s, dtype) if a is None else a.reshape(s).copy() for s, a in zip(shapes, (h, c)))
+    return x, h, c, np.full(rows, steps) if counts is None else counts.astype(np.int64), target
 
 
 # ---- classes ----------------------------------------------------------------------------------
@@ -264,12 +251,9 @@ class Gate(_Packed):
     def __call__(self, *parts: ArrayLike, out: Any = None) -> Any:
         """sigmoid(weight @ x + bias) -> y: (n,) -> (m,), (..., n) -> (..., m)."""
         dtype = dtype_of(self._storage)
-        arrays = [as_array(part, name, dtype) for part, name in zip(parts, _arrays.part_names(len(parts)))]
-        target = None if out is None else _arrays.as_output(out)
-        _arrays.check_inputs(arrays, (self.output_size, self.input_size))
+        arrays, target = _arrays.gate_arguments(parts, out, dtype)
+        _arrays.check_gate_call(arrays, target, (self.output_size, self.input_size), dtype)
         x = np.concatenate(arrays, axis=-1, dtype=np.longdouble if dtype == np.float64 else np.float64)
-        if target is not None:
-            _arrays.check_output(target, x.shape[:-1] + self._bias.shape, dtype)
         with np.errstate(all="ignore"):  # NaN, infinity and underflow are results like others
             y = sigmoid(affine(x, self._weight, self._bias)).astype(dtype)
         if target is None:
@@ -313,13 +297,10 @@ class BoundGate:
 
     def __init__(self, gate: Gate, parts: tuple[Any, ...], out: Any) -> None:
         dtype = dtype_of(gate.storage)
-        names = _arrays.part_names(len(parts))
-        arrays = [_arrays.as_bound(part, name, dtype) for part, name in zip(parts, names)]
-        target = _arrays.as_output(out)
-        _arrays.check_inputs(arrays, (gate.output_size, gate.input_size))
+        arrays, target = _arrays.gate_arguments(parts, out, dtype, bound=True)
         for array in arrays:
             _arrays.check_layout(array, "an input, which bind reads in place,")
-        _arrays.check_output(target, (*arrays[0].shape[:-1], gate.output_size), dtype)
+        _arrays.check_gate_call(arrays, target, (gate.output_size, gate.input_size), dtype)
         if any(np.may_share_memory(array, target) for array in arrays):
             raise ValueError("out overlaps an input: bind calls the gate in place, again and again")
         self._gate, self._parts, self._target, self._out = gate, arrays, target, out
@@ -338,8 +319,9 @@ class BoundGate:
 
 def gate(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, *, out: Any = None) -> Any:
     """sigmoid(weight @ x + bias) once; see fastgate.gate."""
-    array = _parameters.once_weight(weight)
-    return Gate(array, bias, storage=array.dtype.name)(x, out=out)
+    x, weight, bias, target = _parameters.once_arguments(x, weight, bias, out)
+    y = Gate(weight, bias, storage=weight.dtype.name)(x, out=target)
+    return y if out is None else out
 
 
 class _Recurrent(_Packed):
@@ -370,7 +352,7 @@ class _Recurrent(_Packed):
         return {**limits, "input_forget": self._options["input_forget"]}
 
 
-class LSTMCell(_Recurrent):
+class LSTMCell(_Recurrent, CellSources):
     """One step of an LSTM, on one thread; see fastgate.LSTMCell."""
 
     __slots__ = ()
@@ -396,45 +378,21 @@ class LSTMCell(_Recurrent):
         parameters = _parameters.cell_parameters(dict(zip(_parameters.PARAMETERS, given)), self._storage)
         self._cells = [make_cell(parameters, self._storage, self._options)]
 
-    @classmethod
-    def from_torch(
-        cls, source: Any, *, prefix: str = "", storage: str = "float32", threads: int | str = 1
-    ) -> LSTMCell:
-        """A cell with the weights of a torch.nn.LSTMCell, or its state_dict; see fastgate.weights."""
-        from fastgate import weights
-
-        layers, _ = weights.from_torch(source, prefix=prefix)
-        return cls(**_parameters.one_layer(layers), storage=storage, threads=threads)
-
     def __call__(
         self, x: ArrayLike, h: ArrayLike | None = None, c: ArrayLike | None = None, *, out: Any = None
     ) -> tuple[Any, Any]:
         """x (..., n), h (..., output_size), c (..., hidden_size) -> the next h and c."""
         sizes, dtype = self._cells[0]["sizes"], self._cells[0]["dtype"]
-        x = as_array(x, "x", dtype, taker="LSTM")
-        if (h is None) != (c is None):
-            raise TypeError("h and c must be given together, or neither")
-        state = [None if a is None else as_array(a, name, dtype, taker="LSTM") for a, name in zip((h, c), "hc")]
-        targets: list[_Array] = []
-        if out is not None:
-            pair = _arrays.as_pair(out, "out")
-            targets = [_arrays.as_output(target, f"out[{i}]") for i, target in enumerate(pair)]
-
-        _arrays.check_last(x, "x", sizes[0])
-        shapes = [x.shape[:-1] + (size,) for size in sizes[1:]]
-        arrays = [np.zeros(shape, dtype) if a is None else a for shape, a in zip(shapes, state)]
-        for array, name, shape in zip(arrays, "hc", shapes):
-            _arrays.check_shape(array, name, shape, f" for x of shape {x.shape}")
-        for i, target in enumerate(targets):
-            _arrays.check_output(target, shapes[i], dtype, f"out[{i}]")
-        if targets and np.may_share_memory(targets[0], targets[1]):
+        x, h, c, out, *targets = _arrays.cell_arguments(x, h, c, out, sizes, dtype)
+        _arrays.check_cell_call(x, (h, c), targets, sizes, dtype)
+        if out is not None and np.may_share_memory(*targets):
             raise ValueError("out[0] and out[1] overlap")
-        result = cell_step(self._cells[0], x, *arrays)
-        if not targets:
+        result = cell_step(self._cells[0], x, h, c)
+        if out is None:
             return result
         for target, array in zip(targets, result):
             target[...] = array
-        return pair
+        return out
 
     def stream(self, batch: int | None = None) -> Stream:
         """A Stream: it keeps the state, zeros at first, from step to step."""
@@ -455,7 +413,7 @@ class LSTMCell(_Recurrent):
         )
 
 
-class LSTM(_Recurrent):
+class LSTM(_Recurrent, LSTMSources):
     """Layers of an LSTM over sequences, on one thread; see fastgate.LSTM."""
 
     __slots__ = ("_directions",)
@@ -477,68 +435,16 @@ class LSTM(_Recurrent):
         cells, self._directions = _parameters.lstm_parameters(layers, self._storage, self._options["reverse"])
         self._cells = [make_cell(parameters, self._storage, self._options) for parameters in cells]
 
-    @classmethod
-    def from_torch(
-        cls,
-        source: Any,
-        *,
-        prefix: str = "",
-        batch_first: bool | None = None,
-        storage: str = "float32",
-        threads: int | str = 1,
-    ) -> LSTM:
-        """An LSTM with the weights of a torch.nn.LSTM, or of its state_dict; see fastgate.weights."""
-        from fastgate import weights
-
-        layers, options = weights.from_torch(source, prefix=prefix)
-        if batch_first is not None:
-            options["batch_first"] = batch_first
-        return cls(layers, storage=storage, threads=threads, **options)
-
-    @classmethod
-    def from_keras(
-        cls,
-        source: Any,
-        *,
-        prefix: str = "",
-        bidirectional: bool | None = None,
-        storage: str = "float32",
-        threads: int | str = 1,
-    ) -> LSTM:
-        """An LSTM with the weights of one of Keras; see fastgate.weights."""
-        from fastgate import weights
-
-        layers, options = weights.from_keras(source, prefix=prefix, bidirectional=bidirectional)
-        return cls(layers, storage=storage, threads=threads, **options)
-
-    @classmethod
-    def from_onnx(
-        cls,
-        source: Any,
-        node: Any = None,
-        *,
-        weights: Any = None,
-        storage: str = "float32",
-        threads: int | str = 1,
-    ) -> LSTM:
-        """An LSTM with the weights of a node of an ONNX model; see fastgate.weights."""
-        from fastgate.weights import from_onnx
-
-        layers, options = from_onnx(source, node, weights=weights)
-        return cls(layers, storage=storage, threads=threads, **options)
-
     def __call__(
         self, x: ArrayLike, state: Any = None, *, lengths: ArrayLike | None = None, out: Any = None
     ) -> tuple[Any, tuple[_Array, _Array]]:
         """x (T, [B,] n), state (h_0, c_0) -> y (T, [B,] output_size), (h_n, c_n)."""
-        target = None if out is None else _arrays.as_output(out)
-        x, h, c, counts = sequence(x, state, lengths, self.batch_first, self._sizes(), self._cells[0]["dtype"])
-        shape = (*x.shape[:-1], self.output_size)
+        x, h, c, counts, target = self._sequence(x, state, lengths, out)
+        y = like_input(self._run(time_major(x, self.batch_first), h, c, counts), x, self.batch_first)
         if target is None:
-            out = target = np.empty(shape, self._cells[0]["dtype"])
-        _arrays.check_output(target, shape, self._cells[0]["dtype"])
-        y = self._run(time_major(x, self.batch_first), h, c, counts)
-        target[...] = like_input(y, x, self.batch_first)
+            out = y.copy()
+        else:
+            target[...] = y
         return out, (h[:, 0], c[:, 0]) if x.ndim == 2 else (h, c)
 
     def gates(
@@ -552,14 +458,16 @@ class LSTM(_Recurrent):
     ) -> dict[str, _Array]:
         """x (T, [B,] n) -> "input", "forget", "cell", "output" and "c", (T, [B,] hidden_size) each."""
         layer, direction = _parameters.chosen_layer(layer, direction, self.num_layers, self._directions)
-        x, h, c, counts = sequence(x, state, lengths, self.batch_first, self._sizes(), self._cells[0]["dtype"])
+        x, h, c, counts, _ = self._sequence(x, state, lengths, None)
         y = time_major(x, self.batch_first)
         arrays = np.zeros((len(GATES), *y.shape[:2], self.hidden_size), y.dtype)
         self._run(y, h, c, counts, layer * self._directions + direction, arrays)
         return {name: like_input(a, x, self.batch_first) for name, a in zip(GATES, arrays)}
 
-    def _sizes(self) -> Any:
-        return *self._cells[0]["sizes"], len(self._cells)
+    def _sequence(self, x: ArrayLike, state: Any, lengths: Any, out: Any) -> Any:
+        cell = self._cells[0]
+        sizes = (*cell["sizes"], len(self._cells), self.output_size)
+        return sequence(x, state, lengths, out, self.batch_first, sizes, cell["dtype"])
 
     def _run(
         self, y: _Array, h: _Array, c: _Array, counts: _Array, watched: int = -1, gates: _Array | None = None
