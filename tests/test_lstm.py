@@ -994,7 +994,8 @@ def test_signatures(api):
         assert list(inspect.signature(function).parameters) == names
         assert function.__doc__
     stream = type(api.LSTMCell(**draw_layer(1, 1)).stream())
-    assert list(inspect.signature(stream.step).parameters) == ["self", "x", "out"]
+    assert list(inspect.signature(stream.step).parameters) == ["self", "x", "out", "rows"]
+    assert list(inspect.signature(stream.resize).parameters) == ["self", "batch"]
     assert list(inspect.signature(stream.reset).parameters) == ["self", "rows"]
 
 

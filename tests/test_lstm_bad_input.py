@@ -422,7 +422,7 @@ def test_states_of_another_shape(api, both):
                 state[k] = zeros(*other)
                 says = [f"state[{k}] of shape {other}", shape]
                 raises(ValueError, made, x, state, says=says)
-                if stream:
+                if stream and (batch or other != (shape[0], 1, shape[-1])):  # the axis of a batch of one may be there
                     raises(ValueError, setattr, stream, "state", state, says=says)
                     assert not any(a.any() for a in stream.state)
     raises(ValueError, made, zeros(3, BATCH, INPUT), draw_state(made), says=["state[0]", BATCH])

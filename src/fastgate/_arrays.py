@@ -154,10 +154,20 @@ def contiguous(array: _Array) -> _Array:
 
 
 def as_output(out: Any, name: str = "out") -> _Array:
-    """The array that writes into `out`, an array or buffer of whatever shape and dtype; check_output refuses it."""
-    if not isinstance(out, np.ndarray) and not is_buffer(out):
-        raise TypeError(f"{name} must be an array or a writable buffer, not {type(out).__name__}")
-    return converted(out, name)
+    """The array that writes into `out`, of whatever shape and dtype; check_output refuses it."""
+    if isinstance(out, np.ndarray) or is_buffer(out):
+        return converted(out, name)
+    if not hasattr(out, "__dlpack__"):
+        raise TypeError(f"{name} must be an array, a writable buffer or a tensor, not {type(out).__name__}")
+    try:
+        array = np.from_dlpack(out)
+    except Exception as error:
+        raise TypeError(f"{name} of type {type(out).__name__} is not in the memory of the CPU ({error})") from error
+    if not array.flags.writeable:  # before NumPy 2.1 none is; of the same memory, another may be
+        other = converted(out, name)
+        if (other.ctypes.data, other.shape, other.strides) == (array.ctypes.data, array.shape, array.strides):
+            return other
+    return array
 
 
 def sequence_arguments(
@@ -188,8 +198,20 @@ def as_integers(value: ArrayLike, name: str, kinds: str = "iu") -> _Array:
     if array.size == 0 and not is_array(value):
         return array.astype(np.int64)
     if array.dtype.kind not in kinds:
-        raise TypeError(f"{name} must be integers, not {array.dtype}")
+        raise TypeError(f"{name} must be {'bool' if kinds == 'b' else 'integers'}, not {array.dtype}")
     return array.copy()
+
+
+def as_state(value: Any, shapes: Sequence[tuple[int, ...]], batch: int | None, dtype: np.dtype[Any]) -> list[_Array]:
+    """Copies of (h, c) of these shapes, for a stream; of a batch of one or none, with its axis or without."""
+    arrays = [as_input(array, f"state[{i}]", dtype, "LSTM") for i, array in enumerate(as_pair(value, "state"))]
+    copies = [array.astype(dtype, order="C") for array in arrays]  # which nobody else can change
+    for i, shape in enumerate(shapes):
+        lead = shape[:-1] if batch is None else shape[:-2]
+        if batch in (None, 1) and copies[i].shape in ((*lead, 1, shape[-1]), (*lead, shape[-1])):
+            copies[i] = copies[i].reshape(shape)
+        check_shape(copies[i], f"state[{i}]", shape)
+    return copies
 
 
 def as_lengths(lengths: ArrayLike) -> tuple[_Array, _Array]:
@@ -316,3 +338,36 @@ def check_lengths(counts: _Array, batch: tuple[int, ...], steps: int, shape: tup
     wrong = (counts < 0) | (counts > steps)
     if wrong.any():
         raise ValueError(f"lengths must be 0 to {steps}, but there is {counts[wrong][0]}")
+
+
+# ---- masks ------------------------------------------------------------------------------------
+
+
+def run_masked(lstm: Any, x: Any, state: Any, mask: Any, lengths: Any, out: Any) -> tuple[Any, tuple[_Array, _Array]]:
+    """lstm(x, state, mask=mask, out=out): by lengths, after the steps that count were moved to the beginning.
+
+    mask, of bool, has the axes of x without the last.
+    """
+    if lengths is not None:
+        raise TypeError("give a mask or lengths, not both")
+    dtype, time = dtype_of(lstm.storage), int(lstm.batch_first)
+    x, h, c, _, _, target = sequence_arguments(x, state, None, out, dtype)
+    mask = as_integers(mask, "mask", "b")
+    check_sequence(x, lstm.input_size, lstm.batch_first)
+    check_shape(mask, "mask", x.shape[:-1], f" for x of shape {x.shape}")
+    if target is not None:
+        check_output(target, (*x.shape[:-1], lstm.output_size), dtype)
+    alone = x.ndim == 2  # as a batch of one
+    if alone:
+        x, mask = np.expand_dims(x, 1 - time), np.expand_dims(mask, 1 - time)
+        h, c = (None if array is None else array[:, np.newaxis] for array in (h, c))
+    order = np.argsort(~mask, axis=time, kind="stable")[..., np.newaxis]
+    packed, last = lstm(np.take_along_axis(x, order, time), h if h is None else (h, c), lengths=mask.sum(time))
+    y = np.empty_like(packed)
+    np.put_along_axis(y, order, packed, time)
+    if alone:
+        y, last = y.squeeze(1 - time), tuple(array[:, 0] for array in last)
+    if target is None:
+        return y, last
+    target[...] = y
+    return out, last

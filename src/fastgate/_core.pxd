@@ -81,7 +81,8 @@ cdef class Stream:
     cdef readonly _Recurrent source
     cdef readonly object batch  # None or the number of rows
     cdef size_t rows
-    cdef tuple out_shape
+    cdef bint running  # a step that released the GIL
     cdef tuple h_shape
     cdef tuple c_shape
-    cdef bint fits(self, object x) noexcept
+    cdef int check_same(self, size_t batch) except -1
+    cdef bint fits(self, object x, object chosen) noexcept

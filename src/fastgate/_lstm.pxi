@@ -444,7 +444,7 @@ cdef class LSTM(_Recurrent):
         """
         return cls(_Saved(source), batch_first=None if batch_first is None else bool(batch_first))
 
-    def __call__(self, x, state=None, *, lengths=None, out=None):
+    def __call__(self, x, state=None, *, lengths=None, mask=None, out=None):
         """A sequence, or a batch of them: y, (h_n, c_n).
 
         Parameters
@@ -457,6 +457,9 @@ cdef class LSTM(_Recurrent):
             direction d at k * directions + d; None for zeros.
         lengths : integers (B,), optional
             How many steps each row has: all is as if it ran alone, and y is 0 beyond.
+        mask : bool (T,), (T, B), or if batch_first (B, T), optional
+            Instead of lengths: where it is False, y is 0 and the state stays, as if the step were not there.
+            Keras gives these outputs with zero_output_for_mask, and else repeats the last one before.
         out : like y, optional
             A C-contiguous array, which y is written to. It may overlap x.
 
@@ -477,6 +480,8 @@ cdef class LSTM(_Recurrent):
         MemoryError
             If there is no room for the outputs of inner layers.
         """
+        if mask is not None:
+            return _arrays.run_masked(self, x, state, mask, lengths, out)
         return sequence(self, x, state, lengths, out)
 
     def gates(self, x, state=None, *, lengths=None, layer=-1, direction=0):

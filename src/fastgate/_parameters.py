@@ -336,16 +336,34 @@ def stream_batch(batch: Any) -> int | None:
     return count
 
 
-def stream_rows(rows: Any, batch: int | None) -> _Array:
-    """Which of a batch are meant by an integer, integers, a slice or a mask: bool (batch,)."""
+def new_batch(batch: Any, old: int | None) -> int:
+    """What a stream of a batch is resized to."""
+    if old is None:
+        raise TypeError("this stream has no batch, so it cannot be resized: make it by stream(batch=1)")
+    if batch is None:
+        raise TypeError("batch must be an integer from 0, not None")
+    return stream_batch(batch)  # type: ignore[return-value]
+
+
+def stream_rows(rows: Any, batch: int | None, distinct: bool = False) -> _Array:
+    """The indices that are meant by an integer, integers, a slice or a mask of a batch: intp, of 0 or 1 axes."""
     if batch is None:
         raise TypeError("this stream has no batch, so no rows to choose: leave rows out")
-    chosen = np.zeros(batch, np.bool_)
-    if not isinstance(rows, slice):
-        rows = as_integers(rows, "rows", "iub")
-        if rows.dtype == np.bool_ and rows.shape != chosen.shape:
-            raise IndexError(f"rows of shape {rows.shape} must be of shape {chosen.shape}, as a mask")
-    chosen[rows] = True
+    if isinstance(rows, slice):
+        return np.arange(*rows.indices(batch), dtype=np.intp)
+    rows = as_integers(rows, "rows", "iub")
+    if rows.dtype == np.bool_:
+        if rows.shape != (batch,):
+            raise IndexError(f"rows of shape {rows.shape} must be of shape {(batch,)}, as a mask")
+        return np.flatnonzero(rows)
+    if rows.ndim > 1:
+        raise IndexError(f"rows of shape {rows.shape} must be an integer or of one axis")
+    if ((rows < -batch) | (rows >= batch)).any():
+        raise IndexError(f"rows must be from {-batch} to {batch - 1}, but are {rows}")
+    chosen = rows.astype(np.intp, order="C")
+    chosen[chosen < 0] += batch
+    if distinct and len(set(chosen.flat)) < chosen.size:
+        raise ValueError(f"rows must not have one twice, but are {rows}")
     return chosen
 
 

@@ -23,7 +23,6 @@ cdef class Stream:
         self.batch = batch
         self.rows = 1 if batch is None else batch
         lead = () if batch is None else (batch,)
-        self.out_shape = (*lead, source.side_size)
         if isinstance(source, LSTM):
             lead = (source.layers, *lead)
         self.h_shape, self.c_shape = (*lead, source.side_size), (*lead, source.hidden_size)
@@ -36,7 +35,7 @@ cdef class Stream:
     def __dealloc__(self):
         fastgate_stream_free(self.stream)
 
-    def step(self, x, out=None):
+    def step(self, x, out=None, *, rows=None):
         """The next output.
 
         Parameters
@@ -45,6 +44,9 @@ cdef class Stream:
             float32, or float64 if the storage is. Plain sequences are converted.
         out : (output_size,) or (B, output_size), optional
             A C-contiguous array, which y is written to. It may overlap x.
+        rows : optional
+            Those of the batch that advance, as in reset, none of them twice; the others stay as they are. x and
+            out are then theirs: (len(rows), ..), or without that axis if rows is an integer.
 
         Returns
         -------
@@ -54,14 +56,21 @@ cdef class Stream:
         Raises
         ------
         ValueError
-            If a shape does not fit, or out is read-only or not C-contiguous. The stream and out are then
-            as they were.
+            If a shape does not fit, out is read-only or not C-contiguous, or rows has one twice. The stream and
+            out are then as they were.
         TypeError
-            If an array is of another dtype. The stream and out are then as they were.
+            If an array is of another dtype, or as reset. The stream and out are then as they were.
+        IndexError
+            As reset.
         """
         cdef int type = self.source.type_number
-        cdef size_t size = self.source.side_size
+        cdef size_t size = self.source.side_size, batch = self.rows, count = batch
+        cdef const size_t *indices
         cdef fastgate_part part
+        chosen = None
+        if rows is not None:
+            chosen = _parameters.stream_rows(rows, self.batch, distinct=True)
+            count = chosen.size
         if not as_part(<PyObject *>x, type, &part):
             x = _arrays.as_input(x, "x", self.source.dtype(), "LSTM")
         target = out
@@ -69,46 +78,89 @@ cdef class Stream:
             target = _arrays.as_output(out)
 
         # From here on, no code of the user runs.
-        if not as_part(<PyObject *>x, type, &part) or part.size != self.source.input_size or not self.fits(x):
-            lead = () if self.batch is None else (self.batch,)
+        self.check_same(batch)
+        if not as_part(<PyObject *>x, type, &part) or part.size != self.source.input_size or not self.fits(x, chosen):
+            lead = chosen.shape if chosen is not None else () if self.batch is None else (self.batch,)
             _arrays.check_shape(x, "x", (*lead, self.source.input_size))
             raise changed()
         if target is None:
             out = target = new_output(type, <PyObject *>x, size)
         elif not is_output(<PyObject *>target, type, <PyObject *>x, size):
-            _arrays.check_output(target, self.out_shape, self.source.dtype())
+            _arrays.check_output(target, shape_of(<PyObject *>x, size), self.source.dtype())
             raise changed()
         cdef void *y = data(<PyObject *>target)
-        if self.rows * self.source.nbytes < NOGIL_BYTES:
+        if chosen is not None:
+            indices = <const size_t *>data(<PyObject *>chosen)
+            self.running = True
+            with nogil:
+                fastgate_stream_step_rows(self.stream, indices, count, part.data, part.stride, y, size)
+            self.running = False
+        elif count * self.source.nbytes < NOGIL_BYTES:
             fastgate_stream_step(self.stream, part.data, part.stride, y, size)
         else:
+            self.running = True
             with nogil:
                 fastgate_stream_step(self.stream, part.data, part.stride, y, size)
+            self.running = False
         return out
 
-    cdef inline bint fits(self, object x) noexcept:
-        """Whether an array has the leading axes of an input."""
+    cdef inline int check_same(self, size_t batch) except -1:
+        """Whether it still has so many rows, after conversions that may have run code of the user."""
+        if self.rows != batch:
+            raise RuntimeError("the stream was resized during a call")
+        return 0
+
+    cdef inline bint fits(self, object x, object chosen) noexcept:
+        """Whether an array has the leading axes of an input, of the chosen rows or of all."""
         cdef PyArrayObject *a = <PyArrayObject *>x
+        if chosen is not None:
+            return PyArray_NDIM(a) == 1 + chosen.ndim and (PyArray_NDIM(a) == 1 or PyArray_DIMS(a)[0] == chosen.size)
         if self.batch is None:
             return PyArray_NDIM(a) == 1
         return PyArray_NDIM(a) == 2 and <size_t>PyArray_DIMS(a)[0] == self.rows
 
     @property
     def state(self):
-        """Copies of h and c, (num_layers, [B,] size), of an LSTMCell ([B,] size). Can be set."""
+        """Copies of h and c, (num_layers, [B,] size), of an LSTMCell ([B,] size). Can be set: for a batch of one, or
+        none, with the axis of the batch or without."""
+        cdef size_t batch = self.rows
         h, c = np.empty(self.h_shape, self.source.dtype()), np.empty(self.c_shape, self.source.dtype())
+        self.check_same(batch)
         fastgate_stream_get_state(self.stream, data(<PyObject *>h), data(<PyObject *>c))
         return h, c
 
     @state.setter
     def state(self, state):
-        h, c = _arrays.as_pair(state, "state")
-        h = _arrays.as_input(h, "state[0]", self.source.dtype(), "LSTM")
-        c = _arrays.as_input(c, "state[1]", self.source.dtype(), "LSTM")
-        h, c = (array.astype(self.source.dtype(), order="C") for array in (h, c))  # which nobody else can change
-        _arrays.check_shape(h, "state[0]", self.h_shape)
-        _arrays.check_shape(c, "state[1]", self.c_shape)
+        cdef size_t batch = self.rows
+        h, c = _arrays.as_state(state, (self.h_shape, self.c_shape), self.batch, self.source.dtype())
+        self.check_same(batch)
         fastgate_stream_set_state(self.stream, data(<PyObject *>h), data(<PyObject *>c))
+
+    def resize(self, batch):
+        """Make it a batch of so many: the first rows keep their states, and new ones begin with zeros.
+
+        Raises
+        ------
+        TypeError
+            If the stream has no batch, or batch is no integer.
+        ValueError
+            If batch is negative.
+        MemoryError
+            If there is no room; the stream is then as it was.
+        RuntimeError
+            If another thread is in a step of this stream.
+        """
+        batch = _parameters.new_batch(batch, self.batch)
+        cdef Stream made = Stream(self.source, batch)
+        h, c = np.zeros(made.h_shape, self.source.dtype()), np.zeros(made.c_shape, self.source.dtype())
+        for to, kept in zip((h, c), self.state):
+            to[..., :kept.shape[-2], :] = kept[..., :batch, :]
+        fastgate_stream_set_state(made.stream, data(<PyObject *>h), data(<PyObject *>c))
+        if self.running:
+            raise RuntimeError("a stream cannot be resized while another thread is in a step of it")
+        self.stream, made.stream = made.stream, self.stream
+        self.batch, self.rows = made.batch, made.rows
+        self.h_shape, self.c_shape = made.h_shape, made.c_shape
 
     def reset(self, rows=None):
         """Zeros for all, or those rows of the batch: an integer, integers, a slice or a bool mask.
@@ -120,15 +172,14 @@ cdef class Stream:
         TypeError
             If rows are something else, or the stream has no batch.
         """
-        cdef const unsigned char[::1] chosen = None
-        cdef size_t b
-        if rows is not None:
-            chosen = _parameters.stream_rows(rows, self.batch).view(np.uint8)
+        cdef size_t b, batch = self.rows
+        chosen = None if rows is None else _parameters.stream_rows(rows, self.batch)
+        self.check_same(batch)
+        cdef size_t count = batch if chosen is None else chosen.size
         if self.source.side_size == 0:
             return  # rows without elements may be more than can be counted
-        for b in range(self.rows):
-            if chosen is None or chosen[b]:
-                fastgate_stream_reset(self.stream, b)
+        for b in range(count):
+            fastgate_stream_reset(self.stream, b if chosen is None else (<const size_t *>data(<PyObject *>chosen))[b])
 
     def __repr__(self):
         return f"<stream of {self.source!r}, batch={self.batch}>"

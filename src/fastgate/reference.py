@@ -436,9 +436,17 @@ class LSTM(_Recurrent, LSTMSources):
         self._cells = [make_cell(parameters, self._storage, self._options) for parameters in cells]
 
     def __call__(
-        self, x: ArrayLike, state: Any = None, *, lengths: ArrayLike | None = None, out: Any = None
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        out: Any = None,
     ) -> tuple[Any, tuple[_Array, _Array]]:
         """x (T, [B,] n), state (h_0, c_0) -> y (T, [B,] output_size), (h_n, c_n)."""
+        if mask is not None:
+            return _arrays.run_masked(self, x, state, mask, lengths, out)
         x, h, c, counts, target = self._sequence(x, state, lengths, out)
         y = like_input(self._run(time_major(x, self.batch_first), h, c, counts), x, self.batch_first)
         if target is None:
@@ -547,18 +555,20 @@ class Stream:
         self._h: _Array = np.zeros((*lead, outputs), source._cells[0]["dtype"])
         self._c: _Array = np.zeros((*lead, hidden), source._cells[0]["dtype"])
 
-    def step(self, x: ArrayLike, out: Any = None) -> Any:
-        """x (n,) -> y (output_size,), or with a batch (B, n) -> (B, output_size)."""
+    def step(self, x: ArrayLike, out: Any = None, *, rows: Any = None) -> Any:
+        """x (n,) -> y (output_size,), with a batch (B, n) -> (B, output_size), or of some rows (len(rows), ..)."""
         dtype = self._h.dtype
+        chosen = None if rows is None else _parameters.stream_rows(rows, self._batch, distinct=True)
         y = as_input(x, "x", dtype, "LSTM")
         target = None if out is None else _arrays.as_output(out)
-        lead = () if self._batch is None else (self._batch,)
+        lead = chosen.shape if chosen is not None else () if self._batch is None else (self._batch,)
         _arrays.check_shape(y, "x", (*lead, self._source.input_size))
         if target is not None:
-            _arrays.check_output(target, self._h.shape[1:], dtype)
+            _arrays.check_output(target, (*lead, self._h.shape[-1]), dtype)
         for k, cell in enumerate(self._source._cells):
-            self._h[k], self._c[k] = cell_step(cell, y, self._h[k], self._c[k])
-            y = self._h[k]
+            at = (k, ...) if chosen is None else (k, chosen)
+            self._h[at], self._c[at] = cell_step(cell, y, self._h[at], self._c[at])
+            y = self._h[at]
         if target is None:
             return y.copy()
         target[...] = y
@@ -572,12 +582,16 @@ class Stream:
 
     @state.setter
     def state(self, state: tuple[ArrayLike, ArrayLike]) -> None:
-        pair = _arrays.as_pair(state, "state")
-        given = [as_input(a, f"state[{i}]", self._h.dtype, "LSTM") for i, a in enumerate(pair)]
-        for i, (mine, array) in enumerate(zip(self._own(), given)):
-            _arrays.check_shape(array, f"state[{i}]", mine.shape)
-        for mine, array in zip(self._own(), given):
+        shapes = [mine.shape for mine in self._own()]
+        for mine, array in zip(self._own(), _arrays.as_state(state, shapes, self._batch, self._h.dtype)):
             mine[...] = array
+
+    def resize(self, batch: int) -> None:
+        """Make it a batch of so many: the first rows keep their states, and new ones begin with zeros."""
+        made = Stream(self._source, _parameters.new_batch(batch, self._batch))
+        for to, kept in ((made._h, self._h), (made._c, self._c)):
+            to[:, : self._batch] = kept[:, :batch]
+        self._h, self._c, self._batch = made._h, made._c, made._batch
 
     def _own(self) -> tuple[_Array, _Array]:
         if isinstance(self._source, LSTMCell):

@@ -496,6 +496,25 @@ static void try_run(const fastgate_lstm *lstm, const model *m, const sequence *s
     free_from(before);
 }
 
+/* A step of a stream in two: the odd rows, the last of them first, and then the others. */
+static void step_rows(fastgate_stream *stream, const model *m, size_t batch, const void *x, void *y, size_t stride)
+{
+    size_t rows[64];
+    CHECK(batch <= 64, "batch");
+    void *some_x = take(batch * stride), *some_y = take(batch * stride);
+    for (size_t odd = 2; odd-- > 0;) {
+        size_t count = 0;
+        for (size_t b = batch; b-- > 0;)
+            if (b % 2 == odd) {
+                copy(row_of(some_x, count, stride), row_of(x, b, stride), m->o.input_size);
+                rows[count++] = b;
+            }
+        fastgate_stream_step_rows(stream, rows, count, some_x, (ptrdiff_t)stride, some_y, (ptrdiff_t)stride);
+        for (size_t i = 0; i < count; i++)
+            copy(row_of(y, rows[i], stride), row_of(some_y, i, stride), m->output);
+    }
+}
+
 /* In steps of the whole batch, c in its place in every other one; and in a stream, whose y may lie on x. */
 static void try_steps(const fastgate_lstm *lstm, const model *m, const sequence *s)
 {
@@ -528,7 +547,10 @@ static void try_steps(const fastgate_lstm *lstm, const model *m, const sequence 
 
         road = "stream";
         void *const to = t % 3 == 1 ? x : y;
-        fastgate_stream_step(stream, x, (ptrdiff_t)stride, to, (ptrdiff_t)stride);
+        if (t % 3 == 2)
+            step_rows(stream, m, s->batch, x, to, stride);
+        else
+            fastgate_stream_step(stream, x, (ptrdiff_t)stride, to, (ptrdiff_t)stride);
         for (size_t b = 0; b < s->batch; b++) {
             same_bits(row_of(to, b, stride), row_of(last, b, output), output, "y");
             for (size_t i = output; i < stride && to == y; i++)

@@ -1,0 +1,196 @@
+"""Streams for services: some rows of a batch go on, batches grow and shrink, and states with or without their axis.
+
+The truth is a stream for each row, alone.
+"""
+
+import sys
+
+import fastgate
+import numpy as np
+import pytest
+from conftest import compiled_only, draw, same_bits
+from test_hostile import Hostile, HostileBuffer
+from test_lstm import draw_layer, same
+
+N, H = 5, 7
+
+
+def sources(api, storage="float32"):
+    p = draw_layer(N, H)
+    yield api.LSTMCell(**p, storage=storage)
+    yield api.LSTM([p], storage=storage)
+    yield api.LSTM([draw_layer(N, H, 3), draw_layer(3, H, 3)], storage=storage)
+
+
+def alone(source, b, count):
+    """The streams of `count` rows, each by itself; that of row b has had b steps."""
+    streams = [source.stream() for _ in range(count)]
+    for row, stream in enumerate(streams):
+        for x in draw(row, N, seed=b):
+            stream.step(x)
+    return streams
+
+
+def state_of(streams):
+    return [np.stack(states, axis=-2) for states in zip(*(stream.state for stream in streams))]
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("batch", [1, 2, 3, 17, 64])
+def test_some_rows_of_a_batch(api, storage, batch):
+    rng = np.random.default_rng(batch)
+    for source in sources(api, storage):
+        rows_alone = alone(source, 1, batch)
+        stream = source.stream(batch)
+        stream.state = state_of(rows_alone)
+        for count in (0, 1, batch // 2, batch):
+            rows = rng.permutation(batch)[:count]
+            x = rng.standard_normal((count, N), np.float32)
+            want = np.stack([rows_alone[b].step(x[i]) for i, b in enumerate(rows)]) if count else None
+            out = np.full((count, stream.step(x, rows=[]).shape[1] if not count else want.shape[1]), 7, np.float32)
+            assert stream.step(x, out, rows=rows) is out
+            if count:
+                same_bits(out, want)
+            same(stream.state, state_of(rows_alone))
+
+
+def test_rows_are_chosen_as_in_numpy(api):
+    kinds = [slice(1, None, 2), slice(None), slice(4, 0, -1), [True, False, False, True, False], [-1, 0], (3,),
+             np.array([2, 4], np.uint8), np.array([], np.int64), range(3), np.int32(4), 2, -5]  # fmt: skip
+    for source in sources(api):
+        for rows in kinds:
+            stream, other = source.stream(5), source.stream(5)
+            indices = np.arange(5)[rows if isinstance(rows, slice) else np.asarray(rows)]
+            x = draw(*indices.shape, N)
+            want = [other.step(row, rows=int(b)) for row, b in zip(x.reshape(-1, N), indices.flat)]
+            got = stream.step(x, rows=rows)
+            assert got.shape == (*indices.shape, got.shape[-1])
+            for row, y in zip(got.reshape(indices.size, got.shape[-1]), want):
+                same_bits(row, y)
+            same(stream.state, other.state)
+            stream.reset(rows)
+            for mine, kept in zip(stream.state, other.state):
+                kept[..., indices, :] = 0
+                same_bits(mine, kept)
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        ([0, 0], ValueError, "must not have one twice, but are .0 0."),
+        ([1, -2], ValueError, "twice"),
+        ([3], IndexError, "rows must be from -3 to 2"),
+        ([0, -4], IndexError, "rows must be from -3 to 2"),
+        (2**70, (IndexError, TypeError), "rows must be"),
+        (np.uint64(2**64 - 1), IndexError, "rows must be from"),
+        ([True, False], IndexError, "must be of shape .3,., as a mask"),
+        ([[0]], IndexError, "one axis"),
+        (0.0, TypeError, "integers"),
+        ("0", TypeError, "integers"),
+    ],
+)
+def test_rows_that_are_refused(api, rows, error, message):
+    for source in sources(api):
+        stream = source.stream(3)
+        stream.step(draw(3, N))
+        before = stream.state
+        with pytest.raises(error, match=message):
+            stream.step(draw(2, N), rows=rows)
+        same(stream.state, before)
+        with pytest.raises(TypeError, match="no batch"):
+            source.stream().step(draw(N), rows=0)
+
+
+def test_arrays_that_do_not_fit_the_rows(api):
+    for source in sources(api):
+        stream = source.stream(3)
+        size = stream.step(draw(3, N)).shape[1]
+        before = stream.state
+        for x, rows in ((draw(3, N), [0, 1]), (draw(1, N), 0), (draw(N), [0]), (draw(2, N + 1), [0, 1])):
+            with pytest.raises(ValueError, match="x of shape"):
+                stream.step(x, rows=rows)
+        with pytest.raises(ValueError, match="out is of shape"):
+            stream.step(draw(2, N), np.empty((3, size), np.float32), rows=[0, 1])
+        same(stream.state, before)
+
+
+def test_resize_keeps_what_stays(api):
+    for source in sources(api):
+        stream, other = source.stream(3), source.stream(3)
+        x = draw(3, N)
+        same_bits(stream.step(x), other.step(x))
+        kept = 3
+        for batch in (3, 5, 2, 0, 4):
+            before = stream.state
+            stream.resize(batch)
+            assert stream.batch == batch
+            for mine, old in zip(stream.state, before):
+                same = min(batch, old.shape[-2])
+                assert mine.shape[-2] == batch
+                same_bits(mine[..., :same, :], old[..., :same, :])
+                assert not mine[..., same:, :].any()
+            x = draw(batch, N)
+            y = stream.step(x)
+            kept = min(kept, batch)
+            same_bits(y[:kept], other.step(np.resize(x, (3, N)))[:kept])
+        for bad, error in ((-1, ValueError), (None, TypeError), (1.5, TypeError), ("2", TypeError)):
+            with pytest.raises(error, match="batch must be"):
+                stream.resize(bad)
+        with pytest.raises((MemoryError, ValueError)):  # NumPy has either
+            stream.resize(2**62)
+        assert stream.batch == 4
+        with pytest.raises(TypeError, match="no batch"):
+            source.stream().resize(2)
+
+
+def test_a_state_with_or_without_the_axis_of_one(api):
+    for source in sources(api):
+        for batch in (None, 1):
+            stream = source.stream(batch)
+            stream.step(draw(*(() if batch is None else (1,)), N))
+            h, c = stream.state
+            other = source.stream(batch)
+            for a in (h, c) if batch is None else (h[..., 0, :], c[..., 0, :]):
+                assert a.ndim == h.ndim - (batch == 1)
+            for axis in (False, True):
+                states = [a if batch == 1 else a[..., None, :] for a in (h, c)]
+                other.state = states if axis else [a[..., 0, :] for a in states]
+                same(other.state, (h, c))
+                other.reset()
+        stream = source.stream(2)
+        with pytest.raises(ValueError, match="state.0. of shape"):
+            stream.state = tuple(a[..., 0, :] for a in stream.state)
+
+
+@compiled_only
+def test_conversions_that_resize_the_stream():
+    """Each call runs code of the user, which makes the batch another, between a check and its use."""
+    for source in sources(fastgate):
+        for count in (0, 1, 40):
+            def calls(stream):
+                def act():
+                    stream.resize(count)
+
+                x, h, c = draw(9, N), *stream.state
+                yield lambda: stream.step(Hostile(x, act))
+                yield lambda: stream.step(Hostile(x[:2], act), rows=[7, 8])
+                yield lambda: stream.step(x[:2], rows=Hostile(np.array([7, 8]), act))
+                yield lambda: stream.reset(Hostile(np.array([7, 8]), act))
+                yield lambda: setattr(stream, "state", (h, Hostile(c, act)))
+                yield lambda: stream.resize(Hostile(8, act))
+                if sys.version_info >= (3, 12):
+                    yield lambda: stream.step(x, HostileBuffer(act))
+
+            for i in range(7):
+                stream = source.stream(9)
+                call = dict(enumerate(calls(stream))).get(i)
+                if call is None:
+                    continue
+                try:
+                    call()
+                except (RuntimeError, ValueError, TypeError, IndexError):
+                    pass
+                batch = stream.batch
+                assert batch in (count, 8)
+                stream.step(draw(batch, N))
+                assert stream.state[0].shape[-2] == batch
