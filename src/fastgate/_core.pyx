@@ -12,7 +12,7 @@ Methods are not bound by Cython (binding=False), so that Python itself checks th
 
 cimport cython
 from cpython.exc cimport PyErr_NoMemory
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject, PyTypeObject
 from libc.string cimport memcmp, memcpy, memset
 

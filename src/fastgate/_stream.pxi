@@ -1,5 +1,26 @@
 # Stream; included by _core.pyx.
 
+cdef object distinct_rows(object rows, size_t batch):
+    """A copy of an array of int64 (count,) that has indices of a batch, none twice; else None, at the least cost."""
+    cdef PyArrayObject *a = <PyArrayObject *>rows
+    if not is_plain(<PyObject *>rows, NPY_INT64) or PyArray_NDIM(a) != 1 or not PyArray_IS_C_CONTIGUOUS(a):
+        return None
+    cdef npy_intp i, count = PyArray_DIMS(a)[0]
+    cdef object chosen = PyArray_EMPTY(1, &count, NPY_INT64, 0)
+    cdef const long long *given = <const long long *>PyArray_DATA(a)
+    cdef long long *indices = <long long *>data(<PyObject *>chosen)
+    cdef char *seen = <char *>PyMem_Calloc(batch + 1, 1)
+    cdef bint fit = seen != NULL and sizeof(size_t) == sizeof(long long)
+    for i in range(count if fit else 0):
+        indices[i] = given[i]
+        if indices[i] < 0 or <size_t>indices[i] >= batch or seen[indices[i]]:
+            fit = False
+            break
+        seen[indices[i]] = True
+    PyMem_Free(seen)
+    return chosen if fit else None
+
+
 @cython.final
 @cython.no_gc  # as Gate
 cdef class Stream:
@@ -69,7 +90,9 @@ cdef class Stream:
         cdef fastgate_part part
         chosen = None
         if rows is not None:
-            chosen = _parameters.stream_rows(rows, self.batch, distinct=True)
+            chosen = distinct_rows(np.asarray(rows) if isinstance(rows, list) else rows, batch)
+            if chosen is None or self.batch is None:
+                chosen = _parameters.stream_rows(rows, self.batch, distinct=True)
             count = chosen.size
         if not as_part(<PyObject *>x, type, &part):
             x = _arrays.as_input(x, "x", self.source.dtype(), "LSTM")
