@@ -56,6 +56,15 @@ def test_docs(program):
     run(program)
 
 
+def test_serving():
+    """The service's answers are those of a stream for each client, to the bit."""
+    names = run("\n".join(blocks((ROOT / "docs" / "serving.md").read_text(), "python")))
+    for sequence, ys in zip(names["sequences"], names["answers"], strict=True):
+        stream = names["lstm"].stream()
+        for x, y in zip(sequence, ys, strict=True):
+            assert y.tobytes() == stream.step(x).tobytes()
+
+
 def section(title):
     return re.search(rf"^## {title}\n(.*?)^## ", README.read_text(), re.M | re.S)[1]
 
