@@ -69,11 +69,13 @@ cdef inline size_t rows_of(PyObject *array) noexcept:
 
 cdef inline bint same_rows(PyObject *a, PyObject *b) noexcept:
     """The same leading axes."""
-    cdef int ndim = PyArray_NDIM(<PyArrayObject *>a)
-    return a == b or (
-        ndim == PyArray_NDIM(<PyArrayObject *>b)
-        and not memcmp(PyArray_DIMS(<PyArrayObject *>a), PyArray_DIMS(<PyArrayObject *>b),
-                       (ndim - 1) * sizeof(npy_intp)))
+    cdef int axis, ndim = PyArray_NDIM(<PyArrayObject *>a)
+    if ndim != PyArray_NDIM(<PyArrayObject *>b):
+        return False
+    for axis in range(ndim - 1):
+        if PyArray_DIMS(<PyArrayObject *>a)[axis] != PyArray_DIMS(<PyArrayObject *>b)[axis]:
+            return False
+    return True
 
 
 cdef inline bint is_contiguous(PyObject *array, int type, PyObject *x, size_t size) noexcept:
@@ -86,7 +88,7 @@ cdef inline bint is_contiguous(PyObject *array, int type, PyObject *x, size_t si
 
 cdef inline bint is_output(PyObject *out, int type, PyObject *x, size_t size) noexcept:
     """The same, writable."""
-    return is_contiguous(out, type, x, size) and PyArray_ISCARRAY(<PyArrayObject *>out)
+    return is_contiguous(out, type, x, size) and PyArray_ISWRITEABLE(<PyArrayObject *>out)
 
 
 cdef inline object new_output(int type, PyObject *x, size_t size):

@@ -128,7 +128,7 @@ def joined(arrays: Sequence[_Array], weight_shape: tuple[int, int]) -> _Array:
 
 def cell_arguments(
     x: Any, h: Any, c: Any, out: Any, sizes: tuple[int, int, int], dtype: np.dtype[Any]
-) -> tuple[_Array, _Array, _Array, Any, _Array | None, _Array | None]:
+) -> tuple[Any, ...]:
     """What an LSTMCell, of these sizes of x, h and c, is called with: x, h, c, out, and what writes into its two."""
     x = as_input(x, "x", dtype, "LSTM")
     if (h is None) != (c is None):
@@ -172,7 +172,7 @@ def as_output(out: Any, name: str = "out") -> _Array:
 
 def sequence_arguments(
     x: Any, state: Any, lengths: Any, out: Any, dtype: np.dtype[Any]
-) -> tuple[_Array, _Array | None, _Array | None, _Array | None, _Array | None, _Array | None]:
+) -> tuple[Any, ...]:
     """What an LSTM is called with: x, h, c, lengths as both of as_lengths, what writes into out. None: not given."""
     x = as_input(x, "x", dtype, "LSTM")
     h = c = counts = unsigned = None

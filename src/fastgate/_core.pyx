@@ -14,7 +14,7 @@ cimport cython
 from cpython.exc cimport PyErr_NoMemory
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject, PyTypeObject
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
 import numpy as np
 
@@ -48,7 +48,7 @@ cdef extern from "numpy/arrayobject.h":
     void *PyArray_DATA(PyArrayObject *) nogil
     bint PyArray_ISBEHAVED_RO(PyArrayObject *)
     bint PyArray_IS_C_CONTIGUOUS(PyArrayObject *)
-    bint PyArray_ISCARRAY(PyArrayObject *)
+    bint PyArray_ISWRITEABLE(PyArrayObject *)
     size_t PyArray_NBYTES(PyArrayObject *)
     object PyArray_EMPTY(int, npy_intp *, int, int)
 

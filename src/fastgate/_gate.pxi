@@ -241,37 +241,45 @@ cdef inline bint fits(Gate self, PyObject **arrays, size_t count, PyObject *targ
 
 cdef object gate_call(Gate self, PyObject **arrays, Py_ssize_t count, PyObject *out):
     cdef fastgate_part parts[MAX_PARTS]
-    cdef object result = <object>out, target = result
+    cdef PyObject *target = out
+    cdef object held = None, apart = None
     cdef tuple converted  # immutable: code of the user may find it, but not change it
     cdef Py_ssize_t i
-    if count > MAX_PARTS or not fits(self, arrays, count, out, parts):
+    if count > MAX_PARTS or not fits(self, arrays, count, target, parts):
         dtype, weight_shape = _arrays.dtype_of(self.storage), (self.output_size, self.input_size)
-        converted, target = _arrays.gate_arguments([<object>arrays[i] for i in range(count)], result, dtype)
+        converted, held = _arrays.gate_arguments([<object>arrays[i] for i in range(count)], <object>out, dtype)
         if count > MAX_PARTS:
             converted = (_arrays.joined(converted, weight_shape),)
 
         # From here on, no code of the user runs.
-        arrays, count = PySequence_Fast_ITEMS(converted), len(converted)
-        if not fits(self, arrays, count, <PyObject *>target, parts):
-            _arrays.check_gate_call(converted, target, weight_shape, dtype)
+        arrays, count, target = PySequence_Fast_ITEMS(converted), len(converted), <PyObject *>held
+        if not fits(self, arrays, count, target, parts):
+            _arrays.check_gate_call(converted, held, weight_shape, dtype)
             raise changed()
     cdef size_t batch = rows_of(arrays[0])
-    cdef object written
-    if target is None:
-        result = target = written = new_output(self.type_number, arrays[0], self.output_size)
+    cdef void *y
+    if out == <PyObject *>None:
+        held = new_output(self.type_number, arrays[0], self.output_size)
+        out = target = <PyObject *>held
+        y = data(target)
     else:
-        written = target
+        y = data(target)
         for i in range(count):
-            if overlap(arrays[i], self.type_number, data(<PyObject *>target), batch * self.output_size):
-                written = new_output(self.type_number, arrays[0], self.output_size)
-    for i in range(count):  # a caller's reference alone does not keep NumPy from resizing elsewhere
+            if overlap(arrays[i], self.type_number, y, batch * self.output_size):
+                apart = new_output(self.type_number, arrays[0], self.output_size)
+        if apart is not None:
+            y = data(<PyObject *>apart)
+    Py_INCREF(target)  # a caller's reference alone does not keep NumPy from resizing elsewhere
+    for i in range(count):
         Py_INCREF(arrays[i])
-    cdef int code = run(self, batch, parts, count, data(<PyObject *>written))
+    cdef int code = run(self, batch, parts, count, y)
     for i in range(count):
         Py_DECREF(arrays[i])
+    Py_DECREF(target)
     finish(code)
-    copy_to(target, written)
-    return result
+    if apart is not None:
+        memcpy(data(target), y, batch * self.output_size * item_size(self.type_number))
+    return <object>out
 
 
 cdef inline int run(Gate self, size_t batch, const fastgate_part *parts, size_t count, void *y) noexcept:

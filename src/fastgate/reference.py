@@ -156,7 +156,7 @@ def like_input(y: _Array, x: _Array, batch_first: bool) -> _Array:
 
 
 def sequence(
-    x: ArrayLike, state: Any, lengths: Any, out: Any, batch_first: bool, sizes: tuple[int, ...], dtype: Any
+    x: Any, state: Any, lengths: Any, out: Any, batch_first: bool, sizes: tuple[int, ...], dtype: Any
 ) -> tuple[_Array, _Array, _Array, _Array, _Array | None]:
     """The arguments of LSTM.__call__ -> x, copies of h_0 and c_0 (layers, B, size), lengths (B,), the array of out.
 
@@ -378,9 +378,7 @@ class LSTMCell(_Recurrent, CellSources):
         parameters = _parameters.cell_parameters(dict(zip(_parameters.PARAMETERS, given)), self._storage)
         self._cells = [make_cell(parameters, self._storage, self._options)]
 
-    def __call__(
-        self, x: ArrayLike, h: ArrayLike | None = None, c: ArrayLike | None = None, *, out: Any = None
-    ) -> tuple[Any, Any]:
+    def __call__(self, x: Any, h: Any = None, c: Any = None, *, out: Any = None) -> Any:
         """x (..., n), h (..., output_size), c (..., hidden_size) -> the next h and c."""
         sizes, dtype = self._cells[0]["sizes"], self._cells[0]["dtype"]
         x, h, c, out, *targets = _arrays.cell_arguments(x, h, c, out, sizes, dtype)
@@ -436,14 +434,8 @@ class LSTM(_Recurrent, LSTMSources):
         self._cells = [make_cell(parameters, self._storage, self._options) for parameters in cells]
 
     def __call__(
-        self,
-        x: ArrayLike,
-        state: Any = None,
-        *,
-        lengths: ArrayLike | None = None,
-        mask: ArrayLike | None = None,
-        out: Any = None,
-    ) -> tuple[Any, tuple[_Array, _Array]]:
+        self, x: Any, state: Any = None, *, lengths: Any = None, mask: Any = None, out: Any = None
+    ) -> Any:
         """x (T, [B,] n), state (h_0, c_0) -> y (T, [B,] output_size), (h_n, c_n)."""
         if mask is not None:
             return _arrays.run_masked(self, x, state, mask, lengths, out)
@@ -456,13 +448,7 @@ class LSTM(_Recurrent, LSTMSources):
         return out, (h[:, 0], c[:, 0]) if x.ndim == 2 else (h, c)
 
     def gates(
-        self,
-        x: ArrayLike,
-        state: Any = None,
-        *,
-        lengths: ArrayLike | None = None,
-        layer: int = -1,
-        direction: int = 0,
+        self, x: Any, state: Any = None, *, lengths: ArrayLike | None = None, layer: int = -1, direction: int = 0
     ) -> dict[str, _Array]:
         """x (T, [B,] n) -> "input", "forget", "cell", "output" and "c", (T, [B,] hidden_size) each."""
         layer, direction = _parameters.chosen_layer(layer, direction, self.num_layers, self._directions)
