@@ -1,11 +1,11 @@
-/* Streams: sequences that go on step by step. */
+/* Streams: sequences that are run step by step. */
 #include "lstm.h"
 
 struct fastgate_stream {
     const fastgate_lstm *lstm;
     size_t batch;
-    void *h[2], *c; /* (layers, batch, ..); h[now] is the state, and the next step writes the other */
-    void *m;
+    void *h[2], *c; /* (layers, batch, size): h[now] and c are the state, and the next step writes the other h */
+    void *m;        /* scratch of a projection */
     int now;
     fg_workspace memory;
 };
@@ -14,10 +14,10 @@ static void lay_out_stream(fastgate_stream *s)
 {
     const fastgate_lstm_options *o = &s->lstm->options;
     const size_t count = fg_product(o->layers, s->batch), width = s->lstm->width;
-    s->h[0] = fg_part_of(&s->memory, count, s->lstm->output_size, width);
-    s->h[1] = fg_part_of(&s->memory, count, s->lstm->output_size, width);
-    s->c = fg_part_of(&s->memory, count, o->hidden_size, width);
-    s->m = fg_part_of(&s->memory, o->projection_size ? s->batch : 0, o->hidden_size, width);
+    s->h[0] = fg_array_in(&s->memory, count, s->lstm->output_size, width);
+    s->h[1] = fg_array_in(&s->memory, count, s->lstm->output_size, width);
+    s->c = fg_array_in(&s->memory, count, o->hidden_size, width);
+    s->m = fg_array_in(&s->memory, o->projection_size ? s->batch : 0, o->hidden_size, width);
 }
 
 int fastgate_stream_create(fastgate_stream **stream, const fastgate_lstm *lstm, size_t batch)
@@ -71,7 +71,7 @@ void fastgate_stream_reset(fastgate_stream *s, size_t b)
     }
 }
 
-/* Bytes of the h and of the c of all layers. */
+/* The bytes of h and of c, for all layers and rows */
 static size_t h_bytes(const fastgate_stream *s)
 {
     return s->lstm->options.layers * s->batch * s->lstm->output_size * s->lstm->width;
@@ -82,6 +82,7 @@ static size_t c_bytes(const fastgate_stream *s)
     return s->lstm->options.layers * s->batch * s->lstm->options.hidden_size * s->lstm->width;
 }
 
+/* memcpy for arrays that may be empty, and then NULL */
 static void copy(void *to, const void *from, size_t bytes)
 {
     if (bytes)
