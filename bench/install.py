@@ -20,9 +20,9 @@ import sys
 import zlib
 from pathlib import Path
 
+from figures import quartiles
+from machine import note, pinned, publish, stage
 from packaging.requirements import Requirement
-from show import quartiles
-from sides import note, pinned, publish, stage
 
 LIBRARIES = ("fastgate", "onnxruntime", "openvino", "torch")
 TIMED = "import numpy, time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"

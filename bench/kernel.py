@@ -40,8 +40,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from show import Array, Table, quartiles
-from sides import STORAGES, pinned, publish, stage
+from figures import Array, Table, quartiles
+from machine import pinned, publish, stage
+from turns import STORAGES
 
 SIZES = "32x32 64x64 128x128 256x256 512x512 1024x1024 2048x2048 4096x4096"
 SIZES += " 512x128 128x512 1000x300 48x40"

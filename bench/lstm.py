@@ -15,22 +15,13 @@ import functools
 import itertools
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from show import Array, Table, chart, is_peer, lines_of, ratio, save, side_table, storage_table
-from sides import (
-    STORAGES,
-    Call,
-    Side,
-    Sides,
-    nans,
-    onnx_binding,
-    openvino_infer,
-    stage,
-    torch_mode,
-)
+from figures import Array, Table, is_peer, ratio, side_table, storage_table
+from machine import stage
+from peers import nans, onnx_binding, openvino_infer, torch_mode
+from turns import STORAGES, Call, Side, Sides
 
 SIZES = "32/32 64/128 128/128 128/256 256/512 512/512"
 STEPS = 100
@@ -225,7 +216,7 @@ TABLES = {  # sides, what is true, steps, batches
     "storage": (OWN_STORAGES, functools.partial(problem, last=True), STEPS, (1,)),
 }
 
-# ---- what is measured, shown and drawn -------------------------------------------------------
+# ---- what is measured and shown --------------------------------------------------------------
 
 
 def measure(options: argparse.Namespace, report: dict[str, Any]) -> None:
@@ -263,14 +254,3 @@ def tables(sizes: list[dict[str, Any]]) -> list[Table]:
         ),
         storage_table(storage, "n/h", f"One step by storage; errors of h after {STEPS} steps"),
     ]
-
-
-def draw(report: dict[str, Any], path: Path) -> None:
-    """Time of a step by size."""
-    sizes = [s for s in report["sizes"] if s["table"] == "step"]
-    lines = lines_of(sizes, [*reversed(STEP)], range(len(sizes)))
-    figure, axes = chart(lines, STREAM, {CALL: ":", "torch LSTM": "--"})
-    axes.set_xticks(range(len(sizes)), [s["size"] for s in sizes])
-    axes.set_xlabel("inputs/hidden units", color="0.3")
-    axes.set_title("One LSTM step from Python, float32, one core", loc="left")
-    save(figure, report, "lower", path)

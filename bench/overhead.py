@@ -17,8 +17,8 @@ from typing import Any
 import fastgate
 import kernel
 import numpy as np
-from show import quartiles
-from sides import pinned, publish, stage
+from figures import quartiles
+from machine import pinned, publish, stage
 
 CALLS = 2000  # a turn: short, so that few are cut into
 

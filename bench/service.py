@@ -34,8 +34,8 @@ import fastgate
 import lstm
 import numpy as np
 from fastgate import reference
-from show import Table, quartiles
-from sides import note, publish, stage
+from figures import Table, quartiles
+from machine import note, publish, stage
 
 SECONDS = 0.4  # of a measurement of threads
 
