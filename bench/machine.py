@@ -42,29 +42,21 @@ def about() -> dict[str, Any]:
     return {
         "command": " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **cpu(),
+        **cpu(fastgate),
         "os": os_name(),
         **core(fastgate),
         "versions": versions,
     }
 
 
-def cpu() -> dict[str, Any]:
-    fields: dict[str, str] = {}
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            fields.setdefault(key.strip(), value.strip())
-    model = fields.get("model name") or platform.processor() or platform.machine()
-    if "cpu family" in fields:
-        model += f" (family {fields['cpu family']}, model {fields['model']})"
+def cpu(fastgate: Any) -> dict[str, Any]:
     caches = []
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         level, kind, size = ((index / f).read_text().strip() for f in ("level", "type", "size"))
         if kind != "Instruction":
             caches.append(f"L{level} {size}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": model, "cores": cores, "caches": ", ".join(caches) or "unknown"}
+    return {"cpu": fastgate._cpu_name(), "cores": cores, "caches": ", ".join(caches) or "unknown"}
 
 
 def os_name() -> str:
