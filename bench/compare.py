@@ -1,24 +1,21 @@
 #!/usr/bin/env python3
-"""Time y = sigmoid(W x + b) against the libraries used for it today: one vector, one core.
+"""Time y = sigmoid(W x + b) beside the libraries that are used for it today: one vector, one core.
 
     pip install '.[bench]'               # torch is optional; a missing peer is reported
-    python bench/compare.py              # report.py runs it with the other benchmarks, and draws
+    python bench/compare.py              # report.py runs it with the other benchmarks, and draws the pictures
     python bench/compare.py --batch      # B vectors in one call
     python bench/compare.py --threads 2  # every side on two threads, not pinned
     python bench/compare.py --storage    # fastgate's storages: time and error
     python bench/compare.py --lstm       # the LSTM: steps, sequences, storages; see lstm.py
 
-What is timed: the whole Python call in float32, output preallocated where the library can,
-the same gate over and over, so weights are as warm as they fit in the caches. Each side runs
-in a process of its own, on one thread, pinned to one core shared by all; the sides take turns
-of some 20 ms in a new random order each round, the others asleep meanwhile. A side may
-list several configurations: at each size the fastest runs, and only if its result agrees with
-float64. Cells are medians over the rounds, with half the interquartile range; a ratio is the
-median, with its quartiles, of the per-round ratios best peer / g(x, out=y).
+It times the whole Python call in float32, with a preallocated output if the library can use one.  It calls the same
+gate again and again, so that weights stay in the caches as far as they fit.  turns.py says how sides take turns.  Cells
+are medians over the rounds, with half the interquartile range.  A ratio is the median of the rounds' ratios best peer /
+g(x, out=y), with its quartiles.
 
---storage compares fastgate's own: microseconds a call, the same over float32's in the same round,
-and the largest and root mean square error of y against float64, from weights not rounded.
-With --threads, the sides rest between turns until the threads of the last one sleep.
+--storage compares fastgate's own storages: microseconds a call, the same over float32's in the same round, and the
+largest and the root mean square error of y against float64 with weights that are not rounded.  With --threads, the
+sides rest between turns until the threads of the last side sleep.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a benchmark says: on what machine it ran, how far it is, and what it stores."""
+"""What a benchmark tells: the machine that it ran on, its progress, and the figures that it stores."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from figures import PEERS, text
 
 
 def stage(done: int, total: int, what: str) -> None:
-    """Progress, which report.py reads too."""
+    """Print the progress, which report.py reads too."""
     print(f"{done}/{total} {what}", file=sys.stderr, flush=True)
 
 
 def note(what: str) -> None:
-    """Something that the reader must know: report.py hands it on."""
+    """Print something that the reader must know, and that report.py prints again."""
     print(f"note: {what}", file=sys.stderr, flush=True)
 
 
 def pinned() -> int | None:
-    """The last core that this process may use, where it can be chosen."""
+    """The last core that this process may use, if the system lets it choose one."""
     return max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def about() -> dict[str, Any]:
-    """The command, when, and on what."""
+    """The command, the time, the machine and the versions."""
     import fastgate
 
     versions = {"python": platform.python_version(), "fastgate": fastgate.__version__}
@@ -73,7 +73,7 @@ def core(fastgate: Any) -> dict[str, str]:
 
 
 def store(report: dict[str, Any], path: Path | None) -> None:
-    """As JSON, lists of numbers on a line."""
+    """Write the report as JSON, with each list of numbers on a line."""
     if path:
         lines = json.dumps(report, indent=1, ensure_ascii=False)
         lines = re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), lines)

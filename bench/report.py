@@ -57,8 +57,8 @@ PARTS = {
         "The gate", "bench/compare.py --rounds 51", "--sizes 32,128 --rounds 2 --turn 2", (150, 15),
         "One call from Python with one vector, float32, in µs: the median ± half the interquartile range. Each "
         "library runs in a process of its own on one thread. All are pinned to one core and take turns of 20 ms in "
-        "random order. The same gate is called again and again, so its weights stay in the caches as far as they fit. Each "
-        "library runs the fastest of its variants that agree with float64; the list below the table names it. "
+        "random order. The same gate is called again and again, so its weights stay in the caches as far as they fit. "
+        "Each library runs the fastest of its variants that agree with float64; the list below the table names it. "
         "`gate(x, W, b)` is the one-shot call, which packs nothing. `reading W` is the time of the fastest plain read "
         "of the same bytes. Ratios are medians of the rounds' ratios, with their quartiles.",
         (("compare.png", pictures.draw_gate),),

@@ -24,7 +24,7 @@ from machine import note
 THREADS = ("OMP", "OPENBLAS", "MKL", "NUMBA", "NUMEXPR", "VECLIB_MAXIMUM")
 STORAGES = ("float32", "float16", "bfloat16", "int8", "float64")
 TOLERANCE = 2e-6  # of y, against float64: float32 passes at every size, bfloat16 and float16 do not
-TOLERANCES = {"float16": 1e-3, "bfloat16": 1e-2, "int8": 2e-2}  # where they are asked for
+TOLERANCES = {"float16": 1e-3, "bfloat16": 1e-2, "int8": 2e-2}  # of the sides of these names
 REST = 0.01  # seconds until another side's threads sleep
 UNDISTURBED = 0.97  # of the core during a turn
 LIMIT, LEAST = 12, 7  # seconds for the rounds of one size, and the rounds that are run even if they take longer
