@@ -4,7 +4,7 @@
  *     stream stream INPUTSxHIDDEN...
  *
  * It prints a line for each round: the size, then the seconds of a step by fastgate_stream_step, and by a direct call
- * of the kernel on weights that are packed in the same order.  They take turns of a millisecond, after an eighth of that
+ * of the kernel on weights packed in the same order.  They take turns of a millisecond, after an eighth of that
  * to warm up, and must give the same bits.
  */
 #define _POSIX_C_SOURCE 200112L
