@@ -368,8 +368,7 @@ void fastgate_stream_free(fastgate_stream *stream);
 
 /* x (batch, input_size) -> y (batch, output_size), whose rows are x_stride and y_stride elements apart.  For a batch of
  * 1 the strides do not matter.  y may overlap x.  Allocates nothing and cannot fail. */
-void fastgate_stream_step(fastgate_stream *stream, const void *x, ptrdiff_t x_stride, void *y,
-                          ptrdiff_t y_stride);
+void fastgate_stream_step(fastgate_stream *stream, const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t y_stride);
 
 /* Sets the state of row b < batch to zeros. */
 void fastgate_stream_reset(fastgate_stream *stream, size_t b);

@@ -26,28 +26,19 @@ const char *fastgate_version(void)
 
 const char *fastgate_strerror(int code)
 {
-    switch (code) {
-    case FASTGATE_OK:
-        return "success";
-    case FASTGATE_ERROR_MEMORY:
-        return "out of memory";
-    case FASTGATE_ERROR_SHAPE:
-        return "sizes that do not fit together";
-    case FASTGATE_ERROR_ISA:
-        return "instruction set unknown, not built or not usable on this CPU";
-    case FASTGATE_ERROR_VALUE:
-        return "a weight does not fit the storage, or an option cannot have this value";
-    case FASTGATE_ERROR_FORMAT:
-        return "not a saved gate or LSTM of this kind and byte order, or truncated, damaged or misaligned";
-    case FASTGATE_ERROR_VERSION:
-        return "saved by another version of fastgate, in another format";
-    case FASTGATE_ERROR_FILE:
-        return "a file cannot be opened, read or written; errno tells why";
-    case FASTGATE_ERROR_INTERRUPTED:
-        return "the call was interrupted";
-    default:
-        return "unknown fastgate error";
-    }
+    static const char *const texts[] = {
+        [FASTGATE_OK] = "success",
+        [FASTGATE_ERROR_MEMORY] = "out of memory",
+        [FASTGATE_ERROR_SHAPE] = "sizes that do not fit together",
+        [FASTGATE_ERROR_ISA] = "instruction set unknown, not built or not usable on this CPU",
+        [FASTGATE_ERROR_VALUE] = "a weight does not fit the storage, or an option cannot have this value",
+        [FASTGATE_ERROR_FORMAT] =
+            "not a saved gate or LSTM of this kind and byte order, or truncated, damaged or misaligned",
+        [FASTGATE_ERROR_FILE] = "a file cannot be opened, read or written; errno tells why",
+        [FASTGATE_ERROR_VERSION] = "saved by another version of fastgate, in another format",
+        [FASTGATE_ERROR_INTERRUPTED] = "the call was interrupted",
+    };
+    return (size_t)code < sizeof texts / sizeof *texts ? texts[code] : "unknown fastgate error";
 }
 
 /* Packed weights of this size or more begin at a multiple of it, and ask for huge pages. */

@@ -223,8 +223,7 @@ unsigned fg_threads_of(unsigned asked);
  * asleep was a moment ago: so many small calls in a row are shared, and an occasional one is run by the caller and the
  * workers that are awake.
  */
-void fg_share(unsigned threads, size_t count, int wake, void (*task)(void *context, size_t i),
-              void *context);
+void fg_share(unsigned threads, size_t count, int wake, void (*task)(void *context, size_t i), void *context);
 
 /*
  * The cost of a call is the bytes of weights that it reads; in a batch, about a fourth of these bytes for each row of

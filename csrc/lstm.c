@@ -12,6 +12,15 @@ static size_t packed_row(const fastgate_lstm *lstm, size_t g, size_t unit)
     return unit / panel * FG_PANELS * panel + g * panel + unit % panel;
 }
 
+/* Copies a row of `bytes` from an array of the caller, which may be NULL, or into it. */
+static void exchange_row(char *packed, const void *given, size_t row, size_t bytes, int to_packed)
+{
+    if (!given || !bytes)
+        return;
+    char *const at = (char *)given + row * bytes;
+    memcpy(to_packed ? packed : at, to_packed ? at : packed, bytes);
+}
+
 /* Copies weights and biases from the caller's arrays, whose rows are (4, hidden_size), to rows in the order of
  * packed_row, which hold [W_ih | W_hh], or back.  Rows of padded units are not touched. */
 static void exchange(const fastgate_lstm *lstm, size_t inputs, char *packed, char *bias,
@@ -23,19 +32,9 @@ static void exchange(const fastgate_lstm *lstm, size_t inputs, char *packed, cha
         for (size_t unit = 0; unit < hidden; unit++) {
             const size_t from = g * hidden + unit, row = packed_row(lstm, g, unit);
             char *to = packed + row * (x_bytes + h_bytes);
-            const struct {
-                char *packed, *given;
-                size_t bytes;
-            } pieces[] = {{to, x_bytes ? (char *)given->weight_ih + from * x_bytes : NULL, x_bytes},
-                          {to + x_bytes, h_bytes ? (char *)given->weight_hh + from * h_bytes : NULL,
-                           h_bytes},
-                          {bias + row * width,
-                           given->bias ? (char *)given->bias + from * width : NULL, width}};
-            for (size_t i = 0; i < 3; i++)
-                if (pieces[i].given && to_packed)
-                    memcpy(pieces[i].packed, pieces[i].given, pieces[i].bytes);
-                else if (pieces[i].given)
-                    memcpy(pieces[i].given, pieces[i].packed, pieces[i].bytes);
+            exchange_row(to, given->weight_ih, from, x_bytes, to_packed);
+            exchange_row(to + x_bytes, given->weight_hh, from, h_bytes, to_packed);
+            exchange_row(bias + row * width, given->bias, from, width, to_packed);
         }
 }
 
@@ -79,8 +78,7 @@ static int create_layer(fastgate_lstm *lstm, size_t index, const fastgate_lstm_w
         if (!peephole)
             return FASTGATE_ERROR_MEMORY;
         for (size_t p = 0; p < 3; p++)
-            memcpy(fg_at(peephole, p * units, lstm->width),
-                   fg_at(given->peephole, p * o->hidden_size, lstm->width),
+            memcpy(fg_at(peephole, p * units, lstm->width), fg_at(given->peephole, p * o->hidden_size, lstm->width),
                    o->hidden_size * lstm->width);
         lstm->nbytes += 3 * units * lstm->width;
     }
