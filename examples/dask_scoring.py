@@ -96,7 +96,7 @@ def run(client: Client, lazy: da.Array, workers: list[str] | None = None) -> tup
 
 
 def compare(client: Client, path: str, model: str, rounds: int) -> dict[str, Any]:
-    """Print the rates of one worker and of all workers, in turns, with their ratios; return the quartiles as a table."""
+    """Print the rates of one worker and of all workers, in turns, and return their quartiles as a table."""
     workers = list(client.nthreads())
     found, ratios = [], []
     for i in range(rounds):
