@@ -144,6 +144,11 @@ static void run_layer(const fastgate_lstm *lstm, size_t index, const layer_run *
         fg_copy_rows(lstm, r->batch, r->h, step.h, lstm->output_size);
 }
 
+static void copy_row(const fastgate_lstm *lstm, fg_rows to, size_t i, fg_rows from, size_t b, size_t size)
+{
+    fg_copy_rows(lstm, 1, row_of(lstm, to, i), row_of(lstm, from, b), size);
+}
+
 /*
  * Runs a layer with lengths, for the r->batch rows order[0], order[stride], order[2 * stride] and so on.  The longest
  * rows come first, so the rows that still run are always the first ones.  They are copied in that order, a few
@@ -154,26 +159,24 @@ static void run_lengths(const lstm_run *run, size_t index, const layer_run *r, i
 {
     const fastgate_lstm *lstm = run->lstm;
     const size_t inputs = fg_inputs_of(lstm, index), output = lstm->output_size, hidden = lstm->options.hidden_size;
-    const size_t count = r->batch, *lengths = run->lengths;
+    const size_t *lengths = run->lengths;
     const fg_rows h = {space->h, (ptrdiff_t)output}, c = {space->c, (ptrdiff_t)hidden};
-#define COPY(to, i, from, k, size) fg_copy_rows(lstm, 1, row_of(lstm, to, i), row_of(lstm, from, k), size)
-#define STEP(s, t, b) step_of(lstm, s, backwards ? lengths[b] - 1 - (t) : (t))
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < r->batch; i++) {
         const size_t b = order[i * stride];
         if (fg_interrupted(COPY_COST * (run->steps - lengths[b] + 1)))
             return;
-        COPY(h, i, r->h, b, output);
-        COPY(c, i, r->c, b, hidden);
+        copy_row(lstm, h, i, r->h, b, output);
+        copy_row(lstm, c, i, r->c, b, hidden);
         for (size_t t = lengths[b]; t < run->steps && output; t++) {
             memset(row_of(lstm, step_of(lstm, r->y, t), b).data, 0, output * lstm->width);
             if (t % SLICE_ROWS == SLICE_ROWS - 1 && fg_interrupted(FG_WATCH_COST))
                 return;
         }
     }
-    for (size_t t = 0, steps, running = count;; t += steps) {
-        for (; running && lengths[order[(running - 1) * stride]] == t; running--) {
-            COPY(r->h, order[(running - 1) * stride], h, running - 1, output);
-            COPY(r->c, order[(running - 1) * stride], c, running - 1, hidden);
+    for (size_t t = 0, steps, running = r->batch;; t += steps) {
+        for (size_t b; running && lengths[b = order[(running - 1) * stride]] == t; running--) {
+            copy_row(lstm, r->h, b, h, running - 1, output);
+            copy_row(lstm, r->c, b, c, running - 1, hidden);
         }
         if (!running || fg_interrupted(COPY_COST * running))
             return;
@@ -181,15 +184,17 @@ static void run_lengths(const lstm_run *run, size_t index, const layer_run *r, i
         const layer_run few = {steps, running, {space->x, (ptrdiff_t)(running * inputs), (ptrdiff_t)inputs},
                                {space->y, (ptrdiff_t)(running * output), (ptrdiff_t)output}, h, c};
         for (size_t k = 0; k < steps; k++)
-            for (size_t i = 0; i < running; i++)
-                COPY(step_of(lstm, few.x, k), i, STEP(r->x, t + k, order[i * stride]), order[i * stride], inputs);
+            for (size_t i = 0; i < running; i++) {
+                const size_t b = order[i * stride], at = backwards ? lengths[b] - 1 - (t + k) : t + k;
+                copy_row(lstm, step_of(lstm, few.x, k), i, step_of(lstm, r->x, at), b, inputs);
+            }
         run_layer(lstm, index, &few, space);
         for (size_t k = 0; k < steps; k++)
-            for (size_t i = 0; i < running; i++)
-                COPY(STEP(r->y, t + k, order[i * stride]), order[i * stride], step_of(lstm, few.y, k), i, output);
+            for (size_t i = 0; i < running; i++) {
+                const size_t b = order[i * stride], at = backwards ? lengths[b] - 1 - (t + k) : t + k;
+                copy_row(lstm, step_of(lstm, r->y, at), b, step_of(lstm, few.y, k), i, output);
+            }
     }
-#undef COPY
-#undef STEP
 }
 
 /* ---- pieces ------------------------------------------------------------------------------------- */
