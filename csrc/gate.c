@@ -14,8 +14,8 @@ struct fastgate_gate {
     unsigned threads;
     size_t output_size, segments[2];
     size_t nbytes;
-    const char *packed; /* aligned; within `block`, or in a buffer that was loaded */
-    void *block;        /* allocated memory; NULL if the gate was loaded */
+    const char *packed; /* aligned; within `memory`, or in a buffer that was loaded */
+    void *memory;       /* allocated; NULL if the gate was loaded */
     fg_file file;       /* the file that was loaded, if any */
 };
 
@@ -55,11 +55,11 @@ size_t fg_packed_bytes(fastgate_storage storage, size_t output_size, const size_
     return panels ? panels * fg_panel_bytes(storage, segments) : 0;
 }
 
-/* Where packed weights of this size begin in an allocated block that has room to align them. */
-static char *aligned_in(void *block, size_t nbytes)
+/* Where packed weights of this size begin in allocated memory that has room to align them. */
+static char *aligned_in(void *memory, size_t nbytes)
 {
     const size_t alignment = nbytes < HUGE_PAGE ? FG_LINE : HUGE_PAGE;
-    char *packed = (char *)block + (alignment - (uintptr_t)block % alignment) % alignment;
+    char *packed = (char *)memory + (alignment - (uintptr_t)memory % alignment) % alignment;
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     if (alignment == HUGE_PAGE) /* before the first write; without huge pages, small ones are used */
         madvise(packed, nbytes, MADV_HUGEPAGE);
@@ -89,19 +89,19 @@ int fg_create(fastgate_gate **gate, fastgate_storage storage, const fg_matrix *m
     const size_t nbytes = fg_packed_bytes(storage, m->rows, m->segments);
     if (nbytes == SIZE_MAX)
         return FASTGATE_ERROR_MEMORY;
-    void *block = malloc(nbytes + (nbytes < HUGE_PAGE ? FG_LINE : HUGE_PAGE));
-    if (!block)
+    void *memory = malloc(nbytes + (nbytes < HUGE_PAGE ? FG_LINE : HUGE_PAGE));
+    if (!memory)
         return FASTGATE_ERROR_MEMORY;
-    char *packed = aligned_in(block, nbytes);
+    char *packed = aligned_in(memory, nbytes);
     fastgate_gate *made;
     int rc = fg_pack(packed, storage, m);
     if (!rc)
         rc = fg_create_in_place(&made, storage, m->rows, m->segments, threads, packed);
     if (rc) {
-        free(block);
+        free(memory);
         return rc;
     }
-    made->block = block;
+    made->memory = memory;
     *gate = made;
     return FASTGATE_OK;
 }
@@ -119,7 +119,7 @@ int fastgate_gate_create(fastgate_gate **gate, fastgate_storage storage, size_t 
 void fastgate_gate_free(fastgate_gate *gate)
 {
     if (gate) {
-        free(gate->block);
+        free(gate->memory);
         fg_close_file(&gate->file);
     }
     free(gate);

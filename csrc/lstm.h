@@ -87,10 +87,10 @@ static inline size_t fg_product(size_t a, size_t b)
     return __builtin_mul_overflow(a, b, &product) || product > PTRDIFF_MAX ? SIZE_MAX : product;
 }
 
-/* Several arrays in one allocation.  They are laid out twice: without a block, which adds up their sizes, and again
- * with a block of `used` bytes, which gives their addresses. */
+/* Several arrays in one allocation.  They are laid out twice: without memory, which adds up their sizes, and again
+ * with `used` bytes of memory, which gives their addresses. */
 typedef struct {
-    char *block;
+    char *memory;
     size_t used; /* bytes; SIZE_MAX if they do not fit ptrdiff_t */
 } fg_workspace;
 
@@ -101,7 +101,7 @@ static inline void *fg_array_in(fg_workspace *w, size_t count, size_t size, size
     if (used == SIZE_MAX || bytes > PTRDIFF_MAX / FG_LINE * FG_LINE - used)
         return w->used = SIZE_MAX, NULL;
     w->used = used + (bytes + FG_LINE - 1) / FG_LINE * FG_LINE;
-    return w->block ? w->block + used : NULL;
+    return w->memory ? w->memory + used : NULL;
 }
 
 #pragma GCC visibility pop

@@ -358,7 +358,7 @@ int fastgate_lstm_run(const fastgate_lstm *lstm, size_t steps, size_t batch, con
     fg_workspace w = {NULL, 0};
     plan(&run);
     lay_out(&w, &run);
-    if (w.used == SIZE_MAX || (w.used && !(w.block = malloc(w.used))))
+    if (w.used == SIZE_MAX || (w.used && !(w.memory = malloc(w.used))))
         return FASTGATE_ERROR_MEMORY;
     w.used = 0;
     lay_out(&w, &run);
@@ -375,6 +375,6 @@ int fastgate_lstm_run(const fastgate_lstm *lstm, size_t steps, size_t batch, con
         run_all(&run);
         rc = fg_end(&watch);
     }
-    free(w.block);
+    free(w.memory);
     return rc;
 }
