@@ -1,24 +1,21 @@
 #!/usr/bin/env python3
-"""Time y = sigmoid(W x + b) against the libraries used for it today: one vector, one core.
+"""Time y = sigmoid(W x + b) beside the libraries that are used for it today: one vector, one core.
 
     pip install '.[bench]'               # torch is optional; a missing peer is reported
-    python bench/compare.py              # report.py runs it with the other benchmarks, and draws
+    python bench/compare.py              # report.py runs it with the other benchmarks, and draws the pictures
     python bench/compare.py --batch      # B vectors in one call
     python bench/compare.py --threads 2  # every side on two threads, not pinned
     python bench/compare.py --storage    # fastgate's storages: time and error
     python bench/compare.py --lstm       # the LSTM: steps, sequences, storages; see lstm.py
 
-What is timed: the whole Python call in float32, output preallocated where the library can,
-the same gate over and over, so weights are as warm as they fit in the caches. Each side runs
-in a process of its own, on one thread, pinned to one core shared by all; the sides take turns
-of some 20 ms in a new random order each round, the others asleep meanwhile. A side may
-list several configurations: at each size the fastest runs, and only if its result agrees with
-float64. Cells are medians over the rounds, with half the interquartile range; a ratio is the
-median, with its quartiles, of the per-round ratios best peer / g(x, out=y).
+It times the whole Python call in float32, with a preallocated output if the library can use one.  It calls the same
+gate again and again, so that weights stay in the caches as far as they fit.  turns.py says how sides take turns.  Cells
+are medians over the rounds, with half the interquartile range.  A ratio is the median of the rounds' ratios best peer /
+g(x, out=y), with its quartiles.
 
---storage compares fastgate's own: microseconds a call, the same over float32's in the same round,
-and the largest and root mean square error of y against float64, from weights not rounded.
-With --threads, the sides rest between turns until the threads of the last one sleep.
+--storage compares fastgate's own storages: microseconds a call, the same over float32's in the same round, and the
+largest and the root mean square error of y against float64 with weights that are not rounded.  With --threads, the
+sides rest between turns until the threads of the last side sleep.
 """
 
 from __future__ import annotations
@@ -33,45 +30,17 @@ from typing import Any
 
 import lstm
 import numpy as np
-from show import (
-    PEERS,
-    SHADES,
-    Array,
-    Table,
-    chart,
-    colour,
-    lines_of,
-    plain,
-    pyplot,
-    save,
-    side_table,
-    storage_table,
-    text,
-)
-from sides import (
-    STORAGES,
-    Call,
-    Side,
-    Sides,
-    about,
-    machine,
-    nans,
-    note,
-    onnx_binding,
-    openvino_infer,
-    pinned,
-    stage,
-    store,
-    threads,
-    torch_mode,
-)
+from figures import Array, Table, side_table, storage_table, text
+from machine import about, heading, note, pinned, stage, store
+from peers import nans, onnx_binding, openvino_infer, threads, torch_mode
+from turns import STORAGES, Call, Side, Sides
 
 SIZES = "32 64 128 256 512 1024 2048 4096 512x128 128x512 1000x300 48x40"
 BATCHES = "2 3 4 7 8 16 64 256"
 OURS = "g(x, out=y)"
 
 # ---- the sides: (W, b, x) -> configurations; x is (n,), or (B, n) for a batch ------------------
-# What lost, in the comments, was measured where sides.py says.
+# What lost, in the comments, was measured where peers.py says.
 
 
 def fastgate_(code: str, W: Array, b: Array, x: Array, storage: str = "float32") -> Iterator[Call]:
@@ -285,7 +254,7 @@ def output(b: Array, x: Array | None = None) -> Array:
     return nans(*(() if x is None else x.shape[:-1]), len(b), dtype=b.dtype)
 
 
-# ---- what is measured, shown and drawn -------------------------------------------------------
+# ---- what is measured and shown --------------------------------------------------------------
 
 
 def measure_gate(options: argparse.Namespace, report: dict[str, Any]) -> None:
@@ -331,82 +300,6 @@ def tables(report: dict[str, Any]) -> list[Table]:
     return [side_table(sizes, column, OURS, further)]
 
 
-def draw(report: dict[str, Any], path: Path) -> None:
-    """Time against n for the square gates, both axes logarithmic."""
-    squares = sorted((s for s in report["sizes"] if s["m"] == s["n"]), key=lambda s: s["n"])
-    places = np.log2([s["n"] for s in squares])
-    lines = lines_of(squares, [*OTHERS, *reversed(FASTGATE)], places)
-    figure, axes = chart(lines, OURS, {"g.bind": "--", "gate(x, W, b)": ":"})
-    known = report.get("limits", {})
-    limits = [(at, known[s["size"]]) for at, s in zip(places, squares) if s["size"] in known]
-    if limits:
-        at, microseconds = np.array(limits).T
-        axes.fill_between(at, microseconds, 1e-9, color="0.93", lw=0)
-        axes.plot(at, microseconds, color="0.45", lw=1)
-        axes.text(0.93, 0.1, "faster than W can be read", ha="right", transform=axes.transAxes,
-                  color="0.45", fontsize=9.5)  # fmt: skip
-    axes.set_xticks(places, [f"{s['n']}²" for s in squares])
-    axes.set_title("One gate call from Python: σ(W x + b), float32, one core", loc="left")
-    save(figure, report, "lower", path)
-
-
-def draw_batch(report: dict[str, Any], path: Path) -> None:
-    """2 m n B operations a second against B, a panel a size; and the FMA peak, if it was given."""
-    shapes = list(dict.fromkeys((s["m"], s["n"]) for s in report["sizes"]))
-    figure, panels = pyplot().subplots(
-        1, len(shapes), figsize=(11, 4.6), dpi=100, sharey=True, squeeze=False
-    )
-    for axes, (m, n) in zip(panels[0], shapes):
-        sizes = [s for s in report["sizes"] if (s["m"], s["n"]) == (m, n)]
-        for name in (*OTHERS, OURS):
-            rounds = [(s["batch"], s["sides"].get(name, {}).get("rounds")) for s in sizes]
-            rates = [(B, 2e-9 * m * n * B / np.median(r)) for B, r in rounds if r]
-            if rates:
-                label = "fastgate" if name == OURS else name
-                axes.plot(*np.array(rates).T, c=colour(name), lw=3 if name == OURS else 1.3,
-                          marker="o", ms=5.5 if name == OURS else 3.8, label=label)  # fmt: skip
-        if report.get("fma"):
-            axes.axhline(report["fma"] / 1e9, color="0.45", lw=1, ls="--")
-            axes.text(2, report["fma"] / 1e9, "FMA peak", color="0.45", fontsize=9, va="bottom")
-        axes.set(xscale="log", ylim=(0, None))
-        axes.set_title(f"{n}²" if m == n else f"{m}x{n}", loc="left", fontsize=11)
-        ticks = [s["batch"] for s in sizes if s["batch"] not in (3, 7)]
-        axes.set_xticks(ticks, ticks)
-        plain(axes)
-    panels[0][0].set_ylabel("GFLOP/s", color="0.3")
-    panels[0][0].legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(0, 0.92))
-    figure.supxlabel("vectors in a call", fontsize=10, color="0.3")
-    figure.suptitle("A batch from Python: σ(X Wᵀ + b), float32, one core", x=0.01, ha="left")
-    save(figure, report, "higher", path)
-
-
-def draw_storage(report: dict[str, Any], path: Path) -> None:
-    """Time over float32's, and the errors, of each storage."""
-    figure, (left, right) = pyplot().subplots(1, 2, figsize=(11, 4.4), dpi=100)
-    chosen = [s for s in report["sizes"] if s["n"] in (512, 1024, 4096)] or report["sizes"]
-    names = [name for name in STORAGES if all(s["sides"][name]["rounds"] for s in chosen)]
-    for i, size in enumerate(chosen):
-        at = np.arange(len(names)) + (i - (len(chosen) - 1) / 2) * 0.8 / len(chosen)
-        sides = [size["sides"][name] for name in names]
-        shade = SHADES[i % 3]
-        float32 = size["sides"]["float32"]["rounds"]
-        over = [np.percentile(np.divide(s["rounds"], float32), (25, 50, 75)) for s in sides]
-        low, middle, high = np.array(over).T
-        label = f"{size['n']}²" if size["m"] == size["n"] else size["size"]
-        left.bar(at, middle, 0.7 / len(chosen), color=shade, label=label)
-        left.errorbar(at, middle, (middle - low, high - middle), fmt="none", ecolor="0.3", lw=1)
-        right.plot(at, [s["error"] for s in sides], "o", c=shade, ms=6)
-        right.plot(at, [s["rms"] for s in sides], "_", c=shade, ms=12, mew=2.5)
-    left.set_title("Time of a call over float32's, one vector, one core", loc="left", fontsize=11)
-    left.legend(frameon=False, fontsize=9, loc="upper left")
-    right.set_yscale("log")
-    right.set_title("Error of y against float64:  ● largest   ━ RMS", loc="left", fontsize=11)
-    for axes in (left, right):
-        axes.set_xticks(range(len(names)), names)
-        plain(axes)
-    save(figure, report, "random weights; lower", path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sizes", help="n or mxn, of an LSTM n/h; comma or space separated")
@@ -432,7 +325,7 @@ def main() -> None:
     mode = "lstm" if options.lstm else "storage" if options.storage else "gate"
     report = {**about(), "core": core, "threads": options.threads, "mode": mode, "sizes": []}
     (lstm.measure if options.lstm else measure_gate)(options, report)
-    print(f"{machine(report)}\n\n{text(tables(report))}")
+    print(f"{heading(report)}\n\n{text(tables(report))}")
     store(report, options.json)
     sides = [side for size in report["sizes"] for side in size["sides"].values()]
     if shared := sum(side["shared"] for side in sides) if core is not None else 0:

@@ -13,8 +13,9 @@ from pathlib import Path
 import fastgate
 import numpy as np
 from fastgate import demo, reference
-from show import significant
-from sides import STORAGES, publish
+from figures import significant
+from machine import publish
+from turns import STORAGES
 
 
 def main() -> None:

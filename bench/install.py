@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""What it takes to have a library: bytes installed, and the time of its import.
+"""What it costs to have a library: the bytes that are installed, and the time of an import.
 
     python bench/install.py [DISTRIBUTION ...]
 
-Bytes are those of the files that the distribution's record lists, compiled Python included; then with
-all that it requires, and what that requires, but NumPy. "Deflated" is the same files compressed one by
-one as a wheel does it. Each import runs in a fresh process, after NumPy's, the libraries in a new
-random order each round; a first round warms the file cache and is not counted.
+It counts the bytes of the files that the distribution's record lists, compiled Python included; then those with
+everything that it requires, directly or not, except NumPy; and its own files compressed one by one, as in a wheel.
+Each import runs in a fresh process, after NumPy's.  The libraries take turns in a new random order each round, and a
+first round, which is not counted, brings the files into the cache.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import sys
 import zlib
 from pathlib import Path
 
+from figures import quartiles
+from machine import note, pinned, publish, stage
 from packaging.requirements import Requirement
-from show import quartiles
-from sides import note, pinned, publish, stage
 
 LIBRARIES = ("fastgate", "onnxruntime", "openvino", "torch")
 TIMED = "import numpy, time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
 
 
 def required(name: str, found: set[str]) -> set[str]:
-    """Of the distributions that are installed: this one and what it requires, NumPy aside."""
+    """This distribution and those that it requires, if they are installed, without NumPy."""
     name = name.lower().replace("_", "-")
     if name in found or name == "numpy":
         return found

@@ -1,21 +1,14 @@
 /*
- * The packed gate, sigmoid included, beside the fastest plain reads of the same bytes, beside the
- * FMA peak, and beside itself.
+ * Times the packed gate, sigmoid included, beside plain reads of the same bytes, beside the FMA peak, and beside
+ * itself.  The sides take turns, and it prints a line for each round: the cell, then the seconds a call of each side.
  *
- * prints a line a round: the cell, then seconds a call of each side, which take turns.
+ *     kernel read MxN...       bytes, then the gate and the faster of two plain reads, in one stream and in four
+ *     kernel batch MxNxB...    FMA in registers (for 10^9 operations), a batch, a single call
+ *     kernel storage MxNxB...  float32, float16, bfloat16, int8, float64
+ *     kernel threads MxNxB...  one thread, two
  *
- *     kernel read MxN...       bytes, then sides: the gate, a plain read
- *
- * The plain read is the faster of two, in one stream or in four.
- *
- *     kernel batch MxNxB...    sides: FMA in registers, a batch, a single call
- *     kernel storage MxNxB...  sides: float32, float16, bfloat16, int8, float64
- *     kernel threads MxNxB...  sides: one thread, two
- *
- * FASTGATE_ISA in the environment chooses the instruction set of the gates.
- *
- * The seconds of FMA are for 10^9 operations.  Turns take a millisecond, each after an eighth of that
- * to warm up.
+ * Turns of the last three take a millisecond, after an eighth of that to warm up.  FASTGATE_ISA in the environment
+ * chooses the instruction set of the gates.
  */
 #define _POSIX_C_SOURCE 200112L
 #include "../csrc/gate.c" /* for the address of the packed weights */
@@ -121,7 +114,7 @@ static int measure(size_t m, size_t n)
 
 /* ---- sides in turns ------------------------------------------------------------------------- */
 
-/* Twelve sums in registers, none waiting for another: c * a + d is one instruction. */
+/* Twelve sums in registers, which do not depend on each other: c * a + d is one instruction. */
 #define SUMS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
 #define FMA_ROUNDS 400
 #define FMA_OPERATIONS (2.0 * 12 * FMA_ROUNDS * (WIDTH / sizeof(float)))
@@ -137,7 +130,7 @@ static void multiply_and_add(void)
     c += 0.999f;
     d += 0.001f;
 #define START(i) vector a##i = d;
-/* the empty statement: no compiler can know that a is not looked at */
+/* the empty statement keeps the compiler from dropping sums that nothing reads */
 #define STEP(i) a##i = c * a##i + d; __asm__ volatile("" : "+" REGISTER(a##i));
     SUMS(START)
     for (int i = 0; i < FMA_ROUNDS; i++) {
@@ -146,7 +139,7 @@ static void multiply_and_add(void)
 }
 
 typedef struct {
-    const fastgate_gate *gate; /* none: multiply_and_add */
+    const fastgate_gate *gate; /* NULL for multiply_and_add */
     size_t batch;
     unsigned threads;
     const void *x;

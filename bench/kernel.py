@@ -1,29 +1,27 @@
 #!/usr/bin/env python3
-"""Time the C kernel, on one core, beside the limits of the machine, and beside itself.
+"""Time the C kernel on one core, beside the limits of the machine and beside itself.
 
     python bench/kernel.py [MxN ...]
     python bench/kernel.py --batch | --storage | --threads [MxN | MxNxB ...]
     python bench/kernel.py --stream [INPUTSxHIDDEN ...]
 
-Compiles csrc and bench/kernel.c or stream.c (CMake and a C compiler), runs it pinned to one core
-(--threads: not pinned), prints a table and stores it (--json).  What is compared takes turns in
-every round.
+It compiles csrc and bench/kernel.c or stream.c, which needs CMake and a C compiler, runs the program pinned to one core
+(with --threads, not pinned), prints a table and stores it (--json).  The sides take turns in every round.
 
-Without an option: beside the fastest plain read of the same bytes.  read / gate is the share of its
-rate.  The JSON has "limits", {"MxN": µs of the read}, which report.py draws as the limit.
+Without an option, it times the gate beside the fastest plain read of the same bytes.  "read / gate" is the share of the
+read's rate that the gate reaches.  The JSON has "limits", {"MxN": µs of the read}, which pictures.py draws.
 
---batch: B vectors in one call.  The FMA peak, 12 independent sums in registers, a batch and a
-single call take turns of a millisecond.  share is the batch's 2 m n B operations a second over the
-peak's, gain is B times the time of a single call over that of the batch.  The JSON has "fma",
-operations a second, which report.py draws as the peak.
+--batch has B vectors in one call.  The FMA peak (12 independent sums in registers), a batch and a single call take
+turns of a millisecond.  "share" is the rate of the batch's 2 m n B operations over that of the peak.  "gain" is B times
+the time of a single call over that of the batch.  The JSON has "fma", operations a second, which pictures.py draws.
 
---storage: one vector (or B), the time of each storage over float32's; below 1 is faster.
+--storage has one vector (or B), and the time of each storage over float32's: below 1 is faster.
 
---threads: the time on one thread over that on two, of one vector and of 64.
+--threads has the time on one thread over that on two, for one vector and for 64.
 
---stream: a step of a stream through the public C API, over the kernel that it calls, called directly.
+--stream has a step of a stream through the public C API, over a direct call of the kernel that it uses.
 
-Cells are medians over the rounds, and in brackets the quartiles of what each round gives.
+Cells are medians over the rounds and, in brackets, the quartiles of the rounds.
 """
 
 from __future__ import annotations
@@ -40,8 +38,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from show import Array, Table, quartiles
-from sides import STORAGES, pinned, publish, stage
+from figures import Array, Table, quartiles
+from machine import pinned, publish, stage
+from turns import STORAGES
 
 SIZES = "32x32 64x64 128x128 256x256 512x512 1024x1024 2048x2048 4096x4096"
 SIZES += " 512x128 128x512 1000x300 48x40"
@@ -57,7 +56,7 @@ ROOT = Path(__file__).parents[1]
 
 @contextlib.contextmanager
 def compiled(name: str, build: Path | None) -> Iterator[str]:
-    """The program, kept in build if there is one."""
+    """Compile the program, in the folder `build` or in a temporary one."""
     compiler = os.environ.get("CC", "cc").split()
     scripts = sysconfig.get_path("scripts")  # where pip puts cmake
     os.environ["PATH"] = f"{scripts}{os.pathsep}{os.environ['PATH']}"
@@ -74,7 +73,7 @@ def compiled(name: str, build: Path | None) -> Iterator[str]:
 
 
 def measured(program: str, mode: str, sizes: list[str]) -> dict[str, Array]:
-    """Cell -> what the program prints, (rounds, columns)."""
+    """Cell -> the figures that the program prints, (rounds, columns)."""
     found: dict[str, list[list[float]]] = {}
     with subprocess.Popen([program, mode, *sizes], stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout
@@ -103,7 +102,7 @@ def reads(cells: dict[str, Array]) -> tuple[Table, dict[str, Any]]:
 
 
 def turns(mode: str, cells: dict[str, Array]) -> tuple[Table, dict[str, Any]]:
-    """Of a mode that compares sides in turns."""
+    """The table of a mode that compares sides in turns."""
     head = {
         "batch": ["batch, µs", "GFLOP/s", "peak, GFLOP/s", "share", "gain"],
         "storage": ["float32, µs", *(f"{storage} / float32" for storage in STORAGES[1:])],
@@ -129,7 +128,7 @@ def turns(mode: str, cells: dict[str, Array]) -> tuple[Table, dict[str, Any]]:
 
 
 def steps(cells: dict[str, Array]) -> tuple[Table, dict[str, Any]]:
-    """Of a stream, beside the kernel."""
+    """The table of a stream beside its kernel."""
     columns = ["input/hidden", "fastgate_stream_step, µs", "kernel, µs", "step / kernel"]
     rows = []
     for cell, rounds in cells.items():

@@ -1,11 +1,11 @@
-"""compare.py --lstm: the LSTM against the libraries used for it today, float32, one core.
+"""compare.py --lstm: the LSTM beside the libraries that are used for it today, float32, one core.
 
-A step: the next h and c from x, h and c, of one layer, batch 1. Where a library can, x and the
-state lie where they stay, and the new state goes where the old one was. A sequence: 100 steps in
-one call, from a state, batch 1, 4, 16 and 64. Weights of h and x are of order 1/sqrt(n + h).
+A step gives the next h and c of one layer from x, h and c, for one row.  If a library can, it reads x and the state
+from arrays that stay the same, and writes the new state over the old one.  A sequence is 100 steps in one call, from a
+state, for 1, 4, 16 and 64 rows.  Weights are of order 1/sqrt(n + h).
 
-Storages: fastgate's own, a step; the error is that of h after 100 steps, against float64 with
-weights not rounded.
+Storages are fastgate's own, in a step.  Their error is that of h after 100 steps, against float64 with weights that are
+not rounded.
 """
 
 from __future__ import annotations
@@ -15,22 +15,13 @@ import functools
 import itertools
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from show import Array, Table, chart, is_peer, lines_of, ratio, save, side_table, storage_table
-from sides import (
-    STORAGES,
-    Call,
-    Side,
-    Sides,
-    nans,
-    onnx_binding,
-    openvino_infer,
-    stage,
-    torch_mode,
-)
+from figures import Array, Table, is_peer, ratio, side_table, storage_table
+from machine import stage
+from peers import nans, onnx_binding, openvino_infer, torch_mode
+from turns import STORAGES, Call, Side, Sides
 
 SIZES = "32/32 64/128 128/128 128/256 256/512 512/512"
 STEPS = 100
@@ -51,12 +42,12 @@ class Problem(NamedTuple):
     c: Array
 
     def layer(self) -> dict[str, Array]:
-        """As fastgate.LSTM takes it."""
+        """The weights as fastgate.LSTM takes them."""
         return {"weight_ih": self.W, "weight_hh": self.R, "bias_ih": self.b}
 
 
 def problem(n: int, H: int, steps: int, batch: int, *, last: bool) -> tuple[tuple[Problem], Any]:
-    """The same in every process; and the true h of every step, or of the last."""
+    """The same arguments in every process, and the true h of every step or of the last one."""
     rng = np.random.default_rng([n, H])
     shapes = (4 * H, n), (4 * H, H), (4 * H,), (steps, batch, n), (1, batch, H), (1, batch, H)
     W, R, b, x, h, c = (rng.standard_normal(shape, np.float32) for shape in shapes)
@@ -86,7 +77,7 @@ def reordered(p: Problem, gates: str) -> tuple[Array, Array, Array]:
 
 
 def fastgate_(code: str, p: Problem, storage: str = "float32") -> Iterator[Call]:
-    """A sequence, or the last of the steps."""
+    """A sequence, or the last step of one."""
     import fastgate
 
     dtype = np.float64 if storage == "float64" else np.float32
@@ -225,7 +216,7 @@ TABLES = {  # sides, what is true, steps, batches
     "storage": (OWN_STORAGES, functools.partial(problem, last=True), STEPS, (1,)),
 }
 
-# ---- what is measured, shown and drawn -------------------------------------------------------
+# ---- what is measured and shown --------------------------------------------------------------
 
 
 def measure(options: argparse.Namespace, report: dict[str, Any]) -> None:
@@ -263,14 +254,3 @@ def tables(sizes: list[dict[str, Any]]) -> list[Table]:
         ),
         storage_table(storage, "n/h", f"One step by storage; errors of h after {STEPS} steps"),
     ]
-
-
-def draw(report: dict[str, Any], path: Path) -> None:
-    """Time of a step by size."""
-    sizes = [s for s in report["sizes"] if s["table"] == "step"]
-    lines = lines_of(sizes, [*reversed(STEP)], range(len(sizes)))
-    figure, axes = chart(lines, STREAM, {CALL: ":", "torch LSTM": "--"})
-    axes.set_xticks(range(len(sizes)), [s["size"] for s in sizes])
-    axes.set_xlabel("inputs/hidden units", color="0.3")
-    axes.set_title("One LSTM step from Python, float32, one core", loc="left")
-    save(figure, report, "lower", path)

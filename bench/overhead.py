@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What a call costs beyond its work: a 1x1 gate called in each way, beside calls that do nothing.
+"""What a call costs beyond its work: a 1x1 gate, called in each way, beside calls that do nothing.
 
-All take turns in a process pinned to one core; the C kernel's own time, from bench/kernel.py, is what
-is subtracted from a gate's call.
+All of them take turns in a process that is pinned to one core.  The time of the C kernel, from bench/kernel.py, is
+subtracted from that of a gate's call.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 import fastgate
 import kernel
 import numpy as np
-from show import quartiles
-from sides import pinned, publish, stage
+from figures import quartiles
+from machine import pinned, publish, stage
 
 CALLS = 2000  # a turn: short, so that few are cut into
 

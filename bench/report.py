@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Measure everything that README.md and docs show, and write it there: figures, tables, pictures.
 
     python bench/report.py                     # all parts; docs/benchmarks.json, .md, .png, README.md
@@ -7,13 +6,12 @@
     python bench/report.py --from-json --check # nothing written: is the text what the JSON gives?
     python bench/report.py --quick             # a smoke run, under build/benchmarks-quick
 
-A part is a script with --json FILE, in a process of its own: compare.py's JSON, or any object with
-"tables" as show.table takes them. It reports progress as lines "DONE/TOTAL WHAT" on stderr, and what
-the reader must know as "note: WHAT" (sides.stage, sides.note). A part that fails is named and the others
-go on; the exit status is 1 then. A part that cannot be had here (no such script or option, a package
-that is missing) is left out, named too.
+A part is a script that is run with --json FILE, in a process of its own.  It stores what compare.py stores, or any
+object with "tables" (see figures.py).  It reports progress as lines "DONE/TOTAL WHAT" on stderr, and what the reader
+must know as "note: WHAT" (machine.stage, machine.note).  If a part fails, it is named, the others still run, and the
+exit status is 1.  A part that cannot run here, because a script, an option or a package is missing, is named too.
 
-docs/benchmarks.md has all of it. What the README and other pages show stands between
+docs/benchmarks.md shows all parts.  What README and other pages show of them stands between
 <!-- benchmarks: NAME --> and <!-- end -->.
 """
 
@@ -21,10 +19,7 @@ from __future__ import annotations
 
 import argparse
 import collections
-import contextlib
-import io
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -37,21 +32,13 @@ from typing import Any
 
 import compare
 import lstm
-import numpy as np
-from show import best, markdown, ratio, shown, text
-from sides import about, store
+import pictures
+from figures import best, quartiles, ratio, shown, text
+from machine import about, store
 
 ROOT = Path(__file__).parents[1]
 QUICK = ROOT / "build" / "benchmarks-quick"
 NOT_MEASURED = "**A quick run, not a measurement.**"
-
-
-def draw_demo(_: dict[str, Any], path: Path) -> None:
-    from fastgate import demo
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        if demo.main(["--plot", str(path)]):
-            raise SystemExit(f"{path} was not drawn")
 
 
 @dataclass
@@ -61,52 +48,51 @@ class Part:
     quick: str  # what a quick run adds to the command
     seconds: tuple[float, float]  # of a run and of a quick one, on two cores of a Zen 1
     about: str
-    picture: str = ""
-    draw: Callable[[dict[str, Any], Path], None] | None = None
+    pictures: tuple[tuple[str, Callable[[dict[str, Any], Path], None]], ...] = ()
 
 
 KERNEL = "in C, pinned to one core, all sides in turns in every round"
 PARTS = {
     "gate": Part(
-        "The gate", "bench/compare.py --rounds 75", "--sizes 32,128 --rounds 2 --turn 2", (207, 15),
-        "One call from Python with one vector, float32, µs: median ± half the interquartile range. Each "
-        "library in a process of its own on one thread, all pinned to one core, in turns of 20 ms in random "
-        "order; the same gate over and over, so that weights stay in the caches as far as they fit. Each "
-        "runs the fastest of the variants that agree with float64; which, is listed below the table. "
-        "`gate(x, W, b)` is the unpacked one-shot call; `reading W` the time of the fastest plain read of "
-        "the same bytes. Ratios are medians of each round's, with quartiles.",
-        "compare.png", compare.draw,
+        "The gate", "bench/compare.py --rounds 51", "--sizes 32,128 --rounds 2 --turn 2", (150, 15),
+        "One call from Python with one vector, float32, in µs: the median ± half the interquartile range. Each "
+        "library runs in a process of its own on one thread. All are pinned to one core and take turns of 20 ms in "
+        "random order. The same gate is called again and again, so its weights stay in the caches as far as they fit. "
+        "Each library runs the fastest of its variants that agree with float64; the list below the table names it. "
+        "`gate(x, W, b)` is the one-shot call, which packs nothing. `reading W` is the time of the fastest plain read "
+        "of the same bytes. Ratios are medians of the rounds' ratios, with their quartiles.",
+        (("compare.png", pictures.draw_gate),),
     ),
     "lstm": Part(
-        "The LSTM", "bench/compare.py --lstm --rounds 51", "--sizes 32/32,64/64 --rounds 2 --turn 2", (225, 12),
-        "One layer, float32, measured as the gate: a step of one row, the state going on in place; a "
-        "sequence of 100 steps in one call, of 1 and of 16 rows; a step by storage, time over float32's and "
-        "error of h.",
-        "lstm.png", lstm.draw,
+        "The LSTM", "bench/compare.py --lstm --rounds 41", "--sizes 32/32,64/64 --rounds 2 --turn 2", (310, 15),
+        "One layer, float32, measured as the gate is: a step of one row, with the state kept in place; a sequence "
+        "of 100 steps in one call, of one row and of batches; and a step by storage, with the time over float32's and "
+        "the error of h. Long sequences take fewer rounds, but at least seven.",
+        (("lstm.png", pictures.draw_lstm), ("over-onnxruntime.png", pictures.draw_over)),
     ),
     "batch": Part(
-        "Batches", "bench/compare.py --batch --rounds 51", "--batch 2,8 --sizes 128 --rounds 2 --turn 2",
-        (167, 8),
-        "B vectors in one call of the gate, measured as one vector is. The dashed line of the picture is "
-        "the FMA peak of the part below.",
-        "batch.png", compare.draw_batch,
+        "Batches", "bench/compare.py --batch --rounds 31", "--batch 2,8 --sizes 128 --rounds 2 --turn 2",
+        (110, 8),
+        "B vectors in one call of the gate, measured as one vector is. The dashed line of the picture is the FMA peak "
+        "of the part below.",
+        (("batch.png", pictures.draw_batch),),
     ),
     "storage": Part(
-        "Storages", "bench/compare.py --storage --rounds 61", "--sizes 128 --rounds 2 --turn 2", (50, 4),
-        "The gate, one vector, by how the weights are held: time over float32's in the same round, and "
-        "errors of y against float64 with weights not rounded.",
-        "storage.png", compare.draw_storage,
+        "Storages", "bench/compare.py --storage --rounds 41", "--sizes 128 --rounds 2 --turn 2", (40, 4),
+        "The gate with one vector, by how the weights are held: the time over float32's in the same round, and the "
+        "errors of y against float64 with weights that are not rounded.",
+        (("storage.png", pictures.draw_storage),),
     ),
     "errors": Part(
         "Errors by storage", "bench/errors.py", "", (5, 5),
-        "The demo's trained LSTM over its held-out digits, and a gate of random weights, against float64 "
-        "with weights not rounded. No times.",
-        "demo.png", draw_demo,
+        "The demo's trained LSTM over its held-out digits, and a gate of random weights, against float64 with weights "
+        "that are not rounded. No times.",
+        (("demo.png", pictures.draw_demo),),
     ),
     "kernel": Part(
         "The kernel beside a plain read", "bench/kernel.py", "32x32 128x128", (55, 45),
-        f"The gate's kernel with one vector, {KERNEL}, beside the fastest plain read of the same bytes that "
-        "we could write, which goes forwards, and one that turns around every other time, as the gate does.",
+        f"The gate's kernel with one vector, {KERNEL}, beside the fastest plain read of the same bytes that we "
+        "could write.",
     ),
     "fma": Part(
         "The kernel in batches beside the FMA peak", "bench/kernel.py --batch", "64x64x8", (16, 4),
@@ -115,88 +101,101 @@ PARTS = {
     ),
     "threads": Part(
         "Two threads over one", "bench/kernel.py --threads", "64x64x8", (40, 4),
-        "The gate's kernel in C, not pinned, one vector and batches of 64, on one thread and on two in "
-        "turns. Where another process has the second core, a second thread gains nothing.",
+        "The gate's kernel in C, not pinned, with one vector and with 64, on one thread and on two in turns. While "
+        "another process has the second core, a second thread gains nothing.",
     ),
     "stream": Part(
         "A stream in C", "bench/kernel.py --stream", "", (10, 10),
-        f"A step of a stream through the C API, and the kernel that it calls called directly, {KERNEL}.",
+        f"A step of a stream through the C API, beside a direct call of the kernel that it uses, {KERNEL}.",
     ),
     "overhead": Part(
         "What a call costs beyond its work", "bench/overhead.py", "--rounds 100", (12, 4),
-        "A 1x1 gate from Python, called in each way in turns in a process pinned to one core, beside calls "
+        "A 1x1 gate, called from Python in each way in turns in a process that is pinned to one core, beside calls "
         "that do nothing.",
     ),
     "service": Part(
-        "What services ask", "bench/service.py --rounds 13", "--rounds 1 --calls 2000", (85, 8),
-        "Threads that share an LSTM, other threads beside it, the tail of single steps, silence, and a "
-        "million steps.",
+        "What services ask", "bench/service.py --rounds 9", "--rounds 1 --calls 2000", (70, 8),
+        "Threads that share an LSTM, other threads beside it, the tail of single steps, silence, and a million steps.",
     ),
     "install": Part(
-        "Size and import", "bench/install.py --rounds 21", "fastgate onnxruntime --rounds 2", (108, 10),
-        "Import time in fresh processes pinned to one core, after NumPy's import, in turns; bytes of the "
-        "files that were installed, and the same with all that is required but NumPy; deflated, as a wheel "
-        "is.",
+        "Size and import", "bench/install.py --rounds 11", "fastgate onnxruntime --rounds 2", (60, 10),
+        "The time of an import after NumPy's, in fresh processes pinned to one core, in turns; and the bytes of the "
+        "installed files, of these with everything that the package requires except NumPy, and of the files deflated "
+        "as in a wheel.",
     ),
     "dask": Part(
-        "Two Dask workers over one", "examples/dask_scoring.py --compare --rows 200000", "--rounds 1 --rows 20000",
-        (130, 20),
-        "The example that scores a data set with Dask: all workers against one, in turns.",
+        "Two Dask workers over one", "examples/dask_scoring.py --compare --rows 100000", "--rounds 1 --rows 20000",
+        (70, 20),
+        "The example that scores a data set with Dask: two workers and one, in turns.",
     ),
 }  # fmt: skip
 
 # ---- what stands between markers -------------------------------------------------------------
 
 
-def medians(sizes: list[dict[str, Any]], ours: str, peer: str = "") -> dict[str, float]:
-    """Size -> the time of a peer, or else of the best, over ours."""
-    found = {s["size"]: ratio(s["sides"], peer or best(s["sides"]), ours) for s in sizes}
-    return {size: quartiles[1] for size, quartiles in found.items() if quartiles != "-"}
+def name_of(size: dict[str, Any]) -> str:
+    return size["size"].removesuffix(" x 1")
 
 
-def extent(ratios: dict[str, float]) -> str:
-    if not ratios:
+def ratios(sizes: list[dict[str, Any]], ours: str, peer: str = "") -> dict[str, float]:
+    """Size -> the time of a peer, or else of the fastest one, over ours."""
+    found = {name_of(size): ratio(size["sides"], peer or best(size["sides"]), ours) for size in sizes}
+    return {size: middle[1] for size, middle in found.items() if middle != "-"}
+
+
+def extent(found: dict[str, float]) -> str:
+    """The smallest and the largest, and at which size."""
+    if not found:
         return "(not measured)"
-    ends = dict.fromkeys((min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)))
-    return " to ".join(f"{shown(ratios[size])} ({size})" for size in ends)
+    ends = dict.fromkeys((min(found, key=found.__getitem__), max(found, key=found.__getitem__)))
+    return " to ".join(f"{shown(found[size])} ({size})" for size in ends)
 
 
-def steps(part: dict[str, Any]) -> list[dict[str, Any]]:
-    return [size for size in part["sizes"] if size["table"] == "step"]
+def lstm_sizes(part: dict[str, Any], table: str, batch: int = 1) -> list[dict[str, Any]]:
+    return [size for size in part["sizes"] if size["table"] == table and size["batch"] == batch]
 
 
 def where(part: dict[str, Any]) -> str:
-    return f"{part['cpu']}, {part['isa'].upper()}, {part['date'][:10]}"
+    return f"{part['cpu']}, {part['isa'].upper()}, one core, {part['date'][:10]}"
 
 
-def summary(gate: dict[str, Any], step: dict[str, Any]) -> str:
-    over = medians(steps(step), lstm.STREAM), medians(steps(step), lstm.STREAM, lstm.PEER)
+def figures_lines(part: dict[str, Any], install: dict[str, Any]) -> str:
+    """The README's three figures."""
+    step, sequence = lstm_sizes(part, "step"), lstm_sizes(part, "sequence")
+    chosen = next((size for size in step if size["size"] == "64/128"), step[0])
+    took = shown(quartiles(chosen["sides"][lstm.STREAM]["rounds"])[1] * 1e6)
+    rows = {name: (shown(times[1]), shown(size)) for name, times, _, size, _ in install["tables"][0]["rows"]}
+    ms, mb = rows["fastgate"]
+    other = f"; {lstm.PEER} {rows[lstm.PEER][1]} MB and {rows[lstm.PEER][0]} ms" if lstm.PEER in rows else ""
     return (
-        f"Measured on one core ({where(gate)}): the fastest library that we could set against it took "
-        f"{extent(medians(gate['sizes'], compare.OURS))} times as long as a gate, and {extent(over[0])} "
-        f"times as long as a step of an LSTM's stream; ONNX Runtime {extent(over[1])} times as long as "
-        "that step."
+        f"- **{took} µs** for a step of {chosen['n']} inputs and {chosen['H']} units. ONNX Runtime takes "
+        f"{extent(ratios(step, lstm.STREAM, lstm.PEER))} times as long, the fastest other library "
+        f"{extent(ratios(step, lstm.STREAM))}.\n"
+        f"- **A sequence** of {lstm.STEPS} steps: ONNX Runtime takes "
+        f"{extent(ratios(sequence, lstm.SEQUENCE, lstm.PEER))} times as long.\n"
+        f"- **{mb} MB** installed beside NumPy, and {ms} ms to import{other}.\n\n"
+        f"{where(part)}; sizes are inputs/units."
     )
 
 
-def short_table(sizes: list[dict[str, Any]], column: str, ours: str, *peers: str) -> str:
-    columns = [column, f"{ours}, µs", "the fastest other", "its time, µs", "over ours"]
-    rows = []
-    for size in sizes:
-        sides, name = size["sides"], best(size["sides"])
-        times = [sides[side]["rounds"] if side else [] for side in (ours, name)]
-        middle = [float(np.median(rounds)) * 1e6 if rounds else "-" for rounds in times]
-        row = [size["size"], middle[0], name or "-", middle[1], ratio(sides, name, ours)]
-        rows.append([*row, *(ratio(sides, peer, ours) for peer in peers)])
-    return markdown([*columns, *(f"{peer}'s over ours" for peer in peers)], rows)
+def behind_lines(gate: dict[str, Any], batch: dict[str, Any], part: dict[str, Any]) -> str:
+    """Where another library was faster, by the median."""
 
+    def slower(sizes: list[dict[str, Any]], ours: str) -> str:
+        found = ratios(sizes, ours)
+        lines = [f"{name_of(size)} ({shown(found[name_of(size)])}, {best(size['sides'])})"
+                 for size in sizes if found.get(name_of(size), 1) < 1]  # fmt: skip
+        return ", ".join(lines) or "none"
 
-def gate_lines(part: dict[str, Any]) -> str:
-    return f"{where(part)}:\n\n{short_table(part['sizes'], 'm x n', compare.OURS)}"
-
-
-def lstm_lines(part: dict[str, Any]) -> str:
-    return f"{where(part)}:\n\n{short_table(steps(part), 'n/h', lstm.STREAM, lstm.PEER)}"
+    sequences = [size for size in part["sizes"] if size["table"] == "sequence"]
+    return (
+        f"- one vector, `g(x, out=y)`: {slower(gate['sizes'], compare.OURS)}\n"
+        f"- one vector, `gate(x, W, b)`: {slower(gate['sizes'], 'gate(x, W, b)')}\n"
+        f"- batches: {slower(batch['sizes'], compare.OURS)}\n"
+        f"- steps of an LSTM: {slower(lstm_sizes(part, 'step'), lstm.STREAM)}\n"
+        f"- sequences of an LSTM: {slower(sequences, lstm.SEQUENCE)}\n\n"
+        f"{where(part)}."
+    )
 
 
 def error_lines(part: dict[str, Any]) -> str:
@@ -207,27 +206,14 @@ def overhead_lines(part: dict[str, Any]) -> str:
     rows = part["tables"][0]["rows"][1:]
     costs = [f"{name} {shown(less)} ns" for name, _, less in rows if less != "-"]
     nothing = [f"{name} {shown(found[1])} ns" for name, found, less in rows if less == "-"]
-    return f"A call costs, beyond the kernel: {', '.join(costs)}. Beside it: {'; '.join(nothing)} ({where(part)})."
-
-
-def install_lines(part: dict[str, Any]) -> str:
-    found = [
-        f"{name} {shown(times[1])} ms" + ("" if size == "-" else f" and {shown(size)} MB")
-        for name, times, _, size, _ in part["tables"][0]["rows"]
-    ]
-    return (
-        "Import time beyond NumPy's (asked of fastgate: at most 5 ms), and size with all that is required "
-        f"but NumPy: {', '.join(found)} ({where(part)})."
-    )
+    return f"Beyond the kernel, a call costs: {', '.join(costs)}. For comparison: {'; '.join(nothing)} ({where(part)})."
 
 
 MARKERS: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
-    "summary": (summary, ("gate", "lstm")),
-    "gate": (gate_lines, ("gate",)),
-    "lstm": (lstm_lines, ("lstm",)),
+    "figures": (figures_lines, ("lstm", "install")),
+    "behind": (behind_lines, ("gate", "batch", "lstm")),
     "errors": (error_lines, ("errors",)),
     "overhead": (overhead_lines, ("overhead",)),
-    "install": (install_lines, ("install",)),
 }
 MARKED = re.compile(r"(<!-- benchmarks: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -260,12 +246,13 @@ def whole(report: dict[str, Any], name: str) -> dict[str, Any]:
 def document(report: dict[str, Any]) -> str:
     lines = [
         "# Benchmarks",
-        "Written by `bench/report.py` from [benchmarks.json](benchmarks.json), which has every figure: do "
-        "not edit. Figures of a machine with AVX-512, taken earlier, are in "
-        "[benchmarks-avx512.md](benchmarks-avx512.md).",
+        "`bench/report.py` writes this page from [benchmarks.json](benchmarks.json), which has every figure. Do not "
+        "edit it. One command measures everything again, in less than 18 minutes on two quiet cores:",
+        "```sh\npython3 -m venv .venv-bench && .venv-bench/bin/pip install '.[bench]' torch==2.13.0 && "
+        ".venv-bench/bin/python bench/report.py\n```",
         "\n".join(f"- {key}: {report[key]}" for key in ("cpu", "caches", "cores", "os", "isa", "compiler"))
         + "\n- versions: " + ", ".join(f"{name} {v}" for name, v in report["versions"].items()),
-        "In tables: median (lower quartile to upper quartile) over the rounds.",
+        "Tables show the median over the rounds and, in brackets, the lower and upper quartiles.",
     ]  # fmt: skip
     if report["quick"]:
         lines.insert(1, NOT_MEASURED)
@@ -276,8 +263,7 @@ def document(report: dict[str, Any]) -> str:
             lines.append(f"`{name}`: {found['failure']}.")
             continue
         lines.append(f"`{found['command']}`, {found['date'][:10]}:")
-        if part.picture:
-            lines.append(f"![{part.title}]({part.picture})")
+        lines += [f"![{part.title}]({picture})" for picture, _ in part.pictures[:1]]
         lines.append(text(compare.tables(found) if "sizes" in found else found["tables"]))
     return "\n\n".join(lines) + "\n"
 
@@ -285,8 +271,8 @@ def document(report: dict[str, Any]) -> str:
 def draw(report: dict[str, Any], folder: Path) -> None:
     for name, part in PARTS.items():
         found = whole(report, name)
-        if part.draw and "failure" not in found:
-            part.draw(found, folder / part.picture)
+        for picture, draw_one in part.pictures if "failure" not in found else ():
+            draw_one(found, folder / picture)
 
 
 # ---- measuring -------------------------------------------------------------------------------

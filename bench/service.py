@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""What a service asks of fastgate's LSTM beyond the time of a call. Linux; needs two free cores.
+"""What a service asks of fastgate's LSTM beyond the time of a call.  It needs Linux and two free cores.
 
     python bench/service.py [threads] [counting] [tail] [decay] [million]    # default: all
 
-threads   four Python threads, each with a stream of its own through one shared LSTM, on two cores:
-          their steps a second over one thread's; beside it the same of two threads in long
-          sequences, which is what the two cores have to give
-counting  a Python thread that counts, while another runs a long sequence on the other core: its
-          speed over that when alone
-tail      the 99.9th percentile of single steps over their median, beside an empty Python loop that
-          takes as long and ONNX Runtime's step, in turns of 1000
-decay     silence after a loud start, with biases of 0 and with a forget gate near 1, whose c comes
-          down to subnormal numbers: late steps over early ones, beside ONNX Runtime's
-million   a million steps: memory, and the distance from a float64 LSTM that is fed the same, which
-          is itself compared with fastgate.reference over 1000 steps
-Figures are medians over the rounds with their quartiles.
+threads   four Python threads on two cores, each with a stream of its own of one shared LSTM: their steps a second over
+          those of one thread; and the same for two threads in long sequences, which shows what the two cores can give
+counting  a Python thread that counts while another thread runs a long sequence on the other core: its speed over
+          that when it is alone
+tail      the 99.9th percentile of single steps over their median, in turns of 1000 with an empty Python loop that takes
+          as long and with ONNX Runtime's step
+decay     silence after a loud start, with biases of 0, and with a forget gate near 1, whose c would become subnormal:
+          the time of the last steps over that of the first ones, beside ONNX Runtime's
+million   a million steps: memory, and the distance from a float64 LSTM with the same inputs, which is itself compared
+          with fastgate.reference over 1000 steps
+
+Figures are medians over the rounds, with their quartiles.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ import fastgate
 import lstm
 import numpy as np
 from fastgate import reference
-from show import Table, quartiles
-from sides import note, publish, stage
+from figures import Table, quartiles
+from machine import note, publish, stage
 
 SECONDS = 0.4  # of a measurement of threads
 
@@ -49,7 +49,7 @@ def noise(*shape: int) -> Any:
 
 
 def rate(works: list[Callable[[], Any]], units: int) -> float:
-    """Units of work a second, of all threads, one each, that call their work over and over."""
+    """Units of work a second of all threads, each of which calls one of the works again and again."""
     done = [0] * len(works)
     started = threading.Barrier(len(works) + 1)
     end = threading.Event()
@@ -114,7 +114,7 @@ def counting(options: argparse.Namespace) -> Table:
         raise AssertionError
 
     def speed(work: Callable[[], Any]) -> float:
-        """Of a thread that counts while this one works, on another core."""
+        """The speed of a thread that counts on another core while this one works."""
         end, result = threading.Event(), []
         thread = threading.Thread(target=lambda: result.append(counted(end)))
         thread.start()
@@ -146,7 +146,7 @@ def timed(call: Callable[[], Any], number: int, into: array[int]) -> None:
 
 
 def steps(p: lstm.Problem) -> dict[str, Callable[[], Any]]:
-    """A step in place."""
+    """Side -> a function that runs a step in place."""
     names = next(lstm.STEP[lstm.STREAM](p)).names
     sides = {lstm.STREAM: functools.partial(names["s"].step, names["x"], out=names["y"])}
     try:
@@ -213,7 +213,7 @@ def decay(options: argparse.Namespace) -> Table:
 
 
 def resident() -> float:
-    """MB."""
+    """The resident memory of this process, in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 

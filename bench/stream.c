@@ -1,11 +1,11 @@
 /*
- * A step of a stream beside the kernel that it calls: what the public API costs.
+ * Times a step of a stream beside the kernel that it calls, which shows what the public API costs.
  *
  *     stream stream INPUTSxHIDDEN...
  *
- * prints a line a round: the size, then seconds a step by fastgate_stream_step, and by the kernel of the
- * library's table, called on weights that were packed beside it, in the same order.  They take turns of
- * a millisecond, each after an eighth of that to warm up, and must give the same bits.
+ * It prints a line for each round: the size, then the seconds of a step by fastgate_stream_step, and by a direct call
+ * of the kernel on weights packed in the same order.  They take turns of a millisecond, after an eighth of that
+ * to warm up, and must give the same bits.
  */
 #define _POSIX_C_SOURCE 200112L
 #include "../csrc/internal.h"

@@ -1,4 +1,4 @@
-/* A packed gate: create, run, save, load, free; and the gate that is not packed. */
+/* Packed gates: create, run, save, load, free.  And fastgate_gate_once, which packs nothing. */
 #define _DEFAULT_SOURCE /* madvise */
 #include "internal.h"
 
@@ -14,9 +14,9 @@ struct fastgate_gate {
     unsigned threads;
     size_t output_size, segments[2];
     size_t nbytes;
-    const char *packed; /* aligned; in `block`, or in a buffer that was loaded */
-    void *block;        /* or NULL */
-    fg_file file;       /* which was loaded, or none */
+    const char *packed; /* aligned; within `memory`, or in a buffer that was loaded */
+    void *memory;       /* allocated; NULL if the gate was loaded */
+    fg_file file;       /* the file that was loaded, if any */
 };
 
 const char *fastgate_version(void)
@@ -26,51 +26,42 @@ const char *fastgate_version(void)
 
 const char *fastgate_strerror(int code)
 {
-    switch (code) {
-    case FASTGATE_OK:
-        return "success";
-    case FASTGATE_ERROR_MEMORY:
-        return "out of memory";
-    case FASTGATE_ERROR_SHAPE:
-        return "sizes that do not fit together";
-    case FASTGATE_ERROR_ISA:
-        return "instruction set unknown, not built or not usable on this CPU";
-    case FASTGATE_ERROR_VALUE:
-        return "a weight does not fit the storage, or an option cannot have this value";
-    case FASTGATE_ERROR_FORMAT:
-        return "not a saved gate or LSTM of this kind and byte order, or truncated, damaged or misaligned";
-    case FASTGATE_ERROR_VERSION:
-        return "saved by another version of fastgate, in another format";
-    case FASTGATE_ERROR_FILE:
-        return "a file cannot be opened, read or written; errno tells why";
-    case FASTGATE_ERROR_INTERRUPTED:
-        return "the call was interrupted";
-    default:
-        return "unknown fastgate error";
-    }
+    static const char *const texts[] = {
+        [FASTGATE_OK] = "success",
+        [FASTGATE_ERROR_MEMORY] = "out of memory",
+        [FASTGATE_ERROR_SHAPE] = "sizes that do not fit together",
+        [FASTGATE_ERROR_ISA] = "instruction set unknown, not built or not usable on this CPU",
+        [FASTGATE_ERROR_VALUE] = "a weight does not fit the storage, or an option cannot have this value",
+        [FASTGATE_ERROR_FORMAT] =
+            "not a saved gate or LSTM of this kind and byte order, or truncated, damaged or misaligned",
+        [FASTGATE_ERROR_FILE] = "a file cannot be opened, read or written; errno tells why",
+        [FASTGATE_ERROR_VERSION] = "saved by another version of fastgate, in another format",
+        [FASTGATE_ERROR_INTERRUPTED] = "the call was interrupted",
+    };
+    return (size_t)code < sizeof texts / sizeof *texts ? texts[code] : "unknown fastgate error";
 }
 
-/* From this size on, packed weights begin at a multiple of it, and huge pages are asked for. */
+/* Packed weights of this size or more begin at a multiple of it, and ask for huge pages. */
 #define HUGE_PAGE ((size_t)2 << 20)
 
 size_t fg_packed_bytes(fastgate_storage storage, size_t output_size, const size_t segments[2])
 {
     const size_t limit = PTRDIFF_MAX - HUGE_PAGE, rows = fg_panel_rows(storage);
     const size_t panels = output_size / rows + (output_size % rows != 0);
-    const size_t longest = limit / FG_LINE / 2 - 4; /* of a segment: its bytes and those of another one fit */
+    const size_t longest = limit / FG_LINE / 2 - 4; /* two segments of this length do not overflow size_t */
     if (panels && (segments[0] > longest || segments[1] > longest ||
                    panels > limit / fg_panel_bytes(storage, segments)))
         return SIZE_MAX;
     return panels ? panels * fg_panel_bytes(storage, segments) : 0;
 }
 
-/* Where packed weights of this size begin in a block that has room to align them. */
-static char *aligned_in(void *block, size_t nbytes)
+/* Where packed weights of this size begin in allocated memory that has room to align them. */
+static char *aligned_in(void *memory, size_t nbytes)
 {
     const size_t alignment = nbytes < HUGE_PAGE ? FG_LINE : HUGE_PAGE;
-    char *packed = (char *)block + (alignment - (uintptr_t)block % alignment) % alignment;
+    char *packed = (char *)memory + (alignment - (uintptr_t)memory % alignment) % alignment;
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (alignment == HUGE_PAGE) /* before the first touch; if it is refused, small ones do */
+    if (alignment == HUGE_PAGE) /* before the first write; without huge pages, small ones are used */
         madvise(packed, nbytes, MADV_HUGEPAGE);
 #endif
     return packed;
@@ -98,19 +89,19 @@ int fg_create(fastgate_gate **gate, fastgate_storage storage, const fg_matrix *m
     const size_t nbytes = fg_packed_bytes(storage, m->rows, m->segments);
     if (nbytes == SIZE_MAX)
         return FASTGATE_ERROR_MEMORY;
-    void *block = malloc(nbytes + (nbytes < HUGE_PAGE ? FG_LINE : HUGE_PAGE));
-    if (!block)
+    void *memory = malloc(nbytes + (nbytes < HUGE_PAGE ? FG_LINE : HUGE_PAGE));
+    if (!memory)
         return FASTGATE_ERROR_MEMORY;
-    char *packed = aligned_in(block, nbytes);
+    char *packed = aligned_in(memory, nbytes);
     fastgate_gate *made;
     int rc = fg_pack(packed, storage, m);
     if (!rc)
         rc = fg_create_in_place(&made, storage, m->rows, m->segments, threads, packed);
     if (rc) {
-        free(block);
+        free(memory);
         return rc;
     }
-    made->block = block;
+    made->memory = memory;
     *gate = made;
     return FASTGATE_OK;
 }
@@ -128,7 +119,7 @@ int fastgate_gate_create(fastgate_gate **gate, fastgate_storage storage, size_t 
 void fastgate_gate_free(fastgate_gate *gate)
 {
     if (gate) {
-        free(gate->block);
+        free(gate->memory);
         fg_close_file(&gate->file);
     }
     free(gate);
@@ -258,12 +249,12 @@ static int parts_add_up(const fastgate_part *parts, size_t part_count, size_t in
     return !input_size;
 }
 
-/* A batch of a gate up to this size is shared out by its rows: then each thread's cache holds all of the
- * gate.  Of a larger one, each thread's cache should hold some blocks. */
+/* Threads share a batch by its rows if the gate has up to this size, because each thread's cache then holds all of it.
+ * With a larger gate they share the blocks, so that each thread's cache holds some of them. */
 #define WHOLE_GATE_BYTES (1024 * 1024)
-#define BATCH_PIECE 24 /* rows; the kernels are best at multiples of their groups of rows */
+#define BATCH_PIECE 24 /* rows of x, a whole group of rows of the kernels */
 
-/* A call in pieces: of the outputs, or of the batch. */
+/* A call that is divided into pieces, of the blocks or of the batch. */
 typedef struct {
     const fg_call *call;
     fg_packed_kernel *kernel;
@@ -272,8 +263,8 @@ typedef struct {
     size_t cost; /* of a block, for a row of x */
 } shared_call;
 
-/* Runs some blocks for some rows of x, or until the call is interrupted: whole groups of rows at a time, and of a large
- * gate a millisecond's blocks, because int8 rounds x for each of these pieces. */
+/* Runs these blocks for these rows of x, or until the call is interrupted.  Between two looks at the interrupt it runs
+ * whole groups of rows and about a millisecond's blocks: int8 rounds x again for every kernel call, so they are few. */
 static void run_blocks(const shared_call *s, size_t first_block, size_t blocks, size_t first, size_t count)
 {
     const size_t most_rows = (FG_WATCH_COST / (s->cost * blocks) / BATCH_PIECE + 1) * BATCH_PIECE;
@@ -307,12 +298,12 @@ static void share(unsigned threads, size_t cost, size_t nbytes, shared_call *s)
     const size_t size = s->of_batch ? batch_pieces : s->blocks;
     if (threads > size)
         threads = (unsigned)size;
-    /* more pieces than threads, for whoever is early to take over some */
-    s->pieces = threads * (size / threads < 4 ? size / threads : 4);
+    /* more pieces than threads, so that a thread that ends early takes over some */
+    s->pieces = threads * smaller(size / threads, 4);
     fg_share(threads, s->pieces, cost >= FG_WAKE_COST, run_piece, s);
 }
 
-/* What a row of x costs in a batch of so many */
+/* The cost of a row of x in a batch of that size */
 static size_t row_cost(const fastgate_gate *gate, size_t batch)
 {
     return batch < 4 ? gate->nbytes : gate->nbytes / 4;
@@ -362,7 +353,8 @@ int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t inpu
         return FASTGATE_ERROR_VALUE;
     const ptrdiff_t width = (ptrdiff_t)fg_real_bytes(storage);
     const size_t cost = (input_size + 1) * (size_t)width; /* of a row of W */
-    const size_t unit = row_stride != 1 ? 64 : input_size < 65536 ? 1024 : 256; /* rows: pieces of columns are long */
+    /* rows of W between two looks at the interrupt are a multiple of this; column-major weights need long columns */
+    const size_t unit = row_stride != 1 ? 64 : input_size < 65536 ? 1024 : 256;
     fg_watch watch;
     fg_begin(&watch, cost * output_size * batch);
     const size_t most = watch.asked ? (4 * FG_WATCH_COST / (cost * unit) + 1) * unit : output_size;

@@ -1,4 +1,4 @@
-/* Scalar conversions between float and the 16-bit formats, for packing and for CPUs that have none. */
+/* Conversions of one number between float and the 16-bit formats: for packing, and for CPUs that cannot convert. */
 #ifndef FASTGATE_HALF_H
 #define FASTGATE_HALF_H
 
@@ -20,7 +20,7 @@ static inline float fg_of_bits(uint32_t bits)
     return f;
 }
 
-/* The upper half of a float, rounded to nearest, ties to even; a NaN keeps a bit that says so. */
+/* The upper half of a float, rounded to nearest, ties to even.  A NaN stays one: a bit of its mantissa is set. */
 static inline uint16_t fg_to_bfloat16(float f)
 {
     const uint32_t bits = fg_bits_of(f);
@@ -35,8 +35,8 @@ static inline float fg_from_bfloat16(uint16_t half)
 }
 
 /*
- * IEEE binary16, rounded to nearest, ties to even.  Below its normal range the spacing is 2^-24, which
- * is that of float32 in [0.5, 1): adding 0.5 rounds, and leaves the result in the low bits.
+ * IEEE binary16, rounded to nearest, ties to even.  Below its normal range its numbers are 2^-24 apart, as floats in
+ * [0.5, 1) are, so that adding 0.5 rounds and leaves the result in the low bits.
  */
 static inline uint16_t fg_to_float16(float f)
 {
@@ -46,7 +46,7 @@ static inline uint16_t fg_to_float16(float f)
         half = fg_bits_of(fg_of_bits(magnitude) + 0.5f) - 0x3f000000;
     else if (magnitude >= 0x47800000) /* 2^16 */
         half = magnitude > 0x7f800000 ? 0x7e00 : 0x7c00;
-    else /* rebias the exponent; a carry out of 10 bits goes to it, up to infinity */
+    else /* rebias the exponent; a carry out of the 10 bits of the mantissa raises it, up to infinity */
         half = (magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13;
     return (uint16_t)((bits >> 16 & 0x8000) | half);
 }

@@ -1,4 +1,5 @@
-/* What the files of csrc share: the order of summation, the packed form, kernels, saved buffers.  Private to csrc. */
+/* What the files of csrc share: the order of summation, the packed form, kernels, threads, saved buffers.  Private.
+ * docs/how-it-works.md has a drawing of the packed form. */
 #ifndef FASTGATE_INTERNAL_H
 #define FASTGATE_INTERNAL_H
 
@@ -25,9 +26,9 @@ static inline size_t larger(size_t a, size_t b)
 }
 
 /*
- * The order of summation, on which every bit of a result depends.  The inputs of a row are one segment, in a
- * gate, or two, in an LSTM's gates: those from x and those from h.  Each segment is taken in spans of FG_SPAN
- * inputs, the last of which may be shorter:
+ * The order of summation, on which every bit of a result depends.  The inputs of a gate are one segment.  Those of an
+ * LSTM's gates are two, x and h.  Each segment is divided into spans of FG_SPAN inputs, and the last span may be
+ * shorter:
  *
  *     total = bias
  *     for each segment, for each span, in order:
@@ -36,8 +37,9 @@ static inline size_t larger(size_t a, size_t b)
  *         total = total + sum
  *     z = total
  *
- * So an accumulator stays in its register for a whole span, in a single call and in a batch alike, x is read where it
- * lies, and the products with x can be computed ahead for a whole sequence of an LSTM: they hand over one number a row.
+ * So an accumulator stays in its register for a whole span, with one vector and in a batch alike, and x is read where
+ * it is.  Because h begins a new span, the products with x can be computed ahead for a whole sequence of an LSTM, and
+ * hand over a single number for each row.
  */
 #define FG_SPAN 256
 
@@ -47,21 +49,22 @@ static inline size_t fg_real_bytes(fastgate_storage storage)
 }
 
 /*
- * A panel is 16 consecutive rows of [bias, W], or 8 of double, so that their biases fill a line of 64 bytes: one
- * AVX-512 register, two of AVX2, four of NEON.  Panels follow one another.  Each is contiguous: a line of biases, then
- * for each input the weights of the panel's rows, a line or, for 16-bit storages, half a line; then zeros up to a whole
- * line.  Rows past the last are zero.  A block is four panels; the last block may have fewer.
+ * The packed form.  A panel is 16 consecutive rows of [bias, W], or 8 rows of double, so that their biases fill a line
+ * of 64 bytes: one AVX-512 register, two of AVX2, four of NEON.  A panel is contiguous, and the panels follow one
+ * another.  It holds a line of biases; then, for each input, the weights of the panel's rows, which are a line, or half
+ * a line in a 16-bit storage; then zeros up to a whole line.  Rows past the last row of W are zeros.  A block is four
+ * panels; the last block may have fewer.
  *
- * bfloat16: the weights of two inputs of a segment share a line, of words of 32 bits: row r of the first in the lower
- * half of word r, of the second in the upper half, so that a shift or a mask makes floats of them.
+ * bfloat16: the weights of two inputs of a segment share a line of 32-bit words.  The lower half of word r is row r of
+ * the first input and the upper half that of the second, so that a shift or a mask makes a float of either.
  *
- * int8: after the biases a line of scales, float; then for each span of up to FG_INT8_SPAN inputs of a segment a
- * line of the sums of its weights, int32_t, and for every four inputs a line of their weights, row by row.  Inputs
- * past the last of a span have weight 0.
+ * int8: a line of scales (float) follows the biases.  Then, for each span of up to FG_INT8_SPAN inputs of a segment,
+ * there is a line of the sums of its weights (int32_t) and, for every four inputs, a line of their weights, four bytes
+ * for each row.  A span whose size is not a multiple of four is padded with weights of 0.
  */
 #define FG_LINE 64
-#define FG_PANELS 4 /* in a block */
-#define FG_QUAD 4   /* inputs */
+#define FG_PANELS 4 /* panels in a block */
+#define FG_QUAD 4   /* inputs whose int8 weights share a line */
 #define FG_INT8_SPAN 512
 
 static inline size_t fg_int8_spans(size_t columns)
@@ -74,13 +77,13 @@ static inline size_t fg_panel_rows(fastgate_storage storage)
     return FG_LINE / fg_real_bytes(storage);
 }
 
-/* Bytes of the weights of one input, for a panel, on average; not of int8. */
+/* The bytes of a panel's weights for one input, on average; not for int8. */
 static inline size_t fg_input_bytes(fastgate_storage storage)
 {
     return storage == FASTGATE_FLOAT16 || storage == FASTGATE_BFLOAT16 ? FG_LINE / 2 : FG_LINE;
 }
 
-/* Bytes of the weights of a segment, or of whole spans of it, for a panel. */
+/* The bytes of a panel's weights for a segment, or for whole spans of it. */
 static inline size_t fg_segment_bytes(fastgate_storage storage, size_t columns)
 {
     if (storage == FASTGATE_INT8)
@@ -90,7 +93,7 @@ static inline size_t fg_segment_bytes(fastgate_storage storage, size_t columns)
     return columns * fg_input_bytes(storage);
 }
 
-/* Bytes before the weights of a panel: its biases, and the scales of int8. */
+/* The bytes of a panel before its weights: biases, and for int8 scales. */
 static inline size_t fg_head_bytes(fastgate_storage storage)
 {
     return storage == FASTGATE_INT8 ? 2 * FG_LINE : FG_LINE;
@@ -102,139 +105,142 @@ static inline size_t fg_panel_bytes(fastgate_storage storage, const size_t segme
     return fg_head_bytes(storage) + (bytes + FG_LINE - 1) / FG_LINE * FG_LINE;
 }
 
-/* [bias, W]: element (i, k) of W is weight[i * row_stride + k * column_stride]; bias may be NULL. */
+/* [bias, W]: element (i, k) of W is weight[i * row_stride + k * column_stride].  bias may be NULL, for zeros. */
 typedef struct {
     const void *weight;
     ptrdiff_t row_stride, column_stride;
     const void *bias;
-    size_t rows, segments[2]; /* inputs in each segment; their sum is the number of columns */
+    size_t rows, segments[2]; /* the inputs of each segment; their sum is the number of columns */
 } fg_matrix;
 
 /* What a call computes from the sums z = W x + bias. */
 typedef enum {
     FG_SIGMOID, /* y (rows,) = sigma(z) */
     FG_LINEAR,  /* y (rows,) = z */
-    FG_CELL     /* y (units,) = h and cell->c_out (units,), of an LSTM */
+    FG_CELL     /* y (units,) = h and cell->c_out (units,) = c, of an LSTM's step */
 } fg_ending;
 
 /*
- * An LSTM's cell.  A block of its packed weights is the four gates i, f, g, o of as many units as a panel
- * has rows: a panel each, so that one pass over a block gives all that these units need.  Units
- * past the last, up to a whole panel, have weights and biases of zero.
+ * What FG_CELL needs.  A block of an LSTM's packed weights holds the four gates i, f, g, o of as many units as a panel
+ * has rows, a panel for each gate, so that one pass over a block gives all four sums of these units.  The last
+ * units are padded to a whole panel, with weights and biases of zero.
  */
 typedef struct {
     size_t units;
     const void *c; /* (batch, units) */
-    void *c_out;   /* the same, which may be c */
+    void *c_out;   /* (batch, units), which may be c */
     ptrdiff_t c_stride, c_out_stride;
     const void *peephole; /* (3, units rounded up to whole panels), of i, f and o; or NULL */
-    double clip, gate_clip; /* of c, and of what the activations take; INFINITY for none */
+    double clip, gate_clip; /* the limits of c and of the activations' arguments; INFINITY for none */
     int input_forget; /* f = 1 - i */
 } fg_cell;
 
 /*
- * A packed gate and what it is called on.  A call takes one segment or both.  Totals begin as the biases or, if it is
- * not NULL, as `start` (batch, rows of whole blocks), which may be what a call with FG_LINEAR gave.
+ * A packed gate and the arguments of a call.  A call takes one segment or both.  Its totals begin as the biases or, if
+ * that is not NULL, as `start` (batch, rows rounded up to whole blocks), which an earlier call with FG_LINEAR wrote.
  */
 typedef struct {
     const char *packed;
     size_t rows, segments[2];
     size_t first_segment, last_segment; /* the segments [first, last) */
     const fastgate_part *parts; /* their sizes add up to those of these segments */
-    const void *start;          /* or NULL */
+    const void *start;
     ptrdiff_t start_stride;
     void *y;
     ptrdiff_t y_stride;
     fg_ending ending;
-    const fg_cell *cell; /* of FG_CELL */
+    const fg_cell *cell; /* for FG_CELL */
 } fg_call;
 
-/* y = the ending of W x + bias, of the rows in blocks [first_block, first_block + blocks) and of the rows
+/* Computes y for the rows of W in the blocks [first_block, first_block + blocks) and for the rows
  * [first, first + count) of x. */
 typedef void fg_packed_kernel(const fg_call *call, size_t first_block, size_t blocks, size_t first, size_t count);
 
+/* The kernels of one file of kernels/.  Those that it does not have are NULL, and another table has them. */
 typedef struct {
-    fg_packed_kernel *packed[FASTGATE_FLOAT64 + 1]; /* by storage; NULL where another table has it */
+    fg_packed_kernel *packed[FASTGATE_FLOAT64 + 1]; /* by storage */
 
-    /* y (rows,) = sigma(W x + bias), from a matrix where it lies, of one segment; NULL likewise */
+    /* y (rows,) = sigma(W x + bias), from a matrix of one segment that is read where it is */
     void (*once)(const fg_matrix *m, const void *x, void *y);
 } fg_kernels;
 
-/* packed = the packed form of m: its panels times fg_panel_bytes.  FASTGATE_ERROR_VALUE if a weight does
- * not fit the storage. */
+/* Writes the packed form of m, fg_packed_bytes.  Returns FASTGATE_ERROR_VALUE if a weight does not fit the storage. */
 int fg_pack(char *packed, fastgate_storage storage, const fg_matrix *m);
 
-/* weight (rows, columns), row-major, and bias (rows,) = what was packed, as rounded */
+/* Writes the weights as they were rounded, (rows, columns) and row-major, and the bias (rows,). */
 void fg_unpack(const char *packed, fastgate_storage storage, size_t rows, const size_t segments[2], void *weight,
                void *bias);
 
 /*
- * Whether fg_pack may have written what is there, so that what is unpacked and packed again is the same: all padding is
- * zero, halves are what a float can become, and the scales and sums of int8 are those of its weights.  Free are all
- * bits of a float or double, those of a NaN included, and infinities and quiet NaNs among the halves.  `group` panels
- * have their first rows in use alike, and together as many as `rows` says: 1 in a gate, 4 in an LSTM's gates.
+ * Whether fg_pack can have written this, so that unpacking and packing it again gives the same bytes: all padding is
+ * zero, each 16-bit weight is one to which a float rounds, and the scales and sums of int8 are those of its weights.  A
+ * float or double may have any bits, and a 16-bit weight may be infinite or a quiet NaN.  The panels form
+ * groups of `group`, 1 in a gate and 4 in an LSTM's gates; in each group the first rows of every panel are in use, as
+ * many in all groups together as `rows` says.
  */
 int fg_is_packed(const char *packed, fastgate_storage storage, size_t rows, size_t group, const size_t segments[2],
                  int has_bias);
 
-/* Whether each line of `line` bytes is zero past the first `used`. */
+/* Whether each run of `line` bytes is zero after its first `used` bytes. */
 int fg_is_zero_past(const void *lines, size_t bytes, size_t line, size_t used);
 
-/* Bytes of the packed form; SIZE_MAX if they, with room to align them, do not fit ptrdiff_t. */
+/* The bytes of the packed form; SIZE_MAX if they and the room to align them do not fit ptrdiff_t. */
 size_t fg_packed_bytes(fastgate_storage storage, size_t output_size, const size_t segments[2]);
 
-/* As fastgate_gate_create; of a matrix in one or two segments. */
+/* Creates what fastgate_gate_create does, from a matrix of one or two segments. */
 int fg_create(fastgate_gate **gate, fastgate_storage storage, const fg_matrix *m, unsigned threads);
 
-/* A gate of weights that are packed, and stay where they are; threads are as for fastgate_gate_create. */
+/* Creates a gate from packed weights, which stay where they are. */
 int fg_create_in_place(fastgate_gate **gate, fastgate_storage storage, size_t output_size, const size_t segments[2],
                        unsigned threads, const char *packed);
 
-/* The packed form, fg_packed_bytes of it. */
+/* Copies the packed form, fg_packed_bytes. */
 void fg_copy_packed(void *to, const fastgate_gate *gate);
 
-/* Runs a call on a batch.  Packed, rows and segments are filled in from the gate.  1 if it was interrupted. */
+/* Runs a call on a batch; it sets packed, rows and segments itself.  Returns 1 if the call was interrupted. */
 int fg_run(const fastgate_gate *gate, size_t batch, fg_call *call);
 
 /* The kernels that fastgate_select_isa chose, or the best usable ones. */
 fg_packed_kernel *fg_active_kernel(fastgate_storage storage);
 void fg_run_once(fastgate_storage storage, const fg_matrix *m, const void *x, void *y);
 
-/* No more threads than this share a call. */
+/* ---- threads ------------------------------------------------------------------------------------ */
+
+/* The most threads that share a call. */
 #define FG_THREAD_LIMIT 256
 
-/* The threads for a gate created with `asked`: those, or what fastgate_override_threads says. */
+/* The threads of a gate that was created with `asked`: that number, or the one of fastgate_override_threads. */
 unsigned fg_threads_of(unsigned asked);
 
 /*
- * Calls task(context, i) once for each i < count, on up to `threads` threads with the calling one
- * among them, and returns when all calls have returned.  For the same threads and count, a thread
- * begins with the same run of i, in order.  While another call has the workers, and from within a
- * task, all run on the calling thread.  A task must not fork.
+ * Calls task(context, i) once for each i < count, on up to `threads` threads, of which the calling thread is one, and
+ * returns when all tasks have returned.  With the same threads and count, a thread always begins with the same
+ * consecutive i, so that its cache still holds what they read.  While another call has the workers, and within a task,
+ * everything runs on the calling thread.  A task must not fork.
  *
- * Workers sleep when they have had nothing to do for a while, and waking one can take the caller 20
- * microseconds.  With `wake` they are woken, for a job that is longer; otherwise only if the last
- * call that found them asleep was a moment ago, so that many small calls in a row do share, and one
- * now and then is run by the caller and by those who are awake.
+ * Workers sleep when they have had nothing to do for a while, and waking one can take the caller 20 microseconds.  With
+ * `wake` they are woken, which pays for a long job.  Without it they are woken only if the last call that found them
+ * asleep was a moment ago: so many small calls in a row are shared, and an occasional one is run by the caller and the
+ * workers that are awake.
  */
-void fg_share(unsigned threads, size_t count, int wake, void (*task)(void *context, size_t i),
-              void *context);
+void fg_share(unsigned threads, size_t count, int wake, void (*task)(void *context, size_t i), void *context);
 
 /*
- * What a call costs is counted in bytes of weights that it reads, in a batch about one fourth of them for each row of
- * x.  Sharing gains from about 5 microseconds of work on, and waking a thread from about 150 on.  Calls of less than
- * FG_WATCH_COST cannot be interrupted.
+ * The cost of a call is the bytes of weights that it reads; in a batch, about a fourth of these bytes for each row of
+ * x.  Sharing a call gains from about 5 microseconds of work on, and waking a thread from about 150 microseconds on.
+ * A call that costs less than FG_WATCH_COST cannot be interrupted.
  */
 #define FG_SHARE_COST (384 * 1024)
 #define FG_WAKE_COST (4 * 1024 * 1024)
 #define FG_WATCH_COST (4 * 1024 * 1024)
 
-/* A call that may be interrupted; between fg_begin and fg_end it is that of its thread, and of workers in its tasks. */
+/* A call that can be interrupted.  Between fg_begin and fg_end, fg_interrupted tells its thread, and the workers that
+ * run its tasks, whether it was. */
 typedef struct {
-    int (*asked)(void); /* or NULL */
+    int (*asked)(void); /* what fastgate_set_interrupt set; NULL if nothing asks */
     atomic_int interrupted;
-    size_t left;    /* of the work until the clock is read */
-    uint64_t since; /* when it began or last asked, in ns */
+    size_t left;    /* the work until the clock is read again */
+    uint64_t since; /* when the call began or last asked, in ns */
 } fg_watch;
 
 void fg_watch_call(fg_watch *w);
@@ -247,25 +253,26 @@ static inline void fg_begin(fg_watch *w, size_t cost)
         fg_watch_call(w);
 }
 
-/* FASTGATE_OK or FASTGATE_ERROR_INTERRUPTED */
+/* Returns FASTGATE_OK or FASTGATE_ERROR_INTERRUPTED. */
 static inline int fg_end(fg_watch *w)
 {
     return w->asked ? fg_unwatch_call(w) : FASTGATE_OK;
 }
 
-/* Whether the call of this thread is to end now.  Asked before each piece of work, with its cost, which only tells when
- * to read the clock: where weights are few or strides large, it is low by up to two orders of magnitude. */
+/* Whether the call of this thread must end now.  It is called before each piece of work with the cost of that
+ * piece, which only decides when to read the clock: with few weights or large strides the true cost is up to a hundred
+ * times higher. */
 int fg_interrupted(size_t cost);
 
-/* How far a row of a pipeline is; apart from what other threads write. */
+/* How many tasks of a row of a pipeline are done, on cache lines of its own. */
 typedef struct {
     atomic_size_t state;
     char apart[2 * FG_LINE - sizeof(atomic_size_t)];
 } fg_progress;
 
 /*
- * Calls task(context, i, k) once for each i < rows, k < columns, after those of (i - 1, k) and (i, k - 1) have
- * returned, on up to `threads` threads; `wake` is as for fg_share.  progress (rows,) is scratch.
+ * Calls task(context, i, k) once for each i < rows and k < columns, on up to `threads` threads, and only after the
+ * tasks (i - 1, k) and (i, k - 1) have returned.  `wake` is as for fg_share, and progress (rows,) is scratch.
  */
 void fg_pipeline(unsigned threads, int wake, fg_progress *progress, size_t rows, size_t columns,
                  void (*task)(void *context, size_t i, size_t k), void *context);
@@ -273,15 +280,15 @@ void fg_pipeline(unsigned threads, int wake, fg_progress *progress, size_t rows,
 /* ---- saved ------------------------------------------------------------------------------------- */
 
 /*
- * What is saved is a header and sections, each at the next multiple of FG_LINE bytes, zeros between: so a
- * gate runs on a mapped file where it lies.  A gate has one section, its packed form.  An LSTM has first
- * one byte for each layer and direction, 1 where there are peepholes, else 0; then, for each layer and
- * direction, the packed form of its gates, that of its projection, if there are any, and its peepholes,
- * as in fg_cell, if it has them.  Numbers are in the byte order of the machine that saved them.
+ * A saved buffer is a header and sections.  Each section begins at the next multiple of FG_LINE bytes, after zeros, so
+ * that a gate can compute on a mapped file.  A gate has one section, its packed form.  In an LSTM, one byte for each
+ * layer and direction follows the header, 1 if it has peepholes, else 0.  Then come, for each layer and direction, the
+ * packed form of its gates, the packed form of its projection if there is one, and its peepholes, in the form of
+ * fg_cell, if it has them.  Numbers have the byte order of the machine that saved them.
  *
- * All sizes follow from the header.  Loading refuses whatever saving cannot have written: what it takes is a gate or
- * LSTM like any other, and is saved again as the same bytes.  FASTGATE_FORMAT goes up with every change of this, of
- * the packed form and of the order of summation.
+ * All sizes follow from the header.  Loading refuses whatever saving cannot have written, so what it accepts
+ * is saved again as the same bytes.  FASTGATE_FORMAT is raised with every change of this form, of the packed form and
+ * of the order of summation.
  */
 typedef enum { FG_SAVED_GATE = 1, FG_SAVED_LSTM = 2 } fg_saved_kind;
 enum { FG_SAVED_BACKWARDS = 1, FG_SAVED_INPUT_FORGET = 2, FG_SAVED_BATCH_FIRST = 4 };
@@ -290,9 +297,9 @@ typedef struct {
     char magic[8]; /* "fastgate" */
     uint32_t crc;  /* CRC-32 of all that follows */
     uint32_t format;
-    uint64_t size; /* bytes, of all */
+    uint64_t size; /* bytes, of the whole buffer */
     uint32_t kind, storage, threads;
-    uint32_t directions, flags, zero; /* from here on, what a gate has not is 0 */
+    uint32_t directions, flags, zero; /* from here on, the members that a gate does not use are 0 */
     uint64_t input_size;
     uint64_t output_size; /* of an LSTM: hidden_size */
     uint64_t projection_size, layers;
@@ -302,34 +309,34 @@ typedef struct {
 
 _Static_assert(sizeof(fg_saved) == 2 * FG_LINE, "as written in files");
 
-/* The offset of the section of so many bytes that follows *end bytes, and moves *end behind it, unless it is
- * empty; SIZE_MAX is what does not fit ptrdiff_t, and stays. */
+/* Returns the offset of a section of that many bytes after *end bytes, and moves *end behind it, unless it is empty.  A
+ * size that does not fit ptrdiff_t makes *end SIZE_MAX, which it then stays. */
 size_t fg_section(size_t *end, size_t bytes);
 
-/* CRC-32 of zlib, PNG and others (IEEE 802.3), of which this is a continuation; 0 to begin with. */
+/* Continues a CRC-32, which begins as 0: that of zlib, PNG and others (IEEE 802.3). */
 uint32_t fg_crc32(uint32_t crc, const void *data, size_t size);
 
-/* header = that of a buffer of `size` bytes, if it is aligned, unharmed and of this kind; else
- * FASTGATE_ERROR_FORMAT, or FASTGATE_ERROR_VERSION if it is whole, but of another format. */
+/* Reads the header of a buffer of `size` bytes.  Returns FASTGATE_ERROR_VERSION if the buffer is undamaged and of
+ * another format, and FASTGATE_ERROR_FORMAT if it is misaligned, damaged or of another kind. */
 int fg_open_saved(fg_saved *header, fg_saved_kind kind, const void *buffer, size_t size);
 
-/* Whether a header says nothing but what `expected` does; magic, crc and format are as fg_open_saved left them. */
+/* Whether the members of a header after crc and format, which fg_open_saved has checked, are those of `expected`. */
 int fg_same_header(const fg_saved *header, const fg_saved *expected);
 
-/* Writes the header, made complete, before the sections in a buffer of header->size bytes. */
+/* Completes the header and writes it before the sections in a buffer of header->size bytes. */
 void fg_seal(void *buffer, const fg_saved *header);
 
-/* A file in memory: mapped where that is possible. */
+/* A file in memory, which is mapped where the system can do that. */
 typedef struct {
     void *data;
-    size_t size; /* 0: there is none */
-    void *block; /* which holds data, where it is not mapped */
+    size_t size; /* 0: there is no file */
+    void *block; /* allocated memory that holds data if the file is not mapped, else NULL */
 } fg_file;
 
 int fg_open_file(fg_file *file, const char *path);
 void fg_close_file(fg_file *file);
 
-/* Replaces the file, by a new one: who has mapped the old one keeps it. */
+/* Replaces the file by a new one; processes that have mapped the old one keep it. */
 int fg_write_file(const char *path, const void *data, size_t size);
 
 #pragma GCC visibility pop

@@ -1,19 +1,28 @@
-/* LSTMs: create, save, load, one step. */
+/* LSTMs: create, unpack, save, load, free, and one step. */
 #include "lstm.h"
 
 #include <math.h>
 
 /* ---- weights ----------------------------------------------------------------------------------- */
 
-/* Where gate g (of i, f, g, o) of a unit stands among the rows of the packed gates. */
+/* The row of the packed gates that holds gate g (0 to 3: i, f, g, o) of a unit. */
 static size_t packed_row(const fastgate_lstm *lstm, size_t g, size_t unit)
 {
     const size_t panel = lstm->panel;
     return unit / panel * FG_PANELS * panel + g * panel + unit % panel;
 }
 
-/* Between [W_ih | W_hh] and bias as they are given and as they are packed: (4 hidden_size, ..) and rows in
- * the order of packed_row, others untouched. */
+/* Copies a row of `bytes` from an array of the caller, which may be NULL, or into it. */
+static void exchange_row(char *packed, const void *given, size_t row, size_t bytes, int to_packed)
+{
+    if (!given || !bytes)
+        return;
+    char *const at = (char *)given + row * bytes;
+    memcpy(to_packed ? packed : at, to_packed ? at : packed, bytes);
+}
+
+/* Copies weights and biases from the caller's arrays, whose rows are (4, hidden_size), to rows in the order of
+ * packed_row, which hold [W_ih | W_hh], or back.  Rows of padded units are not touched. */
 static void exchange(const fastgate_lstm *lstm, size_t inputs, char *packed, char *bias,
                      const fastgate_lstm_weights *given, int to_packed)
 {
@@ -23,23 +32,13 @@ static void exchange(const fastgate_lstm *lstm, size_t inputs, char *packed, cha
         for (size_t unit = 0; unit < hidden; unit++) {
             const size_t from = g * hidden + unit, row = packed_row(lstm, g, unit);
             char *to = packed + row * (x_bytes + h_bytes);
-            const struct {
-                char *packed, *given;
-                size_t bytes;
-            } pieces[] = {{to, x_bytes ? (char *)given->weight_ih + from * x_bytes : NULL, x_bytes},
-                          {to + x_bytes, h_bytes ? (char *)given->weight_hh + from * h_bytes : NULL,
-                           h_bytes},
-                          {bias + row * width,
-                           given->bias ? (char *)given->bias + from * width : NULL, width}};
-            for (size_t i = 0; i < 3; i++)
-                if (pieces[i].given && to_packed)
-                    memcpy(pieces[i].packed, pieces[i].given, pieces[i].bytes);
-                else if (pieces[i].given)
-                    memcpy(pieces[i].given, pieces[i].packed, pieces[i].bytes);
+            exchange_row(to, given->weight_ih, from, x_bytes, to_packed);
+            exchange_row(to + x_bytes, given->weight_hh, from, h_bytes, to_packed);
+            exchange_row(bias + row * width, given->bias, from, width, to_packed);
         }
 }
 
-/* Room for the gates of a layer in the order of packed_row, zeros, with the bias at its end. */
+/* Zeros for the gates of a layer in the order of packed_row, followed by those of the bias. */
 static char *room_for_gates(const fastgate_lstm *lstm, size_t inputs, char **bias)
 {
     const size_t rows = fg_product(4, fg_padded_units(lstm)), output = lstm->output_size;
@@ -79,15 +78,14 @@ static int create_layer(fastgate_lstm *lstm, size_t index, const fastgate_lstm_w
         if (!peephole)
             return FASTGATE_ERROR_MEMORY;
         for (size_t p = 0; p < 3; p++)
-            memcpy(fg_at(peephole, p * units, lstm->width),
-                   fg_at(given->peephole, p * o->hidden_size, lstm->width),
+            memcpy(fg_at(peephole, p * units, lstm->width), fg_at(given->peephole, p * o->hidden_size, lstm->width),
                    o->hidden_size * lstm->width);
         lstm->nbytes += 3 * units * lstm->width;
     }
     return FASTGATE_OK;
 }
 
-/* An LSTM without layers yet. */
+/* Checks the options and allocates an LSTM whose layers are still empty. */
 static int begin(fastgate_lstm **lstm, const fastgate_lstm_options *o)
 {
     if ((unsigned)o->storage > FASTGATE_FLOAT64 || !(o->clip >= 0) || !(o->gate_clip >= 0))
@@ -101,7 +99,7 @@ static int begin(fastgate_lstm **lstm, const fastgate_lstm_options *o)
     if (!made)
         return FASTGATE_ERROR_MEMORY;
     made->options = *o;
-    made->options.clip = fabs(o->clip); /* no -0 */
+    made->options.clip = fabs(o->clip); /* makes 0 of -0, so that saved files do not differ by its sign */
     made->options.gate_clip = fabs(o->gate_clip);
     made->output_size = o->projection_size ? o->projection_size : o->hidden_size;
     made->width = fg_real_bytes(o->storage);
@@ -186,18 +184,18 @@ int fastgate_lstm_unpack(const fastgate_lstm *lstm, size_t index, void *weight_i
 
 /* ---- saved ------------------------------------------------------------------------------------- */
 
-/* Where the parts of a layer are; those that it has not have no bytes. */
+/* The sections of a layer in a saved buffer.  A section that the layer does not have is empty. */
 typedef struct {
     size_t gates, projection, peephole; /* offsets */
     size_t gates_bytes, projection_bytes, peephole_bytes;
-} places;
+} sections;
 
-/* Of the layer that is next behind *end, which moves behind it; SIZE_MAX as of fg_section. */
-static places place_layer(const fastgate_lstm *lstm, size_t index, int has_peephole, size_t *end)
+/* The sections of the layer that begins at *end, which moves behind them.  Sizes overflow as in fg_section. */
+static sections place_layer(const fastgate_lstm *lstm, size_t index, int has_peephole, size_t *end)
 {
     const fastgate_lstm_options *o = &lstm->options;
     const size_t inputs = fg_inputs_of(lstm, index), units = fg_padded_units(lstm);
-    places p = {0};
+    sections p = {0};
     p.gates_bytes = fg_packed_bytes(o->storage, 4 * units, (size_t[]){inputs, lstm->output_size});
     p.projection_bytes = fg_packed_bytes(o->storage, o->projection_size, (size_t[]){o->hidden_size, 0});
     p.peephole_bytes = has_peephole ? 3 * units * lstm->width : 0;
@@ -242,7 +240,7 @@ void fastgate_lstm_save(const fastgate_lstm *lstm, void *buffer)
     memset(buffer, 0, (size_t)header.size);
     for (size_t i = 0; i < fg_count_of(&lstm->options); i++) {
         const fg_layer *from = &lstm->layers[i];
-        const places p = place_layer(lstm, i, from->peephole != NULL, &end);
+        const sections p = place_layer(lstm, i, from->peephole != NULL, &end);
         fg_copy_packed((char *)buffer + p.gates, from->gates);
         if (from->projection)
             fg_copy_packed((char *)buffer + p.projection, from->projection);
@@ -254,19 +252,19 @@ void fastgate_lstm_save(const fastgate_lstm *lstm, void *buffer)
     fg_seal(buffer, &header);
 }
 
-/* The layers, from a buffer of which the header and the bytes of has_peephole are there. */
+/* Makes the layers of a buffer whose header has been read into lstm->options. */
 static int load_layers(fastgate_lstm *lstm, const char *buffer, size_t size)
 {
     const fastgate_lstm_options *o = &lstm->options;
     const size_t units = fg_padded_units(lstm), count = fg_count_of(o);
     size_t end = sizeof(fg_saved) + count;
-    const size_t to_line = (FG_LINE - end % FG_LINE) % FG_LINE, gap = to_line < size - end ? to_line : size - end;
+    const size_t gap = smaller((FG_LINE - end % FG_LINE) % FG_LINE, size - end);
     if (end > size || !fg_is_zero_past(buffer + end, gap, gap, 0))
         return FASTGATE_ERROR_FORMAT;
     for (size_t i = 0; i < count; i++) {
         fg_layer *made = &lstm->layers[i];
         const char has_peephole = buffer[sizeof(fg_saved) + i];
-        const places p = place_layer(lstm, i, has_peephole, &end);
+        const sections p = place_layer(lstm, i, has_peephole, &end);
         if (end > size || (has_peephole && (has_peephole != 1 || !units)))
             return FASTGATE_ERROR_FORMAT;
         const size_t segments[2] = {fg_inputs_of(lstm, i), lstm->output_size}, of_projection[2] = {o->hidden_size, 0};
@@ -293,7 +291,7 @@ int fastgate_lstm_load(fastgate_lstm **lstm, const void *buffer, size_t size)
     int rc = fg_open_saved(&header, FG_SAVED_LSTM, buffer, size);
     if (rc)
         return rc;
-    /* each layer and unit, and row of a projection, has a byte at least */
+    /* each layer, each unit and each row of a projection takes at least a byte of the buffer */
     if (header.storage > FASTGATE_FLOAT64 || header.input_size > SIZE_MAX ||
         header.layers > size - sizeof header || header.output_size > size || header.projection_size > size)
         return FASTGATE_ERROR_FORMAT;

@@ -9,21 +9,21 @@
 
 #pragma GCC visibility push(hidden)
 
-/* One layer in one direction. */
+/* One layer in one direction.  Its units are padded to whole panels; inputs are those from x. */
 typedef struct {
     fastgate_gate *gates;      /* (4 padded units, inputs + output_size), in the order of fg_cell */
     fastgate_gate *projection; /* (projection_size, hidden_size), or NULL */
-    const void *peephole;      /* as in fg_cell */
+    const void *peephole;      /* (3, padded units), or NULL */
 } fg_layer;
 
 struct fastgate_lstm {
     fastgate_lstm_options options;
     size_t output_size;
-    size_t width;  /* bytes of an element */
-    size_t panel;  /* units in one */
-    size_t nbytes; /* of the layers */
-    int in_place;  /* peepholes are in a buffer that was loaded */
-    fg_file file;  /* which was loaded, or none */
+    size_t width;  /* bytes of an element of an array */
+    size_t panel;  /* units in a panel */
+    size_t nbytes; /* of all layers */
+    int in_place;  /* whether peepholes are in a buffer that was loaded */
+    fg_file file;  /* the file that was loaded, if any */
     fg_layer layers[]; /* (layers, directions) */
 };
 
@@ -32,7 +32,7 @@ static inline size_t fg_count_of(const fastgate_lstm_options *o)
     return o->layers * o->directions;
 }
 
-/* Inputs of a layer, beside its own h */
+/* The inputs of a layer from x, without its own h */
 static inline size_t fg_inputs_of(const fastgate_lstm *lstm, size_t index)
 {
     const fastgate_lstm_options *o = &lstm->options;
@@ -45,32 +45,33 @@ static inline size_t fg_padded_units(const fastgate_lstm *lstm)
     return (lstm->options.hidden_size + lstm->panel - 1) / lstm->panel * lstm->panel;
 }
 
+/* The address of an element of `width` bytes */
 static inline void *fg_at(const void *array, size_t index, size_t width)
 {
     return (char *)array + index * width;
 }
 
-/* Rows of a batch: `stride` elements from one to the next. */
+/* The rows of a batch, `stride` elements apart. */
 typedef struct {
     void *data;
     ptrdiff_t stride;
 } fg_rows;
 
-/* One step of a layer. */
+/* The arrays of one step of a layer. */
 typedef struct {
-    fg_rows x, h, c;      /* not written */
+    fg_rows x, h, c;
     fg_rows h_out, c_out; /* c_out may be c */
-    fg_rows totals;       /* NULL, or what the products with x add up to, (batch, 4 padded units): x is not read then */
-    void *m;              /* (batch, hidden_size), scratch of a projection */
+    fg_rows totals;       /* (batch, 4 padded units), the biases and products with x; or NULL, and x is read */
+    void *m;              /* (batch, hidden_size): h before the projection; scratch */
 } fg_step;
 
-/* 1 if it was interrupted */
+/* Runs one step of a layer.  Returns 1 if it was interrupted. */
 int fg_step_layer(const fastgate_lstm *lstm, size_t index, size_t batch, const fg_step *step);
 
-/* A step of all layers of one direction; h and so on are those of all layers, contiguous. */
+/* Runs one step of all layers of one direction.  h, c and their outputs are those of all layers, contiguous. */
 void fg_step_layers(const fastgate_lstm *lstm, size_t batch, const fg_step *all);
 
-/* to[b] = from[b] for b < batch, of `size` elements */
+/* Copies `size` elements of each row. */
 static inline void fg_copy_rows(const fastgate_lstm *lstm, size_t batch, fg_rows to, fg_rows from, size_t size)
 {
     const ptrdiff_t width = (ptrdiff_t)lstm->width;
@@ -79,27 +80,28 @@ static inline void fg_copy_rows(const fastgate_lstm *lstm, size_t batch, fg_rows
                size * lstm->width);
 }
 
-/* a * b, or SIZE_MAX, which no allocation grants, if that is more than ptrdiff_t holds */
+/* a * b, or SIZE_MAX, which no allocation grants, if the product does not fit ptrdiff_t */
 static inline size_t fg_product(size_t a, size_t b)
 {
     size_t product;
     return __builtin_mul_overflow(a, b, &product) || product > PTRDIFF_MAX ? SIZE_MAX : product;
 }
 
-/* Parts of one block of memory.  Laid out twice: without a block their sizes add up, and then they are handed out. */
+/* Several arrays in one allocation.  They are laid out twice: without memory, which adds up their sizes, and again
+ * with `used` bytes of memory, which gives their addresses. */
 typedef struct {
-    char *block;
+    char *memory;
     size_t used; /* bytes; SIZE_MAX if they do not fit ptrdiff_t */
 } fg_workspace;
 
-/* count * size elements */
-static inline void *fg_part_of(fg_workspace *w, size_t count, size_t size, size_t width)
+/* The next array, (count, size) elements */
+static inline void *fg_array_in(fg_workspace *w, size_t count, size_t size, size_t width)
 {
     const size_t bytes = fg_product(fg_product(count, size), width), used = w->used;
     if (used == SIZE_MAX || bytes > PTRDIFF_MAX / FG_LINE * FG_LINE - used)
         return w->used = SIZE_MAX, NULL;
     w->used = used + (bytes + FG_LINE - 1) / FG_LINE * FG_LINE;
-    return w->block ? w->block + used : NULL;
+    return w->memory ? w->memory + used : NULL;
 }
 
 #pragma GCC visibility pop

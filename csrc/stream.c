@@ -1,26 +1,26 @@
-/* Streams: sequences that go on step by step. */
+/* Streams: sequences that are run step by step. */
 #include "lstm.h"
 
 struct fastgate_stream {
     const fastgate_lstm *lstm;
     size_t batch;
-    void *h[2], *c; /* (layers, batch, ..); h[now] is the state, and the next step writes the other */
-    void *h_rows, *c_rows; /* as h and c, of the rows that fastgate_stream_step_rows advances */
-    void *m;
+    void *h[2], *c; /* (layers, batch, size): h[now] and c are the state, and the next step writes the other h */
+    void *h_rows, *c_rows; /* the states of the rows that fastgate_stream_step_rows advances, in their order */
+    void *m;        /* scratch of a projection */
     int now;
-    fg_workspace memory;
+    fg_workspace workspace;
 };
 
 static void lay_out_stream(fastgate_stream *s)
 {
     const fastgate_lstm_options *o = &s->lstm->options;
     const size_t count = fg_product(o->layers, s->batch), width = s->lstm->width;
-    s->h[0] = fg_part_of(&s->memory, count, s->lstm->output_size, width);
-    s->h[1] = fg_part_of(&s->memory, count, s->lstm->output_size, width);
-    s->c = fg_part_of(&s->memory, count, o->hidden_size, width);
-    s->h_rows = fg_part_of(&s->memory, count, s->lstm->output_size, width);
-    s->c_rows = fg_part_of(&s->memory, count, o->hidden_size, width);
-    s->m = fg_part_of(&s->memory, o->projection_size ? s->batch : 0, o->hidden_size, width);
+    s->h[0] = fg_array_in(&s->workspace, count, s->lstm->output_size, width);
+    s->h[1] = fg_array_in(&s->workspace, count, s->lstm->output_size, width);
+    s->c = fg_array_in(&s->workspace, count, o->hidden_size, width);
+    s->h_rows = fg_array_in(&s->workspace, count, s->lstm->output_size, width);
+    s->c_rows = fg_array_in(&s->workspace, count, o->hidden_size, width);
+    s->m = fg_array_in(&s->workspace, o->projection_size ? s->batch : 0, o->hidden_size, width);
 }
 
 int fastgate_stream_create(fastgate_stream **stream, const fastgate_lstm *lstm, size_t batch)
@@ -29,15 +29,15 @@ int fastgate_stream_create(fastgate_stream **stream, const fastgate_lstm *lstm, 
         return FASTGATE_ERROR_SHAPE;
     fastgate_stream made = {.lstm = lstm, .batch = batch};
     lay_out_stream(&made);
-    if (made.memory.used == SIZE_MAX)
+    if (made.workspace.used == SIZE_MAX)
         return FASTGATE_ERROR_MEMORY;
     fastgate_stream *result = malloc(sizeof *result);
-    made.memory.block = calloc(made.memory.used + 1, 1);
-    if (!result || !made.memory.block) {
-        free(result), free(made.memory.block);
+    made.workspace.memory = calloc(made.workspace.used + 1, 1);
+    if (!result || !made.workspace.memory) {
+        free(result), free(made.workspace.memory);
         return FASTGATE_ERROR_MEMORY;
     }
-    made.memory.used = 0;
+    made.workspace.used = 0;
     lay_out_stream(&made);
     *result = made;
     *stream = result;
@@ -47,7 +47,7 @@ int fastgate_stream_create(fastgate_stream **stream, const fastgate_lstm *lstm, 
 void fastgate_stream_free(fastgate_stream *stream)
 {
     if (stream)
-        free(stream->memory.block);
+        free(stream->workspace.memory);
     free(stream);
 }
 
@@ -103,7 +103,7 @@ void fastgate_stream_reset(fastgate_stream *s, size_t b)
     }
 }
 
-/* Bytes of the h and of the c of all layers. */
+/* The bytes of h and of c, for all layers and rows */
 static size_t h_bytes(const fastgate_stream *s)
 {
     return s->lstm->options.layers * s->batch * s->lstm->output_size * s->lstm->width;
@@ -114,6 +114,7 @@ static size_t c_bytes(const fastgate_stream *s)
     return s->lstm->options.layers * s->batch * s->lstm->options.hidden_size * s->lstm->width;
 }
 
+/* memcpy for arrays that may be empty, and then NULL */
 static void copy(void *to, const void *from, size_t bytes)
 {
     if (bytes)

@@ -27,12 +27,12 @@ from dask.distributed import Client, WorkerPlugin, get_worker, progress
 
 
 SETTINGS = {
-    # Before the workers start, since it is read at import. Dask does so with OMP_NUM_THREADS itself.
+    # It is read at import, so it must be there before a worker starts. Dask sets OMP_NUM_THREADS in the same way.
     "distributed.nanny.pre-spawn-environ.FASTGATE_THREADS": "1",
-    # With Dask's own value glibc maps every array of more than 128 KB anew: page faults, 7 % of the time here.
+    # With Dask's own value, glibc maps every array of more than 128 KB anew, and page faults take 7 % of the time.
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**25,
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**25,
-    # What Dask does to watch itself takes an eighth of a core beside two workers; with these, a fiftieth.
+    # Dask's monitoring of itself takes an eighth of a core beside two workers; with these values, a fiftieth.
     "distributed.worker.profile.enabled": False,
     "distributed.worker.memory.monitor-interval": "1s",
     "distributed.admin.tick.interval": "1s",
@@ -41,15 +41,15 @@ SETTINGS = {
 
 
 def start(workers: int) -> Client:
-    """A client of so many new worker processes (its own LocalCluster), one thread each."""
+    """A client of that many new worker processes (a LocalCluster of its own), with one thread each."""
     with dask.config.set(SETTINGS):
         return Client(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0")
 
 
 class Keep(WorkerPlugin):
-    """Keeps a model in a worker, which unpickles it when the plugin comes: once, and later workers too.
+    """Keeps a model in each worker, which unpickles it once, also if the worker starts later.
 
-    (client.scatter(model, broadcast=True) is shorter, but a worker may be sent it twice.)
+    client.scatter(model, broadcast=True) is shorter, but may send the model to a worker twice.
     """
 
     def __init__(self, model: scoring.Model) -> None:
@@ -58,14 +58,14 @@ class Keep(WorkerPlugin):
 
 
 def share(client: Client, model: scoring.Model) -> str:
-    """Give every worker the model -> the name that it has there."""
+    """Give every worker the model, and return its name there."""
     plugin = Keep(model)
     client.register_plugin(plugin)
     return plugin.name
 
 
 def score_block(path: str, model: str, block_info: Any = None) -> Any:
-    """A block of the scores, in a worker: where it lies says which images to map."""
+    """A block of the scores, computed in a worker; the place of the block says which images to map."""
     start, stop = block_info[None]["array-location"][0]
     return scoring.score(path, start, stop, get_worker().plugins[model].model)
 
@@ -73,7 +73,7 @@ def score_block(path: str, model: str, block_info: Any = None) -> Any:
 def scores(path: str | os.PathLike[str], model: str, block: int = scoring.BLOCK) -> da.Array:
     """The scores of all images of this file, (rows, 2) float32, not yet computed.
 
-    model is the name that share() gave, all that the graph holds of it. meta= and chunks= save a trial call.
+    model is the name that share() returned; the graph holds nothing else of it. meta= and chunks= save a trial call.
     """
     rows = len(np.load(path, mmap_mode="r"))
     return da.map_blocks(
@@ -87,7 +87,7 @@ def scores(path: str | os.PathLike[str], model: str, block: int = scoring.BLOCK)
 
 
 def run(client: Client, lazy: da.Array, workers: list[str] | None = None) -> tuple[Any, float]:
-    """Compute, on these workers or on all -> (the array, seconds); a progress bar if a terminal looks on."""
+    """Compute on these workers, or on all, and return (the array, seconds). On a terminal it shows a progress bar."""
     begin = time.perf_counter()
     future = client.compute(lazy, workers=workers)
     if workers is None and sys.stdout.isatty():
@@ -96,7 +96,7 @@ def run(client: Client, lazy: da.Array, workers: list[str] | None = None) -> tup
 
 
 def compare(client: Client, path: str, model: str, rounds: int) -> dict[str, Any]:
-    """Print the rates of one worker and of all of them, in turns, and their ratios -> their quartiles, as a table."""
+    """Print the rates of one worker and of all workers, in turns, and return their quartiles as a table."""
     workers = list(client.nthreads())
     found, ratios = [], []
     for i in range(rounds):

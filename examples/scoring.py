@@ -1,8 +1,8 @@
-"""The job that the examples here share: two anomaly scores for every image of a large file.
+"""The job of dask_scoring.py: two anomaly scores for every image of a large file.
 
-The images, (rows, 8, 8) uint8 of 0 to 16 in a .npy file, are the demo's handwritten digits with noise;
-one in a hundred has its pixels in random order. The file is mapped where it is read, so that no image
-goes from process to process; a row's scores are 8 bytes.
+The images, (rows, 8, 8) uint8 of 0 to 16 in a .npy file, are the demo's handwritten digits with noise. One in a
+hundred has its pixels in random order. Each process that reads images maps the file, so that no image goes from
+process to process. The scores of an image are 8 bytes.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import numpy as np
 from fastgate import demo
 from numpy.typing import NDArray
 
-PIECE = 256  # images at a time: what a model makes of them stays in the second cache
-BLOCK = 4096  # images a task: over a tenth of a second; many tasks a worker, so that all end together
+PIECE = 256  # images at a time, so that all intermediate results stay in the second cache
+BLOCK = 4096  # images in a task: more than a tenth of a second, and still many tasks for each worker
 SCRAMBLED = 0.01
 
 
 class Model:
-    """How badly an image of a digit is foreseen, twice: an autoencoder of two gates sees 64 features,
-    the LSTM of the demo reads row by row and a gate on it says what the next row will be.
+    """Two models of digits, whose errors are the scores of an image: an autoencoder of two gates on its 64 pixels,
+    and the demo's LSTM, which reads it row by row, with a gate that predicts the next row.
 
-    The hidden gate is random; the gates that read it and the LSTM out are ridge regressions on the
-    demo's held-out digits. All that a Model holds is gates and an LSTM: it is pickled as their arrays.
+    The hidden gate is random. The other two gates are ridge regressions on the demo's held-out digits. A Model holds
+    nothing but gates and an LSTM, so it is pickled as their arrays.
     """
 
     def __init__(self) -> None:
@@ -44,8 +44,8 @@ class Model:
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(B, 8, 8) of 0 to 16 -> (B, 2): mean squared errors of the features and of rows 1 to 7.
 
-        The bits of a row are the same whatever B: the gates and the LSTM promise it, and NumPy sums
-        the last axis of a contiguous array row by row.
+        The bits of a row do not depend on B: the gates and the LSTM promise that, and NumPy sums the last axis of a
+        contiguous array row by row.
 
         Raises ValueError for images of another shape.
         """
@@ -60,7 +60,7 @@ class Model:
 
 
 def readout(x: NDArray[np.float32], y: NDArray[np.float32]) -> fastgate.Gate:
-    """The gate that gives y (..., m), of 0 to 1, from x (..., n) best, by ridge regression before the sigmoid."""
+    """The gate that predicts y (..., m), of 0 to 1, from x (..., n), by ridge regression before the sigmoid."""
     inputs = x.reshape(-1, x.shape[-1]).astype(np.float64)
     inputs = np.column_stack([np.ones(len(inputs)), inputs])
     goal = 0.05 + 0.9 * y.reshape(-1, y.shape[-1]).astype(np.float64)  # the sigmoid does not reach 0 and 1
@@ -86,12 +86,8 @@ def write_images(path: str | os.PathLike[str], rows: int) -> NDArray[np.bool_]:
 
 
 def score(path: str | os.PathLike[str], start: int, stop: int, model: Model) -> NDArray[np.float32]:
-    """The scores of images start to stop (exclusive) of the file, (stop - start, 2)."""
-    return score_images(np.load(path, mmap_mode="r")[start:stop], model)
-
-
-def score_images(images: NDArray[np.uint8], model: Model) -> NDArray[np.float32]:
-    """model(images), piece by piece."""
+    """The scores of images start to stop (exclusive) of the file, (stop - start, 2), PIECE images at a time."""
+    images = np.load(path, mmap_mode="r")[start:stop]
     return np.concatenate([model(images[i : i + PIECE]) for i in range(0, len(images), PIECE)])
 
 
@@ -115,8 +111,10 @@ def report(
     model: Model,
     prepare: Callable[[str], Callable[[], NDArray[np.float32]]],
 ) -> int:
-    """Score a file with the function that prepare(path) returns and in this process; print what
-    differs -> the exit status, 1 if that is the bits."""
+    """Score a file by the function that prepare(path) returns, and in this process; print the rates.
+
+    Returns the exit status, which is 1 if the bits differ.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "images.npy")
         scrambled = write_images(path, options.rows)

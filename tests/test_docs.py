@@ -1,4 +1,4 @@
-"""What README and docs show runs: Python as it stands there, C where there is a compiler and libfastgate.a."""
+"""The code that README and docs show runs: all of the Python, and the C if there are a compiler and libfastgate.a."""
 
 import ast
 import importlib.util
@@ -11,11 +11,9 @@ from pathlib import Path
 import fastgate
 import numpy as np
 import pytest
-from oracle import close
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [*ROOT.glob("README.md"), *sorted((ROOT / "docs").glob("*.md"))]
 PACKAGE = Path(fastgate.__file__).parent
 pytestmark = pytest.mark.skipif(not PAGES, reason="needs the source tree")
 
@@ -25,10 +23,10 @@ def blocks(text, language):
 
 
 def programs():
-    """Blocks that follow one another are one program; one that imports NumPy begins anew."""
+    """A program is a block that imports NumPy and the blocks that follow it."""
     for page in PAGES:
         parts = blocks(page.read_text(), "python")
-        starts = [i for i, code in enumerate(parts) if i == 0 or code.startswith("import numpy")]
+        starts = [i for i, code in enumerate(parts) if code.startswith("import numpy")]
         for start, end in zip(starts, [*starts[1:], None]):
             yield pytest.param("\n".join(parts[start:end]), id=f"{page.stem}-{start}")
 
@@ -65,17 +63,17 @@ def test_serving():
             assert y.tobytes() == stream.step(x).tobytes()
 
 
-def section(title):
-    return re.search(rf"^## {title}\n(.*?)^## ", README.read_text(), re.M | re.S)[1]
+def fragments(page):
+    """The blocks before the first program."""
+    parts = blocks(page.read_text(), "python")
+    return parts[: next((i for i, code in enumerate(parts) if code.startswith("import numpy")), None)]
 
 
-def test_readme_use_it():
-    [code] = blocks(section("Use it"), "python")
-    names = run(code)
-    close(names["y"], names["x"], names["weight"], names["bias"])
+def test_every_block_is_run():
+    assert [page.stem for page in PAGES if fragments(page)] == ["switching"]
 
 
-# What the blocks of "Switch to it" suppose: T = 5 steps, a batch of 2, 3 inputs, 4 units.
+# The names that the fragments of switching.md use: T = 5 steps, a batch of 2, 3 inputs, 4 units.
 SUPPOSED = {
     "from_torch": """
         import torch
@@ -110,10 +108,10 @@ SUPPOSED = {
 
 
 @pytest.mark.parametrize("maker", SUPPOSED)
-def test_readme_switch_to_it(maker):
+def test_switching(maker):
     if maker == "from_keras" and not os.environ.get("KERAS_BACKEND"):
         pytest.skip("needs KERAS_BACKEND")
-    [code] = [code for code in blocks(section("Switch to it"), "python") if f"{maker}(" in code]
+    [code] = [code for code in fragments(ROOT / "docs" / "switching.md") if f"{maker}(" in code]
     names = run(re.sub("^ {8}", "", SUPPOSED[maker], flags=re.M), {"np": np, "fastgate": fastgate})
     run(code, names)
     shape = {"from_keras": (2, 5, 4), "LSTMCell": (100, 4)}.get(maker, (5, 2, 4))
@@ -123,7 +121,7 @@ def test_readme_switch_to_it(maker):
             np.testing.assert_allclose(names["y"], names["module"](names["x"])[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("page", [README, *ROOT.glob("[A-Z]*.md")], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", sorted(ROOT.glob("[A-Z]*.md")), ids=lambda page: page.name)
 def test_links_to_files(page):
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
         assert (page.parent / link).exists(), link

@@ -1,8 +1,7 @@
-"""The examples of scaling out, each in its engine's own processes, against one process."""
+"""The example of scaling out, in Dask's own processes, against one process."""
 
 import importlib
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -43,7 +42,6 @@ def job(tmp_path_factory):
         patch.syspath_prepend(EXAMPLES)
         paths = [EXAMPLES, Path(__file__).parent, *filter(None, [os.environ.get("PYTHONPATH")])]
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         scoring = importlib.import_module("scoring")
         images = folder / "images.npy"
         scoring.write_images(images, ROWS)
@@ -151,67 +149,3 @@ def test_dask_command_line(dask, job, monkeypatch, capsys):
     assert len(lines) == 4 and lines[1].endswith("the same bits")
     example.compare(client, images, example.share(client, scoring.Model()), rounds=2)
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["1", "1", "median"]
-
-
-# ---- Ray --------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def ray(job, tmp_path_factory):
-    """(the example, a pool of two actors, where they note that they unpickled their model)"""
-    ray = pytest.importorskip("ray")
-    example = importlib.import_module("ray_scoring")
-    example.start(2)
-    log = tmp_path_factory.mktemp("ray") / "log"
-    yield example, example.scorers(Counted(job[0].Model(), log), 2), log
-    ray.shutdown()
-
-
-def test_ray_gives_the_same_bits_and_unpickles_once_an_actor(ray, job):
-    example, pool, log = ray
-    _, images, expected = job
-    for _ in range(2):
-        same_bits(example.scores(images, pool, BLOCK), expected)
-    assert len(unpickled(log)) == 2 and len(set(unpickled(log))) == 2
-
-
-def test_ray_raises_what_an_actor_raises(ray, narrow):
-    example, pool, _ = ray
-    with pytest.raises(ValueError, match=r"\b56\b.*\b64\b|\b64\b.*\b56\b"):
-        example.scores(narrow, pool, BLOCK)
-
-
-# ---- Spark ------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def spark(job):
-    """(the example, a session of two workers)"""
-    for module in ("pyspark", "pyarrow", "pandas"):
-        pytest.importorskip(module)
-    if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
-        pytest.skip("needs Java")
-    example = importlib.import_module("spark_scoring")
-    session = example.start(2)
-    yield example, session
-    session.stop()
-
-
-def test_spark_gives_the_same_bits_and_unpickles_once_a_worker(spark, job, tmp_path):
-    example, session = spark
-    scoring, images, expected = job
-    log = tmp_path / "log"
-    example.write_table(np.load(images), tmp_path / "table", files=9)
-    table = session.read.parquet(str(tmp_path / "table"))
-    scores = example.scores(table.repartition(8), Counted(scoring.Model(), log))
-    for _ in range(2):
-        same_bits(example.collected(scores), expected)
-    assert len(unpickled(log)) == 2 and len(set(unpickled(log))) == 2
-
-
-def test_spark_raises_what_a_worker_raises(spark, job, narrow, tmp_path):
-    example, session = spark
-    example.write_table(np.load(narrow), tmp_path / "table", files=2)
-    scores = example.scores(session.read.parquet(str(tmp_path / "table")), job[0].Model())
-    with pytest.raises(Exception, match=r"ValueError: .*(\b56\b.*\b64\b|\b64\b.*\b56\b)"):
-        example.collected(scores)

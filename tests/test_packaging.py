@@ -69,6 +69,34 @@ def test_flags(capsys, monkeypatch):
     assert "usage" in capsys.readouterr().err
 
 
+def test_help_and_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"fastgate {fastgate.__version__}\n"
+    for option in ("--help", "-h"):
+        assert main([option]) == 0
+        shown = capsys.readouterr().out
+        assert all(word in shown for word in ("usage", "demo", "--cflags", "--libs", "--version"))
+    assert main(["--version", "now"]) == 2
+
+
+def test_the_cpu_is_named(capsys, monkeypatch):
+    fastgate.show_config()
+    [cpu] = re.findall("^CPU +(.+)$", capsys.readouterr().out, re.M)
+    assert cpu == fastgate._cpu_name() != "unknown"
+    try:
+        names = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    except OSError:
+        names = []
+    assert not names or cpu.startswith(names[0].strip())
+
+    def no_file(*_):
+        raise FileNotFoundError
+
+    monkeypatch.setattr("builtins.open", no_file)
+    monkeypatch.setattr("platform.processor", lambda: "a CPU")
+    assert fastgate._cpu_name() == "a CPU"
+
+
 def test_flags_without_a_core(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(fastgate, "__file__", str(tmp_path / "__init__.py"))
     for place in (fastgate.get_include, fastgate.get_library_dir):

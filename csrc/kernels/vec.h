@@ -1,18 +1,19 @@
 /*
- * What the vec headers share: the types of vectors of FG_BYTES, and the operations for which every compiler finds the
- * instruction.  `real` is float or, with FG_FLOAT64, double; + - * / & | ~ << >> and comparisons are the compiler's
- * own, lane by lane.  Compile with -ffp-contract=off: where a product and a sum are to be fused, the source says fma.
+ * What the vec headers share: the types of vectors of FG_BYTES bytes, and the operations for which every compiler finds
+ * the instruction.  `real` is float or, with FG_FLOAT64, double.  + - * / & | ~ << >> and comparisons are the
+ * compiler's own, lane by lane.  Compile with -ffp-contract=off: the source says fma where products and sums are fused.
  *
- * A vec header of an instruction set then has:
+ * The vec header of an instruction set adds:
  *
- *     FG_ACCUMULATORS     how many accumulators of a tile its registers hold, beside weights and x
+ *     FG_ACCUMULATORS     the number of registers for the accumulators of a tile; the others hold weights and x
  *     vr_fma              a * b + c, rounded once
- *     vr_accumulate       sum + w * x, rounded once, for sums that stay in registers
- *     vr_min              a < b ? a : b, and b if that is NaN
- *     vr_select_negative  z's sign bit ? a : b
- *     vr_transpose        t[k][r] = from[r * stride + k] for r < FG_LANES, k < FG_TRANSPOSED; or there is no gate()
- *     vr_load_float16     FG_LANES of them
- *     vi_dot              sum + the products of weights and x, where lanes hold pairs of 16-bit integers; or, where
+ *     vr_accumulate       sum + w * x, rounded once, for a sum that stays in its register
+ *     vr_min              a < b ? a : b, which is b if either is NaN
+ *     vr_select_negative  a where the sign bit of z is set, else b
+ *     vr_transpose        t[k][r] = from[r * stride + k] for r < FG_LANES and k < FG_TRANSPOSED.  A header without it
+ *                         has no kernel for fastgate_gate_once.
+ *     vr_load_float16     FG_LANES numbers of 16 bits, converted to float
+ *     vi_dot              sum + the products of weights and x, whose lanes hold pairs of 16-bit integers or, if
  *                         FG_DOT_SUMS is 2, four bytes: see int8.inc
  */
 #include "../half.h"
@@ -52,12 +53,12 @@ FG_INLINE vr vr_load(const void *p)
 
 FG_INLINE void vr_store(void *p, vr v) { memcpy(p, &v, sizeof v); }
 
-FG_INLINE vr vr_set1(real s) { return s - (vr){0}; } /* which is s, -0 and NaN too */
+FG_INLINE vr vr_set1(real s) { return s - (vr){0}; } /* s - 0 is s, also for -0 and NaN */
 
-/* mask ? a : b, the lanes of mask being 0 or -1 */
+/* a where mask is -1, b where it is 0 */
 FG_INLINE vr vr_select(vi mask, vr a, vr b) { return (vr)((mask & (vi)a) | (~mask & (vi)b)); }
 
-/* vr_transpose, lane by lane, where no header has another */
+/* vr_transpose lane by lane, for headers that have no faster one */
 FG_INLINE void transpose_lanes(vr *t, const real *from, ptrdiff_t stride, size_t columns)
 {
     for (size_t k = 0; k < columns; k++) {

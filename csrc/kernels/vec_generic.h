@@ -1,26 +1,26 @@
-/* Vectors of 16 bytes, or of FG_BYTES if that is set, for every machine: all that a compiler knows is lanes. */
+/* Vectors for every machine, of 16 bytes unless FG_BYTES is defined: every operation is written lane by lane. */
 #ifndef FG_BYTES
 #define FG_BYTES 16
 #endif
 #include "vec.h"
 
-/* Where an fma is itself a call, nothing else counts, and tiles of calls would be much code. */
+/* Without an instruction for fma, each one is a call: tiles gain nothing then, and large ones would be much code. */
 #if defined(__FMA__) || defined(__aarch64__) || defined(__FP_FAST_FMAF)
 #define FG_ACCUMULATORS 24
 #else
 #define FG_ACCUMULATORS 4
 #endif
-#define FG_CALL static __attribute__((noinline)) /* lane by lane, inline code is large, and so is its stack frame */
+#define FG_CALL static __attribute__((noinline)) /* inlined, code and stack frames of single lanes are large */
 
 #if defined(FG_FLOAT64)
-#define fma1 __builtin_fma /* without FMA a call of libm's, which is correctly rounded too */
+#define fma1 __builtin_fma /* without an instruction, a call of libm's fma, which is correctly rounded too */
 #elif FG_ACCUMULATORS > 4
 #define fma1 __builtin_fmaf
 #else
 /*
- * Correctly rounded fma where the CPU has none.  The product of two float32 is exact in float64;
- * its sum with c is rounded to odd there, after which rounding to float32 is the only rounding
- * (Boldo and Melquiond, Emulation of FMA and correctly rounded sums, IEEE ToC 57(4), 2008).
+ * A correctly rounded fma for CPUs that have none.  The product of two floats is exact in double.  Its sum with c is
+ * rounded to odd there, so that the rounding to float is the only one that counts (Boldo and Melquiond, Emulation of
+ * FMA and correctly rounded sums, IEEE ToC 57(4), 2008).
  */
 FG_INLINE float fma1(float a, float b, float c)
 {

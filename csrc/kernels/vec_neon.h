@@ -1,4 +1,4 @@
-/* Vectors of 16 bytes, by AArch64 NEON; byte dot products where they are compiled for. */
+/* Vectors of 16 bytes: AArch64 NEON; and its dot products of bytes if it is compiled for them. */
 #define FG_BYTES 16
 #define FG_ACCUMULATORS 24
 #include "vec.h"
@@ -35,7 +35,7 @@ FG_INLINE void vr_transpose(vr *t, const real *from, ptrdiff_t stride)
 
 #ifdef __ARM_FEATURE_DOTPROD
 #define FG_DOT_SUMS 2
-#define FG_DOT_OFFSET 128 /* of signed bytes */
+#define FG_DOT_OFFSET 128 /* the instruction multiplies signed bytes */
 FG_INLINE vi vi_dot(vi sum, vi weights, vi x)
 {
     return (vi)vdotq_s32((int32x4_t)sum, (int8x16_t)weights, (int8x16_t)x);

@@ -1,11 +1,11 @@
 /*
- * A gate and an LSTM stream in C, and the same in plain double arithmetic beside them.
+ * A gate and an LSTM stream in C, compared with plain double arithmetic.
  *
  *     cc example.c $(pkg-config --cflags --libs fastgate) -lm -o example      csrc, installed by CMake
  *     cc example.c $(python -m fastgate --cflags --libs) -o example           an installed wheel
  *     ./example [STEPS]
  *
- * Prints outputs and the largest error; the exit status is 0 if that is as small as float32 allows.
+ * It prints outputs and the largest error.  The exit status is 0 if that is as small as float32 allows.
  */
 #include <fastgate.h>
 
@@ -15,14 +15,14 @@
 
 enum { INPUTS = 3, HIDDEN = 4 };
 
-/* Stands for trained weights: count numbers between -1 and 1. */
+/* In place of trained weights: numbers between -1 and 1. */
 static void fill(float *numbers, int count, int seed)
 {
     for (int i = 0; i < count; i++)
         numbers[i] = (float)sin(seed + 1.7 * i);
 }
 
-/* Stands for a sensor: x (INPUTS,) of time t. */
+/* In place of a sensor: x (INPUTS,) at time t. */
 static void measure(float *x, int t)
 {
     for (int k = 0; k < INPUTS; k++)
@@ -52,12 +52,12 @@ static double gate(void)
     fill(bias, HIDDEN, 2);
     measure(x, 0);
 
-    /* Packs a copy of the weights.  INPUTS and 1 are the strides of rows and columns, the last 1 is the
-     * number of threads. */
+    /* This packs a copy of the weights.  INPUTS and 1 are the strides of rows and columns, and the last 1 is the number
+     * of threads. */
     fastgate_gate *gate;
     check(fastgate_gate_create(&gate, FASTGATE_FLOAT32, HIDDEN, INPUTS, weight, INPUTS, 1, bias, 1));
 
-    /* x may come in several parts, each where it lies; here it is one.  From here on nothing is allocated. */
+    /* x may consist of several parts, which need not be adjacent; here it is one.  A call allocates nothing. */
     const fastgate_part part = {x, INPUTS, 0};
     check(fastgate_gate_run(gate, 1, &part, 1, y, 0));
     fastgate_gate_free(gate);
@@ -77,10 +77,10 @@ static double gate(void)
 
 static float weight_ih[4 * HIDDEN * INPUTS], weight_hh[4 * HIDDEN * HIDDEN], bias[4 * HIDDEN];
 
-/* What a step must give: h and c (HIDDEN,) go from one step to the next. */
+/* The same step in double: reads and writes h and c (HIDDEN,). */
 static void plain_step(const float *x, double *h, double *c)
 {
-    double z[4 * HIDDEN]; /* of the gates i, f, g, o: HIDDEN each */
+    double z[4 * HIDDEN]; /* HIDDEN for each of the gates i, f, g, o */
     for (int i = 0; i < 4 * HIDDEN; i++) {
         z[i] = bias[i];
         for (int k = 0; k < INPUTS; k++)
@@ -104,23 +104,23 @@ static double stream(int steps)
                                            .input_size = INPUTS,
                                            .hidden_size = HIDDEN,
                                            .layers = 1,
-                                           .directions = 1}; /* what is not named is 0: its default */
+                                           .directions = 1}; /* the other members are 0, their default */
     const fastgate_lstm_weights weights = {.weight_ih = weight_ih, .weight_hh = weight_hh, .bias = bias};
-    fastgate_lstm *lstm; /* the weights: any number of streams, on any threads, may share it */
-    fastgate_stream *stream; /* a state, which begins as zeros: for one thread at a time */
+    fastgate_lstm *lstm; /* the weights, which any number of streams and threads may share */
+    fastgate_stream *stream; /* a state that begins as zeros, for one thread at a time */
     check(fastgate_lstm_create(&lstm, &options, &weights));
     check(fastgate_stream_create(&stream, lstm, 1));
 
     float x[INPUTS], y[HIDDEN] = {0};
     double h[HIDDEN] = {0}, c[HIDDEN] = {0}, error = 0;
-    for (int t = 0; t < steps; t++) { /* nothing is allocated in here, and nothing can fail */
+    for (int t = 0; t < steps; t++) { /* nothing in this loop allocates, and nothing can fail */
         measure(x, t);
         fastgate_stream_step(stream, x, INPUTS, y, HIDDEN);
         plain_step(x, h, c);
         for (int u = 0; u < HIDDEN; u++)
             error = fmax(error, fabs(y[u] - h[u]));
     }
-    fastgate_stream_free(stream); /* before what it reads */
+    fastgate_stream_free(stream); /* before the LSTM that it reads */
     fastgate_lstm_free(lstm);
     printf("LSTM:  y = %.6f %.6f %.6f %.6f after %d steps, largest error %.1e\n", y[0], y[1], y[2],
            y[3], steps, error);

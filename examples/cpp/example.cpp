@@ -1,10 +1,9 @@
 /*
- * A gate and an LSTM stream in C++17, whose handles free themselves, and the same in plain double
- * arithmetic beside them.
+ * A gate and an LSTM stream in C++17, with handles that free themselves, compared with plain double arithmetic.
  *
  *     cmake -B build -DCMAKE_PREFIX_PATH=PREFIX && cmake --build build && build/example
  *
- * Prints outputs and the largest error; the exit status is 0 if that is as small as float32 allows.
+ * It prints outputs and the largest error.  The exit status is 0 if that is as small as float32 allows.
  */
 #include <fastgate.h>
 
@@ -17,7 +16,7 @@
 #include <stdexcept>
 #include <vector>
 
-/* ---- fastgate with owners and exceptions: all that C++ needs beside the header ------------- */
+/* ---- handles and exceptions: all that C++ needs in addition to the header ------------------ */
 
 struct deleter {
     void operator()(fastgate_gate *gate) const noexcept { fastgate_gate_free(gate); }
@@ -26,7 +25,7 @@ struct deleter {
 };
 template <class T> using handle = std::unique_ptr<T, deleter>;
 
-/* create(pointer to a handle, arguments...), as an owner */
+/* A handle of what create(pointer, arguments...) makes */
 template <class T, class... Parameters, class... Arguments>
 handle<T> make(int (*create)(T **, Parameters...), Arguments... arguments)
 {
@@ -36,7 +35,7 @@ handle<T> make(int (*create)(T **, Parameters...), Arguments... arguments)
     return handle<T>(made);
 }
 
-/* ---- numbers that stand for trained weights, and for a sensor ------------------------------ */
+/* ---- numbers in place of trained weights and of a sensor ------------------------------------ */
 
 using floats = std::vector<float>;
 using doubles = std::vector<double>;
@@ -88,8 +87,8 @@ double gate()
 {
     const floats weight = trained(hidden * inputs, 1), bias = trained(hidden, 2), x = measured(0);
 
-    /* Packs a copy of the weights.  inputs and 1 are the strides of rows and columns, the last 1 is the
-     * number of threads. */
+    /* This packs a copy of the weights.  inputs and 1 are the strides of rows and columns, and the last 1 is the number
+     * of threads. */
     const auto gate = make(fastgate_gate_create, FASTGATE_FLOAT32, hidden, inputs, weight.data(),
                            inputs, 1, bias.data(), 1);
     const fastgate_part part = {x.data(), x.size(), 0};
@@ -110,7 +109,7 @@ double stream()
     const floats weight_ih = trained(4 * hidden * inputs, 3), weight_hh = trained(4 * hidden * hidden, 4);
     const floats bias = trained(4 * hidden, 5);
 
-    fastgate_lstm_options options = {}; /* what is 0 takes its default */
+    fastgate_lstm_options options = {}; /* a member that is 0 takes its default */
     options.storage = FASTGATE_FLOAT32;
     options.input_size = inputs;
     options.hidden_size = hidden;
@@ -121,7 +120,7 @@ double stream()
     weights.weight_hh = weight_hh.data();
     weights.bias = bias.data();
     const auto lstm = make(fastgate_lstm_create, &options, &weights);
-    const auto stream = make(fastgate_stream_create, lstm.get(), 1); /* freed first, as it must be */
+    const auto stream = make(fastgate_stream_create, lstm.get(), 1); /* freed before the LSTM, as it must be */
 
     floats y(hidden);
     doubles h(hidden), c(hidden);

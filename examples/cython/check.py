@@ -1,4 +1,4 @@
-"""The Cython functions beside fastgate called from Python, and beside NumPy in float64."""
+"""Compares the Cython functions with fastgate from Python and with NumPy in float64."""
 
 import fastgate
 import fastgate_example

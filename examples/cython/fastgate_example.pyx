@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""Gates called from Cython, in loops that hold neither the GIL nor Python objects.
+"""Gates that are called from Cython, in loops without the GIL and without Python objects.
 
-    pip install --no-build-isolation .      with the fastgate that is installed, and Cython
+    pip install --no-build-isolation .      # with fastgate and Cython installed
     python check.py
 """
 cimport fastgate
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def gate_rows(const float[:, ::1] weight, const float[::1] bias, const float[:, ::1] x):
-    """sigmoid(x @ weight.T + bias), by a gate of its own: weight (m, n), bias (m,), x (B, n) -> (B, m)."""
+    """sigmoid(x @ weight.T + bias), by a gate that it makes: weight (m, n), bias (m,), x (B, n) -> (B, m)."""
     cdef size_t m = weight.shape[0], n = weight.shape[1]
     if m == 0 or n == 0 or <size_t>bias.shape[0] != m or <size_t>x.shape[1] != n:
         raise ValueError("weight (m, n), bias (m,) and x (B, n) are needed, m and n from 1")
@@ -42,7 +42,7 @@ cdef Py_ssize_t scan(const fastgate.fastgate_gate *gate, const float[:, ::1] x, 
     part.size, part.stride = x.shape[1], 0
     for b in range(x.shape[0]):
         part.data = &x[b, 0]
-        fastgate.fastgate_gate_run(gate, 1, &part, 1, &y[0], 0)  # the sizes fit: it cannot fail
+        fastgate.fastgate_gate_run(gate, 1, &part, 1, &y[0], 0)  # cannot fail, because the sizes fit
         for i in range(y.shape[0]):
             if y[i] > level:
                 return b
@@ -50,9 +50,9 @@ cdef Py_ssize_t scan(const fastgate.fastgate_gate *gate, const float[:, ::1] x, 
 
 
 def first_open(Gate gate not None, const float[:, ::1] x, float level):
-    """The first row of x (B, n) at which an output of a fastgate.Gate is above level; -1 if there is none.
+    """The first row of x (B, n) for which an output of a fastgate.Gate is above level; -1 if there is none.
 
-    Rows after it are not computed: what a batch cannot do, and a loop in Python does slowly.
+    It does not compute the rows after it, as a batch would, and it is faster than a loop in Python.
     """
     if gate.storage == "float64" or <size_t>x.shape[1] != gate.input_size or x.shape[1] == 0:
         raise ValueError(f"x (B, {x.shape[1]}) and a float32 gate of as many inputs are needed, not {gate!r}")

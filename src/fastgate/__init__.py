@@ -1,17 +1,15 @@
-"""The LSTM input gate, sigmoid(W [1; x]), as one fast pass over the weights.
-
-    g = fastgate.Gate(weight, bias)         # (m, n), (m,): packed once
-    y = g(x)                                # (n,) -> (m,);  (..., n) -> (..., m)
-    g(x, h, out=y)                          # parts read in place; no allocation
-    y = fastgate.gate(x, weight, bias)      # one shot, nothing packed
-
-and the LSTM on it.
+"""LSTMs on a CPU, and their input gate, sigmoid(W [1; x]), as one pass over the weights.
 
     lstm = fastgate.LSTM.from_torch(module) # or from_keras, from_onnx, or arrays
     y, (h, c) = lstm(x)                     # (T, n) -> (T, H); (T, B, n) -> (T, B, H)
-    stream = lstm.stream()                  # the state stays inside
+    stream = lstm.stream()                  # it keeps the state
     y = stream.step(x)                      # (n,) -> (H,)
     h, c = fastgate.LSTMCell(weight_ih, weight_hh, bias)(x, h, c)
+
+    g = fastgate.Gate(weight, bias)         # (m, n), (m,): packed once
+    y = g(x)                                # (n,) -> (m,);  (..., n) -> (..., m)
+    g(x, h, out=y)                          # parts are read in place; no allocation
+    y = fastgate.gate(x, weight, bias)      # one call, without packing
 """
 
 import os
@@ -56,22 +54,22 @@ else:
 
 
 def set_threads(threads: int | str | None) -> None:
-    """Run every gate and LSTM in this process on so many threads from now on, whatever it was made with.
+    """Run every gate and LSTM in this process on this many threads from now on.
 
     FASTGATE_THREADS in the environment does the same at import.
 
     Parameters
     ----------
     threads : int, 'auto' or None
-        An integer from 1; 'auto' for all CPUs that the process may use, by its affinity and
-        the quota of its container; None is as each was made.
+        An integer from 1; or 'auto', the number of CPUs that the affinity of the process and the quota of its
+        container allow; or None, which restores the number that each gate and LSTM was made with.
 
     Raises
     ------
     ValueError
-        If the integer is smaller than 1, or the string another.
+        If the integer is smaller than 1, or a string is not 'auto'.
     TypeError
-        If it is something else.
+        If threads is of another type.
     """
     _parameters.override = 0 if threads is None else _parameters.thread_count(threads)
     if _core is not None:
@@ -95,23 +93,41 @@ def _folder(name: str) -> str:
 
 
 def get_include() -> str:
-    """The folder of fastgate.h, for C and Cython; `cimport fastgate` is its API.
+    """Return the folder of fastgate.h, for C and Cython; in Cython, `cimport fastgate` is its API.
 
-    Raises RuntimeError where fastgate was installed without its compiled core.
+    Raises RuntimeError if fastgate was installed without its compiled core.
     """
     return _folder("include")
 
 
 def get_library_dir() -> str:
-    """The folder of libfastgate.a, position independent: link with fastgate, m and pthread.
+    """Return the folder of libfastgate.a, which is position independent: link with fastgate, m and pthread.
 
-    Raises RuntimeError where fastgate was installed without its compiled core.
+    Raises RuntimeError if fastgate was installed without its compiled core.
     """
     return _folder("lib")
 
 
+def _cpu_name() -> str:
+    """The CPU's name and, on x86-64 Linux, its family and model, because virtual machines shorten names."""
+    import platform
+
+    fields: dict[str, str] = {}
+    try:
+        with open("/proc/cpuinfo") as file:
+            for line in file:
+                key, _, value = line.partition(":")
+                fields.setdefault(key.strip(), value.strip())
+    except OSError:
+        pass
+    name = fields.get("model name") or platform.processor() or platform.machine() or "unknown"
+    if "cpu family" in fields:
+        name += f" (family {fields['cpu family']}, model {fields.get('model')})"
+    return name
+
+
 def show_config() -> None:
-    """Print the versions, the compiler, the instruction sets built, usable and in use, the threads."""
+    """Print the versions, the compiler, the CPU, the instruction sets (built, usable, in use) and the threads."""
     import platform
 
     import numpy
@@ -128,6 +144,7 @@ def show_config() -> None:
     threads = f"{_parameters.override} for every gate" if _parameters.override else "as each gate was made"
     print(f"fastgate     {__version__}")
     print(f"core         {core}")
+    print(f"CPU          {_cpu_name()}")
     print(f"ISA in use   {chosen}")
     print(f"ISAs built   {built}")
     print(f"ISAs usable  {usable}")

@@ -1,7 +1,4 @@
-"""python -m fastgate: the configuration; python -m fastgate demo: a trained model on real data.
-
-python -m fastgate --cflags --libs: what a C compiler needs, quoted for a shell.
-"""
+"""The command line, python -m fastgate."""
 
 import shlex
 import sys
@@ -9,8 +6,22 @@ import sys
 import fastgate
 
 
+USAGE = "usage: python -m fastgate [demo | --cflags | --libs | --version | --help]"
+HELP = f"""{USAGE}
+
+Without an argument, print the configuration: versions, CPU, instruction sets and threads.
+
+  demo        run a small trained LSTM on handwritten digits; demo --help lists its options
+  --cflags    print the flags that compiling a C program with fastgate.h needs, quoted for a shell
+  --libs      print the flags that linking it with libfastgate.a needs; may follow --cflags
+  --version   print the version
+  --help      print this help
+
+FASTGATE_ISA in the environment chooses an instruction set, FASTGATE_THREADS the number of threads."""
+
+
 def flags(asked: list[str]) -> str:
-    """What compiling (--cflags) and linking (--libs) need, like pkg-config."""
+    """The flags for --cflags and --libs, in the order of pkg-config."""
     words = []
     if "--cflags" in asked:
         words.append(f"-I{fastgate.get_include()}")
@@ -31,8 +42,14 @@ def main(argv: list[str]) -> int:
             print(f"fastgate: {error}", file=sys.stderr)
             return 1
         return 0
+    if argv in (["--help"], ["-h"]):
+        print(HELP)
+        return 0
+    if argv == ["--version"]:
+        print(f"fastgate {fastgate.__version__}")
+        return 0
     if argv:
-        print("usage: python -m fastgate [demo [--help] | --cflags --libs]", file=sys.stderr)
+        print(f"{USAGE}\nfastgate: there is no {' '.join(argv)}", file=sys.stderr)
         return 2
     fastgate.show_config()
     return 0

@@ -196,10 +196,10 @@ def plot_input_gate(
     shown = [most_typical(images, (labels == k) & (read == k)) for k in (0, 2, 3, 5, 7)]
     order = similar_side_by_side(input_gate[:, shown])
     grey = "0.35"
-    text: dict[str, Any] = {"color": grey, "fontsize": 10}
-    left, right, bottom, top = 0.07, 0.91, 0.065, 0.86
+    text: dict[str, Any] = {"color": grey, "fontsize": 11}
+    left, right, bottom, top = 0.09, 0.86, 0.09, 0.83
 
-    figure = Figure(figsize=(9, 5.9), dpi=200)
+    figure = Figure(figsize=(6.4, 4.8), dpi=160)  # legible at a width of 500 pixels
     axes = figure.subplots(
         len(shown), 2, squeeze=False, width_ratios=[images.shape[2], len(order)],
         gridspec_kw=dict(left=left, right=right, bottom=bottom, top=top, wspace=0.035, hspace=0.16),
@@ -207,19 +207,19 @@ def plot_input_gate(
     for (digit, gate), n in zip(axes, shown):  # rows at the same height: a pixel row, its step
         digit.imshow(images[n], cmap="gray_r", vmin=0, vmax=16, aspect="auto")
         digit.set(xticks=[], yticks=[0, 7], yticklabels=["1", "8"])
-        digit.tick_params(length=0, labelsize=9, labelcolor=grey)
+        digit.tick_params(length=0, labelsize=10, labelcolor=grey)
         digit.spines[:].set(color="0.8", linewidth=0.6)
         heat = gate.imshow(input_gate[:, n, order], cmap="magma", vmin=0, vmax=1, aspect="auto")
         gate.set_axis_off()
-    bar = figure.colorbar(heat, cax=figure.add_axes((0.925, bottom, 0.014, top - bottom)))
+    bar = figure.colorbar(heat, cax=figure.add_axes((0.875, bottom, 0.02, top - bottom)))
     bar.set_ticks([0, 0.5, 1], labels=["0\nclosed", "0.5", "1\nopen"])
-    bar.ax.tick_params(length=0, labelsize=9, labelcolor=grey)
+    bar.ax.tick_params(length=0, labelsize=10, labelcolor=grey)
     bar.outline.set_visible(False)
 
     title = "An LSTM's input gate while it reads handwritten digits"
-    figure.text(left, 0.945, title, fontsize=14, weight="bold", color="0.1")
-    subtitle = "One row of pixels a step: each row on the right is the gate's output at that step."
-    figure.text(left, 0.895, subtitle, **text)
+    figure.text(0.02, 0.935, title, fontsize=12, weight="bold", color="0.1")
+    subtitle = "It reads one row of pixels a step: on the right, the gate at that step."
+    figure.text(0.02, 0.865, subtitle, **text)
     figure.text(0.018, (bottom + top) / 2, "row = time step", rotation=90, va="center", **text)
     units = f"the {len(order)} units, similar ones side by side"
     figure.text(0.53, 0.02, units, ha="center", **text)
