@@ -1,0 +1,223 @@
+"""torch.nn.LSTM and torch.nn.LSTMCell that compute with fastgate.
+
+    fastgate.torch.convert(model)           # every nn.LSTM and nn.LSTMCell in it, in place
+    lstm = fastgate.torch.LSTM(40, 64)      # or by itself, made as torch.nn.LSTM is
+
+They are subclasses of torch's and stay what they were: parameters, state_dict, hooks, arguments and results.  fastgate
+computes a call where that gives what torch would: on a CPU, in float32 or float64, without a gradient, without dropout.
+Everywhere else torch does: in training, under autocast, while a model is traced, compiled or exported, and where a call
+is an error.  Nothing else in fastgate imports this module, which imports torch.
+"""
+
+from __future__ import annotations
+
+import functools
+from operator import attrgetter, is_
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import _VF, Tensor  # noqa: F401  (torch.jit.script compiles torch's forward with the names of this module)
+from torch.autograd import forward_ad
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+import fastgate
+from fastgate import _parameters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    from numpy.typing import NDArray
+
+    _Model = TypeVar("_Model", bound=torch.nn.Module)
+
+__all__ = ["LSTM", "LSTMCell", "convert"]
+
+_KINDS = (Tensor, torch.nn.Parameter)  # tensors of other classes may compute as they like
+_CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+_POINTS = 4  # that are compared, in each axis of a weight
+_array, _pointer, _version = Tensor.numpy, Tensor.data_ptr, attrgetter("_version")
+
+torch.empty(0).numpy()  # raises here, once, where torch was built for another NumPy
+
+
+class _Packed:
+    """What is packed of a module's weights.  Copies and pickles have the same options and nothing packed."""
+
+    def __init__(self, storage: str, threads: int | str) -> None:
+        self.storage = _parameters.storage_of(storage)
+        if storage == "float64":
+            raise ValueError("storage='float64' is what float64 modules have anyway: write model.double() for that")
+        self.threads = _parameters.thread_count(threads)
+        self.found: tuple[Any, ...] | None = None  # replaced as a whole, since other threads may read it
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Packed, (self.storage, self.threads)
+
+    def lstm(self, weights: list[Any], make: Callable[..., Any]) -> Any:
+        """The LSTM of these weights as they are now; None where their kind is left to torch.
+
+        Tensor._version counts changes, but not those through Tensor.data or by other processes, so some elements of
+        each weight are compared too.  An inference tensor has no version: all its elements are compared.
+        """
+        if self.found is not None:
+            seen, pointers, versions, parts, values, lstm = self.found
+            if all(map(is_, weights, seen)) and [*map(_pointer, weights)] == pointers:
+                if versions is None:
+                    same = all(map(np.array_equal, parts, values))
+                else:
+                    same = [*map(_version, weights)] == versions and parts == values
+                if same:
+                    return lstm
+        dtype = weights[0].dtype
+        for weight in weights:
+            if type(weight) not in _KINDS or not weight.is_cpu or weight.dtype != dtype:
+                return None
+        if dtype not in (torch.float32, torch.float64):
+            return None
+        # All of this is read before the weights are packed: what another thread changes meanwhile is found next time.
+        pointers, arrays = [*map(_pointer, weights)], [weight.detach().numpy() for weight in weights]
+        if any(weight.is_inference() for weight in weights):
+            versions, parts, values = None, arrays, [array.copy() for array in arrays]
+        else:
+            versions, parts = [*map(_version, weights)], [*map(_points, arrays)]
+            values = [memoryview(np.array(part)) for part in parts]
+        lstm = make(arrays, storage="float64" if dtype == torch.float64 else self.storage, threads=self.threads)
+        self.found = (weights, pointers, versions, parts, values, lstm)
+        return lstm
+
+
+def _points(array: NDArray[Any]) -> memoryview:
+    """Elements of an array where it lies, as integers: NaN is itself, and memoryviews are compared quickly."""
+    spread = tuple(slice(None, None, -(-size // _POINTS)) for size in array.shape)
+    return memoryview(array.view(f"i{array.itemsize}")[spread])
+
+
+def _lstm_of(module: Any, names: Any, inputs: tuple[Any, ...]) -> Any:
+    """The LSTM or LSTMCell that computes a call with these tensors, or None where torch shall."""
+    if (
+        torch.compiler.is_compiling()  # first: torch.compile goes on from here with torch's own forward
+        or torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack()
+        or torch.is_autocast_enabled("cpu")
+        or forward_ad._current_level >= 0
+    ):
+        return None
+    for tensor in inputs:
+        if type(tensor) not in _KINDS:
+            return None
+    parameters = module._parameters
+    try:
+        weights = [parameters[name] for name in names]
+    except KeyError:  # they are computed from others
+        weights = [getattr(module, name) for name in names]
+    if torch.is_grad_enabled():
+        for tensor in (*inputs, *weights):
+            if tensor.requires_grad:
+                return None
+    return module._fastgate.lstm(weights, module._fastgate_pack)
+
+
+def _arrays(tensors: tuple[Any, ...]) -> list[NDArray[Any]]:
+    """What the tensors hold, where it lies.  Raises TypeError or RuntimeError if that is not in the memory of a CPU."""
+    try:
+        return [*map(_array, tensors)]
+    except RuntimeError:  # one of them requires a gradient, which is not wanted
+        return [tensor.detach().numpy() for tensor in tensors]
+
+
+class _Module(torch.nn.Module):
+    """What both classes have in common."""
+
+    _fastgate: _Packed
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _convert(self, _Packed("float32", 1))
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self._fastgate.found = None  # it keeps the old weights alive
+        return super()._apply(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, storage={self._fastgate.storage}"
+
+
+class LSTM(_Module, torch.nn.LSTM):
+    """torch.nn.LSTM, computed with fastgate where that gives what torch would.
+
+    Made and called as torch.nn.LSTM is, with its parameters, attributes and results.  The weights are packed at the
+    first call that fastgate computes, and again at a call that finds them changed.  They are held in float32, on one
+    thread: convert(lstm, storage=..., threads=...) chooses others.
+    """
+
+    __wrapped__ = torch.nn.LSTM  # whose source torch.jit.script reads, which has the overloads of forward
+
+    @functools.wraps(torch.nn.LSTM.forward)
+    def forward(self, input, hx=None):  # type: ignore[no-untyped-def]
+        if not (self.training and self.dropout and self.num_layers > 1):
+            try:
+                result = _sequence(self, input, hx)
+            except (TypeError, ValueError, RuntimeError):  # torch shall say what is wrong
+                result = None
+            if result is not None:
+                return result
+        return torch.nn.LSTM.forward(self, input, hx)
+
+    def _fastgate_pack(self, arrays: list[NDArray[Any]], **options: Any) -> fastgate.LSTM:
+        keys = (*(_CELL if self.bias else _CELL[:2]), *(("projection",) if self.proj_size else ()))
+        cells = [dict(zip(keys, arrays[i:])) for i in range(0, len(arrays), len(keys))]
+        return fastgate.LSTM([*zip(cells[::2], cells[1::2])] if self.bidirectional else cells, **options)
+
+
+def _sequence(self: LSTM, input: Any, hx: Any) -> Any:
+    """What forward returns, or None where torch shall compute it."""
+    packed = isinstance(input, PackedSequence)
+    x = input.data if packed else input
+    state = () if hx is None else tuple(hx)
+    lstm = _lstm_of(self, self._flat_weights_names, (x, *state))
+    if lstm is None or not x.numel():  # torch has its own rules for what is empty
+        return None
+    if packed:
+        return None
+    x, *state = _arrays((x, *state))
+    swapped = self.batch_first and x.ndim == 3
+    y, (h, c) = lstm(x.swapaxes(0, 1) if swapped else x, tuple(state) or None)
+    y = torch.from_numpy(y)
+    return y.transpose(0, 1) if swapped else y, (torch.from_numpy(h), torch.from_numpy(c))
+
+
+class LSTMCell(_Module, torch.nn.LSTMCell):
+    """torch.nn.LSTMCell, computed with fastgate where that gives what torch would; the rest as LSTM."""
+
+    __wrapped__ = torch.nn.LSTMCell
+
+    @functools.wraps(torch.nn.LSTMCell.forward)
+    def forward(self, input, hx=None):  # type: ignore[no-untyped-def]
+        try:
+            inputs = (input,) if hx is None else (input, *hx)
+            cell = _lstm_of(self, _CELL if self.bias else _CELL[:2], inputs)
+            if cell is not None and input.dim() in (1, 2):
+                h, c = cell(*_arrays(inputs))
+                return torch.from_numpy(h), torch.from_numpy(c)
+        except (TypeError, ValueError, RuntimeError):  # torch shall say what is wrong
+            pass
+        return torch.nn.LSTMCell.forward(self, input, hx)
+
+    def _fastgate_pack(self, arrays: list[NDArray[Any]], **options: Any) -> fastgate.LSTMCell:
+        return fastgate.LSTMCell(*arrays, **options)
+
+
+def _convert(module: Any, packed: _Packed) -> None:
+    module.__dict__["_fastgate"] = packed
+    module.__dict__["__module__"] = "torch.nn.modules.rnn"  # by which torch.fx knows what it must not trace into
+
+
+def convert(model: _Model, *, storage: str = "float32", threads: int | str = 1) -> _Model:
+    for module in model.modules():
+        kind = {torch.nn.LSTM: LSTM, LSTM: LSTM, torch.nn.LSTMCell: LSTMCell, LSTMCell: LSTMCell}.get(type(module))
+        if kind:
+            module.__class__ = kind
+            _convert(module, _Packed(storage, threads))
+    return model
