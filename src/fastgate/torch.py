@@ -36,7 +36,8 @@ __all__ = ["LSTM", "LSTMCell", "convert"]
 
 _KINDS = (Tensor, torch.nn.Parameter)  # tensors of other classes may compute as they like
 _CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-_POINTS = 4  # that are compared, in each axis of a weight
+_POINTS = 4  # of each axis of a weight that are compared
+_STEPS = 16  # that take torch longer than packing the weights takes
 _array, _pointer, _version = Tensor.numpy, Tensor.data_ptr, attrgetter("_version")
 
 torch.empty(0).numpy()  # raises here, once, where torch was built for another NumPy
@@ -110,7 +111,9 @@ def _lstm_of(module: Any, names: Any, inputs: tuple[Any, ...]) -> Any:
     parameters = module._parameters
     try:
         weights = [parameters[name] for name in names]
-    except KeyError:  # they are computed from others
+    except KeyError:  # some are computed from others, most likely at each call: too often to pack them for a short one
+        if inputs[0].numel() < _STEPS * module.input_size:
+            return None
         weights = [getattr(module, name) for name in names]
     if torch.is_grad_enabled():
         for tensor in (*inputs, *weights):
@@ -134,7 +137,7 @@ class _Module(torch.nn.Module):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        _convert(self, _Packed("float32", 1))
+        _set_up(self, _Packed("float32", 1))
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         self._fastgate.found = None  # it keeps the old weights alive
@@ -177,15 +180,29 @@ def _sequence(self: LSTM, input: Any, hx: Any) -> Any:
     x = input.data if packed else input
     state = () if hx is None else tuple(hx)
     lstm = _lstm_of(self, self._flat_weights_names, (x, *state))
-    if lstm is None or not x.numel():  # torch has its own rules for what is empty
+    if lstm is None:
         return None
     if packed:
-        return None
+        return _packed_sequence(lstm, input, state)
     x, *state = _arrays((x, *state))
     swapped = self.batch_first and x.ndim == 3
     y, (h, c) = lstm(x.swapaxes(0, 1) if swapped else x, tuple(state) or None)
-    y = torch.from_numpy(y)
+    if not y.size:  # torch has its own rules for what is empty
+        return None
+    y = torch.from_numpy(y)  # as torch gives it, the steps one after the other in memory
     return y.transpose(0, 1) if swapped else y, (torch.from_numpy(h), torch.from_numpy(c))
+
+
+def _packed_sequence(lstm: Any, input: PackedSequence, state: Any) -> Any:
+    """The same for a PackedSequence, which lists the elements of all rows that have a first step, a second and so on."""
+    data, batch_sizes, order, back = input
+    x, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
+    state = [part if order is None else part.index_select(1, order) for part in state]
+    x, counts, *state = _arrays((x, lengths, *state))
+    y, state = lstm(x, tuple(state) or None, lengths=counts)
+    y = pack_padded_sequence(torch.from_numpy(y), lengths).data
+    h, c = [part if back is None else part.index_select(1, back) for part in map(torch.from_numpy, state)]
+    return PackedSequence(y, batch_sizes, order, back), (h, c)
 
 
 class LSTMCell(_Module, torch.nn.LSTMCell):
@@ -209,15 +226,82 @@ class LSTMCell(_Module, torch.nn.LSTMCell):
         return fastgate.LSTMCell(*arrays, **options)
 
 
-def _convert(module: Any, packed: _Packed) -> None:
+def _set_up(module: Any, packed: _Packed) -> None:
     module.__dict__["_fastgate"] = packed
-    module.__dict__["__module__"] = "torch.nn.modules.rnn"  # by which torch.fx knows what it must not trace into
+    module.__dict__["__module__"] = "torch.nn.modules.rnn"  # by which torch.fx knows what it does not trace into
+
+
+@functools.cache
+def _subclass(user: type, ours: type) -> type:
+    """The subclass of a user's subclass of torch's class that finds `ours` before torch's."""
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        return _blank, (user, ours), *object.__reduce_ex__(self, 2)[2:]
+
+    return type(user.__name__, (user, ours), {"__module__": user.__module__, "__reduce_ex__": reduce})
+
+
+def _blank(user: type, ours: type) -> Any:
+    """For pickles."""
+    kind = _subclass(user, ours)
+    return kind.__new__(kind)
+
+
+def _converted(module: torch.nn.Module) -> type | None:
+    """The class that a module is converted to; None if it stays as it is."""
+    kind = type(module)
+    parametrized = torch.nn.utils.parametrize.is_parametrized(module)  # which put a class of its own on top
+    base = kind.__bases__[0] if parametrized else kind
+    for plain, ours in ((torch.nn.LSTM, LSTM), (torch.nn.LSTMCell, LSTMCell)):
+        if issubclass(base, ours):
+            return kind
+        if issubclass(base, plain) and base.forward is plain.forward:
+            base = ours if base is plain else _subclass(base, ours)
+            return type(kind.__name__, (base,), {**vars(kind)}) if parametrized else base
+    return None
 
 
 def convert(model: _Model, *, storage: str = "float32", threads: int | str = 1) -> _Model:
-    for module in model.modules():
-        kind = {torch.nn.LSTM: LSTM, LSTM: LSTM, torch.nn.LSTMCell: LSTMCell, LSTMCell: LSTMCell}.get(type(module))
-        if kind:
-            module.__class__ = kind
-            _convert(module, _Packed(storage, threads))
+    """Make every torch.nn.LSTM and torch.nn.LSTMCell in a model, or the model itself, compute with fastgate.
+
+    Their classes become subclasses of what they were, in place: LSTM and LSTMCell of this module.  A subclass by
+    somebody else is converted too, unless it has a forward of its own.  All else stays: parameters, state_dict, hooks,
+    arguments and results, and that the model is trained, copied, pickled, traced, scripted, compiled and exported.
+    Where it is computed with fastgate, outputs are as near to float64 as torch's are, and the steps of a batch_first
+    output lie after each other in memory, as torch's do.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Whatever its device and dtype are: what is not float32 or float64 on a CPU is left to torch at each call.
+    storage : str
+        How the weights of float32 modules are held: "float32", "float16", "bfloat16" or "int8".
+    threads : int or "auto"
+        For each call, whatever torch.set_num_threads says.
+
+    Returns
+    -------
+    torch.nn.Module
+        The model that was given.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to convert, or storage or threads are something else.  At a call: if the storage cannot
+        hold the weights.
+    TypeError
+        If it is no module.
+    """
+    packed = _Packed(storage, threads)
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"convert takes a torch.nn.Module, not {type(model).__name__}")
+    converted = {module: kind for module in model.modules() if (kind := _converted(module))}
+    if not converted:
+        hint = ""
+        if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+            hint = ": what is scripted runs in C++; convert the model before it is scripted, or use LSTM.from_torch"
+        raise ValueError(f"there is no torch.nn.LSTM or LSTMCell in this {type(model).__name__}{hint}")
+    for module, kind in converted.items():
+        module.__class__ = kind
+        _set_up(module, _Packed(packed.storage, packed.threads))
     return model
