@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import _VF, Tensor  # noqa: F401  (torch.jit.script compiles torch's forward with the names of this module)
+from torch._C._dynamo import eval_frame
 from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
@@ -95,11 +96,21 @@ def _points(array: NDArray[Any]) -> memoryview:
     return memoryview(array.view(f"i{array.itemsize}")[spread])
 
 
+def _uncompiled(compute: Callable[..., Any], *arguments: Any) -> Any:
+    """A result, or None where torch shall compute it, with torch.compile off, which would compile what is called."""
+    compiler = eval_frame.set_eval_frame(None)
+    try:
+        return compute(*arguments)
+    except (TypeError, ValueError, RuntimeError):  # torch shall say what is wrong
+        return None
+    finally:
+        eval_frame.set_eval_frame(compiler)
+
+
 def _lstm_of(module: Any, names: Any, inputs: tuple[Any, ...]) -> Any:
     """The LSTM or LSTMCell that computes a call with these tensors, or None where torch shall."""
     if (
-        torch.compiler.is_compiling()  # first: torch.compile goes on from here with torch's own forward
-        or torch._C._get_tracing_state() is not None
+        torch._C._get_tracing_state() is not None
         or torch._C._len_torch_dispatch_stack()
         or torch.is_autocast_enabled("cpu")
         or forward_ad._current_level >= 0
@@ -133,7 +144,8 @@ def _arrays(tensors: tuple[Any, ...]) -> list[NDArray[Any]]:
 class _Module(torch.nn.Module):
     """What both classes have in common."""
 
-    _fastgate: _Packed
+    if TYPE_CHECKING:  # torch.jit.script would want to know the class
+        _fastgate: _Packed
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -159,14 +171,10 @@ class LSTM(_Module, torch.nn.LSTM):
 
     @functools.wraps(torch.nn.LSTM.forward)
     def forward(self, input, hx=None):  # type: ignore[no-untyped-def]
-        if not (self.training and self.dropout and self.num_layers > 1):
-            try:
-                result = _sequence(self, input, hx)
-            except (TypeError, ValueError, RuntimeError):  # torch shall say what is wrong
-                result = None
-            if result is not None:
-                return result
-        return torch.nn.LSTM.forward(self, input, hx)
+        result = None
+        if not torch.compiler.is_compiling():
+            result = _uncompiled(_sequence, self, input, hx)
+        return torch.nn.LSTM.forward(self, input, hx) if result is None else result
 
     def _fastgate_pack(self, arrays: list[NDArray[Any]], **options: Any) -> fastgate.LSTM:
         keys = (*(_CELL if self.bias else _CELL[:2]), *(("projection",) if self.proj_size else ()))
@@ -176,6 +184,8 @@ class LSTM(_Module, torch.nn.LSTM):
 
 def _sequence(self: LSTM, input: Any, hx: Any) -> Any:
     """What forward returns, or None where torch shall compute it."""
+    if self.training and self.dropout and self.num_layers > 1:
+        return None
     packed = isinstance(input, PackedSequence)
     x = input.data if packed else input
     state = () if hx is None else tuple(hx)
@@ -212,18 +222,31 @@ class LSTMCell(_Module, torch.nn.LSTMCell):
 
     @functools.wraps(torch.nn.LSTMCell.forward)
     def forward(self, input, hx=None):  # type: ignore[no-untyped-def]
-        try:
-            inputs = (input,) if hx is None else (input, *hx)
-            cell = _lstm_of(self, _CELL if self.bias else _CELL[:2], inputs)
-            if cell is not None and input.dim() in (1, 2):
-                h, c = cell(*_arrays(inputs))
-                return torch.from_numpy(h), torch.from_numpy(c)
-        except (TypeError, ValueError, RuntimeError):  # torch shall say what is wrong
-            pass
-        return torch.nn.LSTMCell.forward(self, input, hx)
+        result = None
+        if not torch.compiler.is_compiling():
+            result = _uncompiled(_step, self, input, hx)
+        return torch.nn.LSTMCell.forward(self, input, hx) if result is None else result
 
     def _fastgate_pack(self, arrays: list[NDArray[Any]], **options: Any) -> fastgate.LSTMCell:
         return fastgate.LSTMCell(*arrays, **options)
+
+
+def _step(self: LSTMCell, input: Any, hx: Any) -> Any:
+    """What forward returns, or None where torch shall compute it."""
+    inputs = (input,) if hx is None else (input, *hx)
+    cell = _lstm_of(self, _CELL if self.bias else _CELL[:2], inputs)
+    if cell is None or input.dim() not in (1, 2):
+        return None
+    h, c = cell(*_arrays(inputs))
+    return torch.from_numpy(h), torch.from_numpy(c)
+
+
+# torch.compile runs an LSTM of torch as it is, unlike other modules, and so it shall an LSTM of ours.  A torch that has no
+# such functions compiles torch's forward instead.
+if hasattr(eval_frame, "set_code_exec_strategy"):
+    _skip = eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.DEFAULT)
+    for _function in (LSTM.forward, LSTMCell.forward, _uncompiled):
+        eval_frame.set_code_exec_strategy(_function.__code__, _skip)
 
 
 def _set_up(module: Any, packed: _Packed) -> None:
