@@ -40,6 +40,8 @@ _CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 _POINTS = 4  # of each axis of a weight that are compared
 _STEPS = 16  # that take torch longer than packing the weights takes
 _array, _pointer, _version = Tensor.numpy, Tensor.data_ptr, attrgetter("_version")
+_autocast, _grad = torch.is_autocast_enabled, torch.is_grad_enabled
+_tracing, _dispatch_modes = torch._C._get_tracing_state, torch._C._len_torch_dispatch_stack
 
 torch.empty(0).numpy()  # raises here, once, where torch was built for another NumPy
 
@@ -57,21 +59,12 @@ class _Packed:
     def __reduce__(self) -> tuple[Any, ...]:
         return _Packed, (self.storage, self.threads)
 
-    def lstm(self, weights: list[Any], make: Callable[..., Any]) -> Any:
-        """The LSTM of these weights as they are now; None where their kind is left to torch.
+    def pack(self, module: Any, weights: list[Any]) -> Any:
+        """The LSTM of these weights; None where their kind is left to torch.
 
         Tensor._version counts changes, but not those through Tensor.data or by other processes, so some elements of
-        each weight are compared too.  An inference tensor has no version: all its elements are compared.
+        each weight are remembered too.  An inference tensor has no version: all its elements are remembered.
         """
-        if self.found is not None:
-            seen, pointers, versions, parts, values, lstm = self.found
-            if all(map(is_, weights, seen)) and [*map(_pointer, weights)] == pointers:
-                if versions is None:
-                    same = all(map(np.array_equal, parts, values))
-                else:
-                    same = [*map(_version, weights)] == versions and parts == values
-                if same:
-                    return lstm
         dtype = weights[0].dtype
         for weight in weights:
             if type(weight) not in _KINDS or not weight.is_cpu or weight.dtype != dtype:
@@ -85,7 +78,8 @@ class _Packed:
         else:
             versions, parts = [*map(_version, weights)], [*map(_points, arrays)]
             values = [memoryview(np.array(part)) for part in parts]
-        lstm = make(arrays, storage="float64" if dtype == torch.float64 else self.storage, threads=self.threads)
+        storage = "float64" if dtype == torch.float64 else self.storage
+        lstm = module._fastgate_pack(arrays, storage=storage, threads=self.threads)
         self.found = (weights, pointers, versions, parts, values, lstm)
         return lstm
 
@@ -110,9 +104,9 @@ def _uncompiled(compute: Callable[..., Any], *arguments: Any) -> Any:
 def _lstm_of(module: Any, names: Any, inputs: tuple[Any, ...]) -> Any:
     """The LSTM or LSTMCell that computes a call with these tensors, or None where torch shall."""
     if (
-        torch._C._get_tracing_state() is not None
-        or torch._C._len_torch_dispatch_stack()
-        or torch.is_autocast_enabled("cpu")
+        _tracing() is not None
+        or _dispatch_modes()
+        or _autocast("cpu")
         or forward_ad._current_level >= 0
     ):
         return None
@@ -126,11 +120,21 @@ def _lstm_of(module: Any, names: Any, inputs: tuple[Any, ...]) -> Any:
         if inputs[0].numel() < _STEPS * module.input_size:
             return None
         weights = [getattr(module, name) for name in names]
-    if torch.is_grad_enabled():
+    if _grad():
         for tensor in (*inputs, *weights):
             if tensor.requires_grad:
                 return None
-    return module._fastgate.lstm(weights, module._fastgate_pack)
+    packed = module._fastgate
+    if packed.found is not None:
+        seen, pointers, versions, parts, values, lstm = packed.found
+        if all(map(is_, weights, seen)) and [*map(_pointer, weights)] == pointers:
+            if versions is None:
+                same = all(map(np.array_equal, parts, values))
+            else:
+                same = [*map(_version, weights)] == versions and parts == values
+            if same:
+                return lstm
+    return packed.pack(module, weights)
 
 
 def _arrays(tensors: tuple[Any, ...]) -> list[NDArray[Any]]:
@@ -194,9 +198,9 @@ def _sequence(self: LSTM, input: Any, hx: Any) -> Any:
         return None
     if packed:
         return _packed_sequence(lstm, input, state)
-    x, *state = _arrays((x, *state))
+    x, *initial = _arrays((x, *state))
     swapped = self.batch_first and x.ndim == 3
-    y, (h, c) = lstm(x.swapaxes(0, 1) if swapped else x, tuple(state) or None)
+    y, (h, c) = lstm(x.swapaxes(0, 1) if swapped else x, tuple(initial) if state else None)
     if not y.size:  # torch has its own rules for what is empty
         return None
     y = torch.from_numpy(y)  # as torch gives it, the steps one after the other in memory
