@@ -245,11 +245,11 @@ def _step(self: LSTMCell, input: Any, hx: Any) -> Any:
     return torch.from_numpy(h), torch.from_numpy(c)
 
 
-# torch.compile runs an LSTM of torch as it is, unlike other modules, and so it shall an LSTM of ours.  A torch that has no
-# such functions compiles torch's forward instead.
+# torch.compile runs a torch.nn.LSTM as it is, unlike an LSTMCell, and so it shall run one of ours.  A torch that has no such
+# functions compiles torch's forward instead.
 if hasattr(eval_frame, "set_code_exec_strategy"):
     _skip = eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.DEFAULT)
-    for _function in (LSTM.forward, LSTMCell.forward, _uncompiled):
+    for _function in (LSTM.forward, _uncompiled):
         eval_frame.set_code_exec_strategy(_function.__code__, _skip)
 
 
@@ -302,7 +302,8 @@ def convert(model: _Model, *, storage: str = "float32", threads: int | str = 1) 
     model : torch.nn.Module
         Whatever its device and dtype are: what is not float32 or float64 on a CPU is left to torch at each call.
     storage : str
-        How the weights of float32 modules are held: "float32", "float16", "bfloat16" or "int8".
+        How the weights of float32 modules are held: "float32", "float16", "bfloat16" or "int8".  Torch computes with
+        weights that it cannot hold.
     threads : int or "auto"
         For each call, whatever torch.set_num_threads says.
 
@@ -314,8 +315,7 @@ def convert(model: _Model, *, storage: str = "float32", threads: int | str = 1) 
     Raises
     ------
     ValueError
-        If there is nothing to convert, or storage or threads are something else.  At a call: if the storage cannot
-        hold the weights.
+        If there is nothing to convert, or storage or threads are something else.
     TypeError
         If it is no module.
     """
