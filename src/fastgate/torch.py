@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LSTM", "LSTMCell", "convert"]
 
-_KINDS = (Tensor, torch.nn.Parameter)  # tensors of other classes may compute as they like
+_KINDS = frozenset([Tensor, torch.nn.Parameter])  # tensors of other classes may compute as they like
 _CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 _POINTS = 4  # of each axis of a weight that are compared
 _STEPS = 16  # that take torch longer than packing the weights takes
@@ -73,18 +73,18 @@ class _Packed:
             return None
         # All of this is read before the weights are packed: what another thread changes meanwhile is found next time.
         pointers, arrays = [*map(_pointer, weights)], [weight.detach().numpy() for weight in weights]
-        if any(weight.is_inference() for weight in weights):
-            versions, parts, values = None, arrays, [array.copy() for array in arrays]
-        else:
-            versions, parts = [*map(_version, weights)], [*map(_points, arrays)]
-            values = [memoryview(np.array(part)) for part in parts]
+        unversioned = any(weight.is_inference() for weight in weights)
+        versions = None if unversioned else [*map(_version, weights)]
+        parts: list[Any] = arrays if unversioned else [*map(_points, arrays)]
+        copies: list[Any] = [*map(np.array, parts)]
+        values = copies if unversioned else [memoryview(copy) for copy in copies]
         storage = "float64" if dtype == torch.float64 else self.storage
         lstm = module._fastgate_pack(arrays, storage=storage, threads=self.threads)
         self.found = (weights, pointers, versions, parts, values, lstm)
         return lstm
 
 
-def _points(array: NDArray[Any]) -> memoryview:
+def _points(array: Any) -> memoryview:
     """Elements of an array where it lies, as integers: NaN is itself, and memoryviews are compared quickly."""
     spread = tuple(slice(None, None, -(-size // _POINTS)) for size in array.shape)
     return memoryview(array.view(f"i{array.itemsize}")[spread])
@@ -110,20 +110,17 @@ def _lstm_of(module: Any, names: Any, inputs: tuple[Any, ...]) -> Any:
         or forward_ad._current_level >= 0
     ):
         return None
-    for tensor in inputs:
-        if type(tensor) not in _KINDS:
-            return None
-    parameters = module._parameters
+    if not _KINDS.issuperset(map(type, inputs)):
+        return None
     try:
-        weights = [parameters[name] for name in names]
+        weights = [*map(module._parameters.__getitem__, names)]
     except KeyError:  # some are computed from others, most likely at each call: too often to pack them for a short one
         if inputs[0].numel() < _STEPS * module.input_size:
             return None
         weights = [getattr(module, name) for name in names]
     if _grad():
-        for tensor in (*inputs, *weights):
-            if tensor.requires_grad:
-                return None
+        if any(tensor.requires_grad for tensor in (*inputs, *weights)):
+            return None
     packed = module._fastgate
     if packed.found is not None:
         seen, pointers, versions, parts, values, lstm = packed.found
@@ -192,15 +189,15 @@ def _sequence(self: LSTM, input: Any, hx: Any) -> Any:
         return None
     packed = isinstance(input, PackedSequence)
     x = input.data if packed else input
-    state = () if hx is None else tuple(hx)
-    lstm = _lstm_of(self, self._flat_weights_names, (x, *state))
+    inputs = (x,) if hx is None else (x, *hx)
+    lstm = _lstm_of(self, self._flat_weights_names, inputs)
     if lstm is None:
         return None
     if packed:
-        return _packed_sequence(lstm, input, state)
-    x, *initial = _arrays((x, *state))
+        return _packed_sequence(lstm, input, inputs[1:])
+    x, *state = _arrays(inputs)
     swapped = self.batch_first and x.ndim == 3
-    y, (h, c) = lstm(x.swapaxes(0, 1) if swapped else x, tuple(initial) if state else None)
+    y, (h, c) = lstm(x.swapaxes(0, 1) if swapped else x, tuple(state) or None)
     if not y.size:  # torch has its own rules for what is empty
         return None
     y = torch.from_numpy(y)  # as torch gives it, the steps one after the other in memory
@@ -249,7 +246,8 @@ def _step(self: LSTMCell, input: Any, hx: Any) -> Any:
 # functions compiles torch's forward instead.
 if hasattr(eval_frame, "set_code_exec_strategy"):
     _skip = eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.DEFAULT)
-    for _function in (LSTM.forward, _uncompiled):
+    _functions: list[Any] = [LSTM.forward, _uncompiled]
+    for _function in _functions:
         eval_frame.set_code_exec_strategy(_function.__code__, _skip)
 
 
@@ -270,7 +268,7 @@ def _subclass(user: type, ours: type) -> type:
 
 def _blank(user: type, ours: type) -> Any:
     """For pickles."""
-    kind = _subclass(user, ours)
+    kind: Any = _subclass(user, ours)
     return kind.__new__(kind)
 
 
@@ -278,7 +276,7 @@ def _converted(module: torch.nn.Module) -> type | None:
     """The class that a module is converted to; None if it stays as it is."""
     kind = type(module)
     parametrized = torch.nn.utils.parametrize.is_parametrized(module)  # which put a class of its own on top
-    base = kind.__bases__[0] if parametrized else kind
+    base: Any = kind.__bases__[0] if parametrized else kind
     for plain, ours in ((torch.nn.LSTM, LSTM), (torch.nn.LSTMCell, LSTMCell)):
         if issubclass(base, ours):
             return kind
