@@ -1,0 +1,332 @@
+"""torch.nn.LSTM and torch.nn.LSTMCell that compute with fastgate.
+
+    fastgate.torch.convert(model)           # every nn.LSTM and nn.LSTMCell in it, in place
+    lstm = fastgate.torch.LSTM(40, 64)      # or by itself, made as torch.nn.LSTM is
+
+They are subclasses of torch's and stay what they were: parameters, state_dict, hooks, arguments and results.  fastgate
+computes a call where that gives what torch would: on a CPU, in float32 or float64, without a gradient, without dropout.
+Everywhere else torch does: in training, under autocast, while a model is traced, compiled or exported, and where a call
+is an error.  Nothing else in fastgate imports this module, which imports torch.
+"""
+
+from __future__ import annotations
+
+import functools
+from operator import attrgetter, is_
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import _VF, Tensor  # noqa: F401  (torch.jit.script compiles torch's forward with the names of this module)
+from torch._C._dynamo import eval_frame
+from torch.autograd import forward_ad
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+import fastgate
+from fastgate import _parameters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    from numpy.typing import NDArray
+
+    _Model = TypeVar("_Model", bound=torch.nn.Module)
+
+__all__ = ["LSTM", "LSTMCell", "convert"]
+
+_KINDS = frozenset([Tensor, torch.nn.Parameter])  # tensors of other classes may compute as they like
+_CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+_POINTS = 4  # of each axis of a weight that are compared
+_STEPS = 16  # that take torch longer than packing the weights takes
+_array, _pointer, _version = Tensor.numpy, Tensor.data_ptr, attrgetter("_version")
+_autocast, _grad = torch.is_autocast_enabled, torch.is_grad_enabled
+_tracing, _dispatch_modes = torch._C._get_tracing_state, torch._C._len_torch_dispatch_stack
+
+torch.empty(0).numpy()  # raises here, once, where torch was built for another NumPy
+
+
+class _Packed:
+    """What is packed of a module's weights.  Copies and pickles have the same options and nothing packed."""
+
+    def __init__(self, storage: str, threads: int | str) -> None:
+        self.storage = _parameters.storage_of(storage)
+        if storage == "float64":
+            raise ValueError("storage='float64' is what float64 modules have anyway: write model.double() for that")
+        self.threads = _parameters.thread_count(threads)
+        self.found: tuple[Any, ...] | None = None  # replaced as a whole, since other threads may read it
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Packed, (self.storage, self.threads)
+
+    def pack(self, module: Any, weights: list[Any]) -> Any:
+        """The LSTM of these weights; None where their kind is left to torch.
+
+        Tensor._version counts changes, but not those through Tensor.data or by other processes, so some elements of
+        each weight are remembered too.  An inference tensor has no version: all its elements are remembered.
+        """
+        dtype = weights[0].dtype
+        for weight in weights:
+            if type(weight) not in _KINDS or not weight.is_cpu or weight.dtype != dtype:
+                return None
+        if dtype not in (torch.float32, torch.float64):
+            return None
+        # All of this is read before the weights are packed: what another thread changes meanwhile is found next time.
+        pointers, arrays = [*map(_pointer, weights)], [weight.detach().numpy() for weight in weights]
+        unversioned = any(weight.is_inference() for weight in weights)
+        versions = None if unversioned else [*map(_version, weights)]
+        parts: list[Any] = arrays if unversioned else [*map(_points, arrays)]
+        copies: list[Any] = [*map(np.array, parts)]
+        values = copies if unversioned else [memoryview(copy) for copy in copies]
+        storage = "float64" if dtype == torch.float64 else self.storage
+        lstm = module._fastgate_pack(arrays, storage=storage, threads=self.threads)
+        self.found = (weights, pointers, versions, parts, values, lstm)
+        return lstm
+
+
+def _points(array: Any) -> memoryview:
+    """Elements of an array where it lies, as integers: NaN is itself, and memoryviews are compared quickly."""
+    spread = tuple(slice(None, None, -(-size // _POINTS)) for size in array.shape)
+    return memoryview(array.view(f"i{array.itemsize}")[spread])
+
+
+def _uncompiled(compute: Callable[..., Any], *arguments: Any) -> Any:
+    """A result, or None where torch shall compute it, with torch.compile off, which would compile what is called."""
+    compiler = eval_frame.set_eval_frame(None)
+    try:
+        return compute(*arguments)
+    except (TypeError, ValueError, RuntimeError):  # torch shall say what is wrong
+        return None
+    finally:
+        eval_frame.set_eval_frame(compiler)
+
+
+def _lstm_of(module: Any, names: Any, inputs: tuple[Any, ...]) -> Any:
+    """The LSTM or LSTMCell that computes a call with these tensors, or None where torch shall."""
+    if (
+        _tracing() is not None
+        or _dispatch_modes()
+        or _autocast("cpu")
+        or forward_ad._current_level >= 0
+    ):
+        return None
+    if not _KINDS.issuperset(map(type, inputs)):
+        return None
+    try:
+        weights = [*map(module._parameters.__getitem__, names)]
+    except KeyError:  # some are computed from others, most likely at each call: too often to pack them for a short one
+        if inputs[0].numel() < _STEPS * module.input_size:
+            return None
+        weights = [getattr(module, name) for name in names]
+    if _grad():
+        if any(tensor.requires_grad for tensor in (*inputs, *weights)):
+            return None
+    packed = module._fastgate
+    if packed.found is not None:
+        seen, pointers, versions, parts, values, lstm = packed.found
+        if all(map(is_, weights, seen)) and [*map(_pointer, weights)] == pointers:
+            if versions is None:
+                same = all(map(np.array_equal, parts, values))
+            else:
+                same = [*map(_version, weights)] == versions and parts == values
+            if same:
+                return lstm
+    return packed.pack(module, weights)
+
+
+def _arrays(tensors: tuple[Any, ...]) -> list[NDArray[Any]]:
+    """What the tensors hold, where it lies.  Raises TypeError or RuntimeError if that is not in the memory of a CPU."""
+    try:
+        return [*map(_array, tensors)]
+    except RuntimeError:  # one of them requires a gradient, which is not wanted
+        return [tensor.detach().numpy() for tensor in tensors]
+
+
+class _Module(torch.nn.Module):
+    """What both classes have in common."""
+
+    if TYPE_CHECKING:  # torch.jit.script would want to know the class
+        _fastgate: _Packed
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _set_up(self, _Packed("float32", 1))
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self._fastgate.found = None  # it keeps the old weights alive
+        return super()._apply(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, storage={self._fastgate.storage}"
+
+
+class LSTM(_Module, torch.nn.LSTM):
+    """torch.nn.LSTM, computed with fastgate where that gives what torch would.
+
+    Made and called as torch.nn.LSTM is, with its parameters, attributes and results.  The weights are packed at the
+    first call that fastgate computes, and again at a call that finds them changed.  They are held in float32, on one
+    thread: convert(lstm, storage=..., threads=...) chooses others.
+    """
+
+    __wrapped__ = torch.nn.LSTM  # whose source torch.jit.script reads, which has the overloads of forward
+
+    @functools.wraps(torch.nn.LSTM.forward)
+    def forward(self, input, hx=None):  # type: ignore[no-untyped-def]
+        result = None
+        if not torch.compiler.is_compiling():
+            result = _uncompiled(_sequence, self, input, hx)
+        return torch.nn.LSTM.forward(self, input, hx) if result is None else result
+
+    def _fastgate_pack(self, arrays: list[NDArray[Any]], **options: Any) -> fastgate.LSTM:
+        keys = (*(_CELL if self.bias else _CELL[:2]), *(("projection",) if self.proj_size else ()))
+        cells = [dict(zip(keys, arrays[i:])) for i in range(0, len(arrays), len(keys))]
+        return fastgate.LSTM([*zip(cells[::2], cells[1::2])] if self.bidirectional else cells, **options)
+
+
+def _sequence(self: LSTM, input: Any, hx: Any) -> Any:
+    """What forward returns, or None where torch shall compute it."""
+    if self.training and self.dropout and self.num_layers > 1:
+        return None
+    packed = isinstance(input, PackedSequence)
+    x = input.data if packed else input
+    inputs = (x,) if hx is None else (x, *hx)
+    lstm = _lstm_of(self, self._flat_weights_names, inputs)
+    if lstm is None:
+        return None
+    if packed:
+        return _packed_sequence(lstm, input, inputs[1:])
+    x, *state = _arrays(inputs)
+    swapped = self.batch_first and x.ndim == 3
+    y, (h, c) = lstm(x.swapaxes(0, 1) if swapped else x, tuple(state) or None)
+    if not y.size:  # torch has its own rules for what is empty
+        return None
+    y = torch.from_numpy(y)  # as torch gives it, the steps one after the other in memory
+    return y.transpose(0, 1) if swapped else y, (torch.from_numpy(h), torch.from_numpy(c))
+
+
+def _packed_sequence(lstm: Any, input: PackedSequence, state: Any) -> Any:
+    """The same for a PackedSequence, which lists the elements of all rows that have a first step, a second and so on."""
+    data, batch_sizes, order, back = input
+    x, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
+    state = [part if order is None else part.index_select(1, order) for part in state]
+    x, counts, *state = _arrays((x, lengths, *state))
+    y, state = lstm(x, tuple(state) or None, lengths=counts)
+    y = pack_padded_sequence(torch.from_numpy(y), lengths).data
+    h, c = [part if back is None else part.index_select(1, back) for part in map(torch.from_numpy, state)]
+    return PackedSequence(y, batch_sizes, order, back), (h, c)
+
+
+class LSTMCell(_Module, torch.nn.LSTMCell):
+    """torch.nn.LSTMCell, computed with fastgate where that gives what torch would; the rest as LSTM."""
+
+    __wrapped__ = torch.nn.LSTMCell
+
+    @functools.wraps(torch.nn.LSTMCell.forward)
+    def forward(self, input, hx=None):  # type: ignore[no-untyped-def]
+        result = None
+        if not torch.compiler.is_compiling():
+            result = _uncompiled(_step, self, input, hx)
+        return torch.nn.LSTMCell.forward(self, input, hx) if result is None else result
+
+    def _fastgate_pack(self, arrays: list[NDArray[Any]], **options: Any) -> fastgate.LSTMCell:
+        return fastgate.LSTMCell(*arrays, **options)
+
+
+def _step(self: LSTMCell, input: Any, hx: Any) -> Any:
+    """What forward returns, or None where torch shall compute it."""
+    inputs = (input,) if hx is None else (input, *hx)
+    cell = _lstm_of(self, _CELL if self.bias else _CELL[:2], inputs)
+    if cell is None or input.dim() not in (1, 2):
+        return None
+    h, c = cell(*_arrays(inputs))
+    return torch.from_numpy(h), torch.from_numpy(c)
+
+
+# torch.compile runs a torch.nn.LSTM as it is, unlike an LSTMCell, and so it shall run one of ours.  A torch that has no such
+# functions compiles torch's forward instead.
+if hasattr(eval_frame, "set_code_exec_strategy"):
+    _skip = eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.DEFAULT)
+    _functions: list[Any] = [LSTM.forward, _uncompiled]
+    for _function in _functions:
+        eval_frame.set_code_exec_strategy(_function.__code__, _skip)
+
+
+def _set_up(module: Any, packed: _Packed) -> None:
+    module.__dict__["_fastgate"] = packed
+    module.__dict__["__module__"] = "torch.nn.modules.rnn"  # by which torch.fx knows what it does not trace into
+
+
+@functools.cache
+def _subclass(user: type, ours: type) -> type:
+    """The subclass of a user's subclass of torch's class that finds `ours` before torch's."""
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        return _blank, (user, ours), *object.__reduce_ex__(self, 2)[2:]
+
+    return type(user.__name__, (user, ours), {"__module__": user.__module__, "__reduce_ex__": reduce})
+
+
+def _blank(user: type, ours: type) -> Any:
+    """For pickles."""
+    kind: Any = _subclass(user, ours)
+    return kind.__new__(kind)
+
+
+def _converted(module: torch.nn.Module) -> type | None:
+    """The class that a module is converted to; None if it stays as it is."""
+    kind = type(module)
+    parametrized = torch.nn.utils.parametrize.is_parametrized(module)  # which put a class of its own on top
+    base: Any = kind.__bases__[0] if parametrized else kind
+    for plain, ours in ((torch.nn.LSTM, LSTM), (torch.nn.LSTMCell, LSTMCell)):
+        if issubclass(base, ours):
+            return kind
+        if issubclass(base, plain) and base.forward is plain.forward:
+            base = ours if base is plain else _subclass(base, ours)
+            return type(kind.__name__, (base,), {**vars(kind)}) if parametrized else base
+    return None
+
+
+def convert(model: _Model, *, storage: str = "float32", threads: int | str = 1) -> _Model:
+    """Make every torch.nn.LSTM and torch.nn.LSTMCell in a model, or the model itself, compute with fastgate.
+
+    Their classes become subclasses of what they were, in place: LSTM and LSTMCell of this module.  A subclass by
+    somebody else is converted too, unless it has a forward of its own.  All else stays: parameters, state_dict, hooks,
+    arguments and results, and that the model is trained, copied, pickled, traced, scripted, compiled and exported.
+    Where it is computed with fastgate, outputs are as near to float64 as torch's are, and the steps of a batch_first
+    output lie after each other in memory, as torch's do.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Whatever its device and dtype are: what is not float32 or float64 on a CPU is left to torch at each call.
+    storage : str
+        How the weights of float32 modules are held: "float32", "float16", "bfloat16" or "int8".  Torch computes with
+        weights that it cannot hold.
+    threads : int or "auto"
+        For each call, whatever torch.set_num_threads says.
+
+    Returns
+    -------
+    torch.nn.Module
+        The model that was given.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to convert, or storage or threads are something else.
+    TypeError
+        If it is no module.
+    """
+    packed = _Packed(storage, threads)
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"convert takes a torch.nn.Module, not {type(model).__name__}")
+    converted = {module: kind for module in model.modules() if (kind := _converted(module))}
+    if not converted:
+        hint = ""
+        if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+            hint = ": what is scripted runs in C++; convert the model before it is scripted, or use LSTM.from_torch"
+        raise ValueError(f"there is no torch.nn.LSTM or LSTMCell in this {type(model).__name__}{hint}")
+    for module, kind in converted.items():
+        module.__class__ = kind
+        _set_up(module, _Packed(packed.storage, packed.threads))
+    return model
