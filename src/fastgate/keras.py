@@ -7,6 +7,7 @@ cloning) is Keras's own, and what is saved is a plain Keras model.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 
@@ -170,7 +171,7 @@ class _Loop:
             return [x, *new]
         return [new[-2] if mask is None else np.ascontiguousarray(x[:, -1]), *new]
 
-    def gradient_free(self, *tensors: Any) -> list[Any]:
+    def by_keras(self, *tensors: Any) -> list[Any]:
         """The same by Keras, as a function of all that it depends on, such as a backend can differentiate."""
         states, variables = 1 + 2 * len(self.cells), self.variables()
         weights, mask = tensors[states : states + len(variables)], [*tensors[states + len(variables) :], None][0]
@@ -204,17 +205,43 @@ def _run_torch(loop: _Loop, tensors: list[Any], mask: Any) -> list[Any] | None:
     torch = sys.modules["torch"]
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or tensors[0].device.type != "cpu":
         return None
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+    if any(tensor.is_inference() for tensor in tensors[1 + 2 * len(loop.cells) :]):  # which have no versions
         return None
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return list(_torch_function().apply(loop, mask, *tensors))
+    return _torch_compute(loop, mask, tensors)
+
+
+def _torch_compute(loop: _Loop, mask: Any, tensors: Sequence[Any]) -> list[Any]:
     states = 1 + 2 * len(loop.cells)
     weights = tensors[states:]
-    if any(weight.is_inference() for weight in weights):  # which have no versions
-        return None
     key = [(id(weight), weight._version, weight.data_ptr()) for weight in weights]
     x, *initial = [tensor.detach().numpy() for tensor in tensors[:states]]
     lstms = loop.lstms(key, [weight.detach() for weight in weights], weights)
     result = loop.run(lstms, x, initial, None if mask is None else mask.numpy())
-    return [torch.from_numpy(array) for array in result]
+    return [sys.modules["torch"].from_numpy(array) for array in result]
+
+
+@functools.cache
+def _torch_function() -> Any:
+    torch = sys.modules["torch"]
+
+    class Function(torch.autograd.Function):  # type: ignore[misc]
+        @staticmethod
+        def forward(context: Any, loop: _Loop, mask: Any, *tensors: Any) -> Any:
+            context.loop, context.mask = loop, [] if mask is None else [mask]
+            context.save_for_backward(*tensors)
+            return tuple(_torch_compute(loop, mask, tensors))
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+        def backward(context: Any, *upstream: Any) -> Any:
+            with torch.enable_grad():
+                tensors = [tensor.detach().requires_grad_() for tensor in context.saved_tensors]
+                result = context.loop.by_keras(*tensors, *context.mask)
+            return None, None, *torch.autograd.grad(result, tensors, upstream)
+
+    return Function
 
 
 def _run_tensorflow(loop: _Loop, tensors: list[Any], mask: Any) -> list[Any] | None:
@@ -235,7 +262,7 @@ def _run_tensorflow(loop: _Loop, tensors: list[Any], mask: Any) -> list[Any] | N
         def gradient(*upstream: Any) -> Any:
             with tf.GradientTape() as tape:
                 tape.watch(floating := [tensor for tensor in tensors if tensor.dtype.is_floating])
-                result = loop.gradient_free(*tensors)
+                result = loop.by_keras(*tensors)
             return tape.gradient(result, floating, upstream) + [None] * (len(tensors) - len(floating))
 
         return result, gradient
@@ -260,7 +287,7 @@ def _run_jax(loop: _Loop, tensors: list[Any], mask: Any) -> list[Any] | None:
 
     run.defvjp(
         lambda *tensors: (run(*tensors), tensors),
-        lambda tensors, upstream: jax.vjp(loop.gradient_free, *tensors)[1](upstream),
+        lambda tensors, upstream: jax.vjp(loop.by_keras, *tensors)[1](upstream),
     )
     result: list[Any] = run(*arguments)
     return result
