@@ -55,7 +55,8 @@ def convert(model: Any, *, storage: str = "float32", threads: int = 1) -> Any:
     """
     storage, threads = _parameters.storage_of(storage), _parameters.thread_count(threads)
     if not isinstance(model, keras.layers.Layer):
-        raise TypeError(f"convert takes a model or layer of Keras 3, not {type(model).__module__}.{type(model).__name__}")
+        kind = f"{type(model).__module__}.{type(model).__qualname__}"
+        raise TypeError(f"convert takes a model or layer of Keras 3, not {kind}")
     backend = keras.backend.backend()
     if backend not in _RUNS:
         raise ValueError(f"convert works on the backends {', '.join(_RUNS)}, not on {backend!r}")
@@ -112,7 +113,7 @@ class _Loop:
             not training
             and len({tensor.dtype for tensor in tensors}) == 1
             and keras.backend.standardize_dtype(sequences.dtype) in ("float32", "float64")
-            and (first is None or len(first.shape) == 2 and not (layer.unroll and layer.go_backwards))
+            and (first is None or len(first.shape) == 2 and not layer.unroll)  # where backends differ most
         ):
             result = _RUNS[keras.backend.backend()](self, tensors, first)
         if result is None:
@@ -166,7 +167,8 @@ class _Loop:
             x, (h, c) = lstm(x, state) if mask is None else _masked(lstm, x, state, mask)
             new += [h[0], c[0]]
         if mask is not None and not layer.zero_output_for_mask:
-            x = _repeated(x, mask)
+            # Before the first step that counts, JAX has the initial state where the other backends have zeros.
+            x = _repeated(x, mask, states[-2] if keras.backend.backend() == "jax" else np.zeros_like(h[0]))
         if layer.return_sequences:
             return [x, *new]
         return [new[-2] if mask is None else np.ascontiguousarray(x[:, -1]), *new]
@@ -192,10 +194,11 @@ def _masked(lstm: LSTM, x: _Array, state: Any, mask: _Array) -> tuple[_Array, tu
     return scattered, state
 
 
-def _repeated(y: _Array, mask: _Array) -> _Array:
-    """y, which is 0 where the mask is False, with the output before in these places; zeros stay before the first."""
-    steps = np.where(mask, np.arange(mask.shape[1]), 0)
-    return np.take_along_axis(y, np.maximum.accumulate(steps, axis=1)[..., np.newaxis], 1)
+def _repeated(y: _Array, mask: _Array, first: _Array) -> _Array:
+    """y (B, T, H) with the output before in the places where the mask is False, and at first `first` (B, H)."""
+    last = np.maximum.accumulate(np.where(mask, np.arange(mask.shape[1]), -1), axis=1)[..., np.newaxis]
+    repeated: _Array = np.where(last < 0, first[:, np.newaxis], np.take_along_axis(y, np.maximum(last, 0), 1))
+    return repeated
 
 
 # ---- the backends: [output, h, c, ...] as tensors, or None where Keras has to compute it ------------------
