@@ -227,7 +227,7 @@ def _torch_compute(loop: _Loop, mask: Any, tensors: Sequence[Any]) -> list[Any]:
 
 @functools.cache
 def _torch_function() -> Any:
-    torch = sys.modules["torch"]
+    torch: Any = sys.modules["torch"]
 
     class Function(torch.autograd.Function):  # type: ignore[misc]
         @staticmethod
