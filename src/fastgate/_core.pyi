@@ -89,6 +89,10 @@ class LSTMCell(_Recurrent):
         cls, source: Any, *, prefix: str = "", storage: str = "float32", threads: int | str = 1
     ) -> LSTMCell: ...
     @classmethod
+    def from_flax(
+        cls, source: Mapping[Any, Any], cell: str | None = None, *, storage: str = "float32", threads: int | str = 1
+    ) -> LSTMCell: ...
+    @classmethod
     def load(cls, source: str | PathLike[str] | Buffer) -> LSTMCell: ...
     @overload
     def __call__(
@@ -140,6 +144,26 @@ class LSTM(_Recurrent):
         threads: int | str = 1,
     ) -> LSTM: ...
     @classmethod
+    def from_paddle(
+        cls,
+        source: Any,
+        *,
+        prefix: str = "",
+        batch_first: bool | None = None,
+        storage: str = "float32",
+        threads: int | str = 1,
+    ) -> LSTM: ...
+    @classmethod
+    def from_flax(
+        cls,
+        source: Mapping[Any, Any],
+        cells: str | Sequence[str | tuple[str, str]] | None = None,
+        *,
+        batch_first: bool = True,
+        storage: str = "float32",
+        threads: int | str = 1,
+    ) -> LSTM: ...
+    @classmethod
     def from_keras(
         cls,
         source: Any,
@@ -153,7 +177,7 @@ class LSTM(_Recurrent):
     def from_onnx(
         cls,
         source: Any,
-        node: str | None = None,
+        node: str | Sequence[str] | None = None,
         *,
         weights: Mapping[str, Any] | None = None,
         storage: str = "float32",

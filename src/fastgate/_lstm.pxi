@@ -260,6 +260,17 @@ cdef class LSTMCell(_Recurrent):
         return cls(**_parameters.one_layer(layers), storage=storage, threads=threads)
 
     @classmethod
+    def from_flax(cls, source, cell=None, *, storage="float32", threads=1):
+        """A cell with the weights of an LSTMCell of Flax; see fastgate.weights.
+
+        Raises what fastgate.weights.from_flax and the class raise.
+        """
+        from fastgate import weights
+
+        layers, _ = weights.from_flax(source, cell)
+        return cls(**_parameters.one_layer(layers), storage=storage, threads=threads)
+
+    @classmethod
     def load(cls, source):
         """The cell that save, or C, wrote; as LSTM.load.
 
@@ -447,7 +458,7 @@ cdef class LSTM(_Recurrent):
 
     The bits are those of one LSTMCell after the other, step by step. An LSTM cannot be changed: threads
     may share it. It can be pickled and copied. Easier than by the parameters it is made by from_torch,
-    from_keras or from_onnx.
+    from_keras, from_onnx, from_flax or from_paddle.
 
     Parameters
     ----------
@@ -509,6 +520,31 @@ cdef class LSTM(_Recurrent):
         return cls(layers, storage=storage, threads=threads, **options)
 
     @classmethod
+    def from_paddle(cls, source, *, prefix="", batch_first=None, storage="float32", threads=1):
+        """An LSTM with the weights of a paddle.nn.LSTM, or of its state_dict; see fastgate.weights.
+
+        batch_first is that of the layer, where it is not given; Paddle's default, True, of a state_dict. Raises what
+        fastgate.weights.from_paddle and the class raise.
+        """
+        from fastgate import weights
+
+        layers, options = weights.from_paddle(source, prefix=prefix)
+        if batch_first is not None:
+            options["batch_first"] = batch_first
+        return cls(layers, storage=storage, threads=threads, **options)
+
+    @classmethod
+    def from_flax(cls, source, cells=None, *, batch_first=True, storage="float32", threads=1):
+        """An LSTM with the weights of one or several LSTM cells of Flax; see fastgate.weights.
+
+        Raises what fastgate.weights.from_flax and the class raise.
+        """
+        from fastgate import weights
+
+        layers, _ = weights.from_flax(source, cells)
+        return cls(layers, storage=storage, threads=threads, batch_first=batch_first)
+
+    @classmethod
     def from_keras(cls, source, *, prefix="", bidirectional=None, storage="float32", threads=1):
         """An LSTM with the weights of one of Keras; see fastgate.weights.
 
@@ -521,7 +557,7 @@ cdef class LSTM(_Recurrent):
 
     @classmethod
     def from_onnx(cls, source, node=None, *, weights=None, storage="float32", threads=1):
-        """An LSTM with the weights of a node of an ONNX model; see fastgate.weights.
+        """An LSTM with the weights of a node of an ONNX model, or of several, its layers; see fastgate.weights.
 
         Raises what fastgate.weights.from_onnx and the class raise.
         """

@@ -406,6 +406,16 @@ class LSTMCell(_Recurrent):
         layers, _ = weights.from_torch(source, prefix=prefix)
         return cls(**_parameters.one_layer(layers), storage=storage, threads=threads)
 
+    @classmethod
+    def from_flax(
+        cls, source: Any, cell: str | None = None, *, storage: str = "float32", threads: int | str = 1
+    ) -> LSTMCell:
+        """A cell with the weights of an LSTMCell of Flax; see fastgate.weights."""
+        from fastgate import weights
+
+        layers, _ = weights.from_flax(source, cell)
+        return cls(**_parameters.one_layer(layers), storage=storage, threads=threads)
+
     def __call__(
         self, x: ArrayLike, h: ArrayLike | None = None, c: ArrayLike | None = None, *, out: Any = None
     ) -> tuple[Any, Any]:
@@ -496,6 +506,40 @@ class LSTM(_Recurrent):
         return cls(layers, storage=storage, threads=threads, **options)
 
     @classmethod
+    def from_paddle(
+        cls,
+        source: Any,
+        *,
+        prefix: str = "",
+        batch_first: bool | None = None,
+        storage: str = "float32",
+        threads: int | str = 1,
+    ) -> LSTM:
+        """An LSTM with the weights of a paddle.nn.LSTM, or of its state_dict; see fastgate.weights."""
+        from fastgate import weights
+
+        layers, options = weights.from_paddle(source, prefix=prefix)
+        if batch_first is not None:
+            options["batch_first"] = batch_first
+        return cls(layers, storage=storage, threads=threads, **options)
+
+    @classmethod
+    def from_flax(
+        cls,
+        source: Any,
+        cells: Any = None,
+        *,
+        batch_first: bool = True,
+        storage: str = "float32",
+        threads: int | str = 1,
+    ) -> LSTM:
+        """An LSTM with the weights of one or several LSTM cells of Flax; see fastgate.weights."""
+        from fastgate import weights
+
+        layers, _ = weights.from_flax(source, cells)
+        return cls(layers, storage=storage, threads=threads, batch_first=batch_first)
+
+    @classmethod
     def from_keras(
         cls,
         source: Any,
@@ -521,7 +565,7 @@ class LSTM(_Recurrent):
         storage: str = "float32",
         threads: int | str = 1,
     ) -> LSTM:
-        """An LSTM with the weights of a node of an ONNX model; see fastgate.weights."""
+        """An LSTM with the weights of a node of an ONNX model, or of several, its layers; see fastgate.weights."""
         from fastgate.weights import from_onnx
 
         layers, options = from_onnx(source, node, weights=weights)
