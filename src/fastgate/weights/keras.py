@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def from_keras(source: Any, *, prefix: str = "", bidirectional: bool | None = None) -> Result:
-    """A Keras layer, of Keras 3 or 2: LSTM, LSTMCell, RNN of an LSTMCell, or Bidirectional of these.
+    """A Keras layer, of Keras 3 or 2: LSTM, CuDNNLSTM, LSTMCell, RNN of an LSTMCell, or Bidirectional of these.
 
     Or what was saved of it:
 
@@ -29,7 +29,7 @@ def from_keras(source: Any, *, prefix: str = "", bidirectional: bool | None = No
       configuration says of the layer counts as if the layer were given: .keras and .h5 files have one, and a
       .weights.h5 file may have one beside it, the config.json of an unpacked .keras file;
     - what layer.get_weights() gives: [kernel, recurrent_kernel, bias], or without the bias; for Bidirectional both
-      after each other, or a pair of such lists;
+      after each other, or a pair of such lists; those of CuDNNLSTM are known by their bias, twice as long;
     - a nested or flat dict of the arrays of a file.
 
     Where no configuration tells, the activation is taken to be "tanh" and the recurrent_activation "sigmoid" (beware:
@@ -95,9 +95,14 @@ def from_keras(source: Any, *, prefix: str = "", bidirectional: bool | None = No
         raise TypeError(f"from_keras takes a Keras layer, a path, or weights, not {class_of(source)}")
 
     for config, weights in zip(told, lists):
-        only: dict[str, Any] = {"activation": "tanh", "recurrent_activation": "sigmoid", "merge_mode": "concat"}
+        is_cudnn = config["class_name"] == "CuDNNLSTM"
+        only: dict[str, Any] = {"merge_mode": "concat"}
+        if not is_cudnn:  # which has no others
+            only |= {"activation": "tanh", "recurrent_activation": "sigmoid"}
         if weights:
-            only |= {"units": len(weights[1]), "use_bias": len(weights) == 3}
+            only |= {"units": len(weights[1])} | ({} if is_cudnn else {"use_bias": len(weights) == 3})
+            if is_cudnn != _is_cudnn(weights):
+                raise ValueError(f"a bias of {len(weights[-1])} elements is not of a layer {config['class_name']}")
         for name, value in only.items():
             if config.get(name) != value:
                 raise ValueError(f"{name} {config.get(name)!r} is not supported, only {value!r} with these weights")
@@ -109,19 +114,40 @@ def from_keras(source: Any, *, prefix: str = "", bidirectional: bool | None = No
     options = {"batch_first": not any(config.get("time_major") for config in told)}
     if backwards == [True]:
         options["reverse"] = True
-    names = ("weight_ih", "weight_hh", "bias_ih")  # the gates are in the same order, i, f, c, o
-    directions = [{name: array_of(w).T for name, w in zip(names, weights)} for weights in lists]
+    directions = [_keras_parameters([array_of(w) for w in weights]) for weights in lists]
     if bidirectional is False and not told:
         return [*directions], options
     return [layer_of(directions)], options
 
 
+def _is_cudnn(weights: Any) -> bool:
+    """Whether the weights are of CuDNNLSTM, which has two biases."""
+    kernel, recurrent, *bias = map(np.shape, weights)
+    units = recurrent[0] if recurrent else 0
+    return bias == [(8 * units,)] and kernel[1:] == recurrent[1:] == (4 * units,)
+
+
+def _keras_parameters(weights: list[Array]) -> dict[str, Array]:
+    """As LSTM takes them: the gates are in the same order, i, f, c, o.
+
+    cuDNN's matrices are (units, n) for each gate, and CuDNNLSTM keeps their numbers, row by row, as (n, units).
+    """
+    names = ("weight_ih", "weight_hh", "bias_ih")
+    if not _is_cudnn(weights):
+        return {name: array.T for name, array in zip(names, weights)}
+    units = len(weights[1])
+    gates = [[gate.reshape(units, -1) for gate in np.split(array, 4, 1)] for array in weights[:2]]
+    bias_ih, bias_hh = np.split(weights[2], 2)
+    return {**dict(zip(names, map(np.concatenate, gates))), "bias_ih": bias_ih, "bias_hh": bias_hh}
+
+
 def _keras_config(layer: Any) -> dict[str, Any]:
     """The configuration of a layer object that has one direction, and of its cell."""
-    cell = getattr(layer, "cell", layer)
-    if type(cell).__name__ != "LSTMCell" or not re.match(r"(tf_)?keras\.|tensorflow\.", type(cell).__module__):
+    kind = type(layer).__name__
+    cell = layer if kind == "CuDNNLSTM" else getattr(layer, "cell", layer)
+    if type(cell).__name__ not in ("LSTMCell", "CuDNNLSTM") or not re.match(r"(tf_)?keras\.|tensorflow\.", type(cell).__module__):
         raise TypeError(f"{class_of(layer)} is not an LSTM: its cell is {class_of(cell)}")
-    return {**layer.get_config(), **cell.get_config()}
+    return {**layer.get_config(), **cell.get_config(), "class_name": kind}
 
 
 def _keras_open(path: Any) -> tuple[Any, Any]:
@@ -233,7 +259,7 @@ def _keras_groups(source: Any, prefix: str, bidirectional: Any, config: Any) -> 
     chosen = [halves[direction] for direction in ("forward", "backward") if direction in halves]
     configs = [config for _, config in chosen if config]
     for config in configs:
-        if config["class_name"] not in ("LSTM", "LSTMCell"):
+        if config["class_name"] not in ("LSTM", "LSTMCell", "CuDNNLSTM"):
             raise TypeError(f"layer {config.get('name')!r} is not an LSTM: its class is {config['class_name']!r}")
     for array in (array for group, _ in chosen for array in groups[group].values()):
         if hasattr(array, "id") and array.nbytes > ROOM + 1000 * array.id.get_storage_size():

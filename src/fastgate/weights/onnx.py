@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -153,8 +154,9 @@ class _Model:
         ]
         self.outputs = {(graph, node.output[0]): k for k, (graph, node) in enumerate(self.places) if node.output}
         names = [node.name or next(filter(None, node.output), "") for _, node in self.places]
+        counts = Counter(names)
         self.labels = [  # the names, after those of the nodes around them if there are several
-            name if names.count(name) == 1 else graph.path + name for name, (graph, _) in zip(names, self.places)
+            name if counts[name] == 1 else graph.path + name for name, (graph, _) in zip(names, self.places)
         ]
 
     def find(self, called: str) -> int:
@@ -192,10 +194,13 @@ class _Model:
                 befores[k] = first
         chains = []
         for last in sorted(set(range(len(self.places))) - set(befores.values())):
-            chain = [last]
-            while chain[0] in befores:
-                chain.insert(0, befores[chain[0]])
-            chains.append(chain)
+            chain = {last: None}  # a set in order
+            while last in befores:
+                last = befores[last]
+                if last in chain:
+                    raise ValueError(f"the input of {self.labels[last]!r} is computed from itself")
+                chain[last] = None
+            chains.append([*chain][::-1])
         if len(chains) != 1:
             there = listed(self.labels[chain[0]] if len(chain) == 1 else [self.labels[k] for k in chain] for chain in chains)
             kind = "LSTM nodes" if len(chains) == len(self.places) else "chains of LSTM nodes"
