@@ -216,9 +216,9 @@ def test_onnx_results_that_are_absurd(operator):
             [node, onnx.helper.make_node("Concat", ["y"] * 2000, ["result"], axis=0)], "g", [], [],
             [onnx.numpy_helper.from_array(draw(2**10), "x")])  # fmt: skip
         model = onnx.helper.make_model(graph)
-        constants = constants.Constants(onnx, {})
+        values = constants.Constants(onnx, {})
         with pytest.raises(ValueError, match="Concat cannot compute 'result': it takes .* bytes"):
-            constants.value(constants.Graph(graph, None, "", 21), "result")
+            values.value(constants.Graph(graph, None, "", 21), "result")
         return
     if operator in ("Add", "Gather"):
         inputs = [np.broadcast_to(F(0), each.shape) if each.dtype == F else each for each in inputs]

@@ -87,12 +87,12 @@ def from_paddle(source: Any, *, prefix: str = "") -> Result:
 def _torch_module(module: Any) -> tuple[Any, bool]:
     """The state dict of a module, and whether it has the batch first."""
     bases = {f"{base.__module__}.{base.__name__}" for base in type(module).__mro__}
-    kind, is_lstm = class_of(module), False
+    kind = class_of(module)
     if is_scripted := "torch.jit._script.ScriptModule" in bases:
-        kind = f"{kind} of {getattr(module, 'original_name', '')}"
-        is_lstm = getattr(module, "mode", getattr(module, "original_name", "")) in ("LSTM", "LSTMCell")
+        scripted = re.sub(r"__torch__\.|___torch_mangle_[0-9]+\.", "", str(module._c._type()))
+        kind, bases = f"{kind} of {scripted}", {scripted}
     rnn = r"torch\.nn\.modules\.rnn|torch(\.ao)?\.nn\.quantized\.dynamic\.modules\.rnn"
-    if not is_lstm and not any(re.fullmatch(rf"({rnn})\.LSTM(Cell)?", base) for base in bases):
+    if not any(re.fullmatch(rf"({rnn})\.LSTM(Cell)?", base) for base in bases):
         hint = "give the torch.nn.LSTM inside it, or its state_dict() and prefix="
         raise TypeError(f"{kind} is neither a torch.nn.LSTM nor a torch.nn.LSTMCell: {hint}")
     state = module.state_dict()
