@@ -50,21 +50,27 @@ def from_flax(source: Any, cells: Any = None) -> Result:
             cells = [(cells[1], cells[0])]
         elif len(cells) != 1:
             raise ValueError(f"there are {len(cells)} LSTM cells: {listed(cells or groups)}; choose by cells=")
+    cells = [cells] if isinstance(cells, str) or not hasattr(cells, "__iter__") else list(cells)
+    if not cells:
+        raise ValueError("cells is empty: an LSTM has at least one layer")
     layers = []
-    for layer in [cells] if isinstance(cells, str) else cells:
-        paths = (layer,) if isinstance(layer, str) else tuple(layer)
-        directions = []
-        for path in paths:
-            if not isinstance(path, str):
-                raise TypeError(f"cells are paths such as 'LSTMCell_0', or pairs of paths, not {class_of(path)}")
-            path = path.strip("/")
-            found = [each for each in there if f"/{each}".endswith(f"/{path}")]
-            found = [path] if path in there else found
-            if len(found) != 1:
-                raise ValueError(f"{len(found)} LSTM cells are called {path!r}; there are {listed(there)}")
-            directions.append(_flax_cell(found[0], dict(there[found[0]])))
-        layers.append(layer_of(directions))
+    for layer in cells:
+        paths = tuple(layer) if isinstance(layer, (list, tuple)) else (layer,)
+        if len(paths) not in (1, 2):
+            raise ValueError(f"a layer has one path, or two for its directions, not {len(paths)}")
+        layers.append(layer_of([_flax_cell(*_flax_group(there, path)) for path in paths]))
     return layers, {"batch_first": True}
+
+
+def _flax_group(there: dict[str, dict[str, Any]], path: Any) -> tuple[str, dict[str, Any]]:
+    """The cell at a path, or at the only path that ends so, and its parameters."""
+    if not isinstance(path, str):
+        raise TypeError(f"cells are paths such as 'LSTMCell_0', or pairs of paths, not {class_of(path)}")
+    path = path.strip("/")
+    found = [path] if path in there else [each for each in there if f"/{each}".endswith(f"/{path}")]
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} LSTM cells are called {path!r}; there are {listed(found or there)}")
+    return found[0], dict(there[found[0]])
 
 
 def _flax_cell(path: str, group: dict[str, Any]) -> dict[str, Array]:
