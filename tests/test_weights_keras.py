@@ -444,7 +444,7 @@ TWO = nested(
         (json.dumps(model_of(use_bias=False)), ValueError, "use_bias False is not supported, only True"),
         (json.dumps(model_of(name="two")), ValueError, "does not tell of .*model_weights/one/one.*: give the layer"),
         (json.dumps(model_of()).replace('"LSTM"', '"GRU"'), TypeError, "'one' is not an LSTM: its class is 'GRU'"),
-        (json.dumps(model_of()).replace('"LSTM"', '"CuDNNLSTM"'), ValueError, "bias of 20 elements is not of a layer C"),
+        (json.dumps(model_of()).replace('"LSTM"', '"CuDNNLSTM"'), ValueError, "of 20 elements is not of a layer C"),
         (json.dumps(model_of(activation=None)), ValueError, "activation None is not supported"),
         (json.dumps(model_of(activation={"class_name": "f"})), ValueError, "is not supported, only 'tanh'"),
         ("{", ValueError, "configuration of the model is not JSON"),

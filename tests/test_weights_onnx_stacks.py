@@ -159,7 +159,7 @@ def test_chains(api):
     with pytest.raises(ValueError, match="'a' does not take the output of 'a'"):
         weights.from_onnx(model, ["a", "a"])
     nodes[6].input[0] = "b_y"  # d: two take the output of b
-    with pytest.raises(ValueError, match=r"there are 2 chains of LSTM nodes: \['a', 'b', 'c'\], \['a', 'b', 'd', 'e'\]"):
+    with pytest.raises(ValueError, match=r"2 chains of LSTM nodes: \['a', 'b', 'c'\], \['a', 'b', 'd', 'e'\]"):
         weights.from_onnx(model_of(nodes, {**tensors, "one": I([1])}, ["c_Y", "e_Y"]))
     nodes[0].input[0] = "b_y"  # a cycle
     for count in (4, 6):
@@ -207,7 +207,7 @@ def test_sizes_that_differ(api):
 
 
 def stack_with(inputs, more=None, constants=None):
-    """Two layers, each with the inputs sequence_lens, initial_h, initial_c of these names; more: inputs of the graph."""
+    """Two layers, each with these for sequence_lens, initial_h, initial_c; more: inputs of the graph."""
     _, between, tensors = BETWEEN["squeeze"]
     bottom, one = layer("bottom", "x", N, more=inputs[0])
     top, other = layer("top", "y", H, seed=5, more=inputs[1])
@@ -239,7 +239,7 @@ def test_lengths_that_are_constant(api):
     """They would be ignored: ONNX Runtime stops at them."""
     lengths = np.array([2, T, 3], np.int32)
     model = stack_with([["lens"], ["lens"]], constants={"lens": lengths})
-    told = r"sequence_lens is a constant of the model.*: pass lengths=\[2, 6, 3\] to each call.*weights=\{'lens': array\}"
+    told = r"sequence_lens is a constant .*: pass lengths=\[2, 6, 3\] to each call.*weights=\{'lens': array\}"
     for node_ in (None, "bottom", ["bottom", "top"]):
         with pytest.raises(ValueError, match=told):
             weights.from_onnx(model, node_)

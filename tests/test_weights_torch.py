@@ -329,8 +329,9 @@ def called_lstm(torch):
 def test_torch_traced(api, torch):
     module, cell = torch.nn.LSTM(3, 5, batch_first=True), torch.nn.LSTMCell(3, 5)
     traced = torch.jit.trace(module, torch.zeros(2, 4, 3))
-    with pytest.raises(TypeError, match=r"of .*LSTM is traced, and does not tell batch_first: give its state_dict\(\), and"):
+    with pytest.raises(TypeError, match=r"of .*LSTM is traced, and does not tell batch_first: say batch_first="):
         weights.from_torch(traced)
+    same(api.LSTM.from_torch(traced, batch_first=True), api.LSTM.from_torch(module))
     same(api.LSTM.from_torch(traced.state_dict(), batch_first=True), api.LSTM.from_torch(module))
     same(api.LSTM.from_torch(torch.jit.trace(cell, torch.zeros(2, 3))), api.LSTM.from_torch(cell))
 
@@ -388,7 +389,7 @@ def test_torch_quantized_cells(api, torch):
         (called_lstm, r"RecursiveScriptModule of .*\.LSTM is neither a torch\.nn\.LSTM nor"),
         (lambda torch: torch.jit.script(torch.nn.Sequential(torch.nn.LSTM(3, 5))), "Sequential is neither .* inside"),
         (lambda torch: quantize(torch, torch.nn.Sequential(torch.nn.GRU(3, 5)), "qint8"), "Sequential is neither"),
-        (lambda torch: torch.jit.script(quantize(torch, torch.nn.LSTM(3, 5))), "of .*LSTM has packed weights: give the"),
+        (lambda torch: torch.jit.script(quantize(torch, torch.nn.LSTM(3, 5))), "LSTM has packed weights: give the"),
     ],
 )
 def test_torch_modules_that_hold_an_lstm(torch, make, told):

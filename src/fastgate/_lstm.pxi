@@ -514,23 +514,19 @@ cdef class LSTM(_Recurrent):
         """
         from fastgate import weights
 
-        layers, options = weights.from_torch(source, prefix=prefix)
-        if batch_first is not None:
-            options["batch_first"] = batch_first
+        layers, options = weights.from_torch(source, prefix=prefix, batch_first=batch_first)
         return cls(layers, storage=storage, threads=threads, **options)
 
     @classmethod
     def from_paddle(cls, source, *, prefix="", batch_first=None, storage="float32", threads=1):
         """An LSTM with the weights of a paddle.nn.LSTM, or of its state_dict; see fastgate.weights.
 
-        batch_first is that of the layer, where it is not given; Paddle's default, True, of a state_dict. Raises what
-        fastgate.weights.from_paddle and the class raise.
+        batch_first is that of the layer, where it is not given, and True of a state_dict, which does not tell. Raises
+        what fastgate.weights.from_paddle and the class raise.
         """
         from fastgate import weights
 
-        layers, options = weights.from_paddle(source, prefix=prefix)
-        if batch_first is not None:
-            options["batch_first"] = batch_first
+        layers, options = weights.from_paddle(source, prefix=prefix, batch_first=batch_first)
         return cls(layers, storage=storage, threads=threads, **options)
 
     @classmethod
@@ -541,8 +537,8 @@ cdef class LSTM(_Recurrent):
         """
         from fastgate import weights
 
-        layers, _ = weights.from_flax(source, cells)
-        return cls(layers, storage=storage, threads=threads, batch_first=batch_first)
+        layers, options = weights.from_flax(source, cells, batch_first=batch_first)
+        return cls(layers, storage=storage, threads=threads, **options)
 
     @classmethod
     def from_keras(cls, source, *, prefix="", bidirectional=None, storage="float32", threads=1):

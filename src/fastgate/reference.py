@@ -500,9 +500,7 @@ class LSTM(_Recurrent):
         """An LSTM with the weights of a torch.nn.LSTM, or of its state_dict; see fastgate.weights."""
         from fastgate import weights
 
-        layers, options = weights.from_torch(source, prefix=prefix)
-        if batch_first is not None:
-            options["batch_first"] = batch_first
+        layers, options = weights.from_torch(source, prefix=prefix, batch_first=batch_first)
         return cls(layers, storage=storage, threads=threads, **options)
 
     @classmethod
@@ -518,9 +516,7 @@ class LSTM(_Recurrent):
         """An LSTM with the weights of a paddle.nn.LSTM, or of its state_dict; see fastgate.weights."""
         from fastgate import weights
 
-        layers, options = weights.from_paddle(source, prefix=prefix)
-        if batch_first is not None:
-            options["batch_first"] = batch_first
+        layers, options = weights.from_paddle(source, prefix=prefix, batch_first=batch_first)
         return cls(layers, storage=storage, threads=threads, **options)
 
     @classmethod
@@ -536,8 +532,8 @@ class LSTM(_Recurrent):
         """An LSTM with the weights of one or several LSTM cells of Flax; see fastgate.weights."""
         from fastgate import weights
 
-        layers, _ = weights.from_flax(source, cells)
-        return cls(layers, storage=storage, threads=threads, batch_first=batch_first)
+        layers, options = weights.from_flax(source, cells, batch_first=batch_first)
+        return cls(layers, storage=storage, threads=threads, **options)
 
     @classmethod
     def from_keras(

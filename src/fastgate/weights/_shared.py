@@ -51,7 +51,7 @@ def class_of(value: object) -> str:
 
 
 def leaves(source: Any, prefix: str = "") -> dict[str, Any]:
-    """The arrays of nested groups under prefix, by their paths.  Each group is searched once, however many lead to it."""
+    """The arrays of nested groups under prefix, by their paths.  Each group is searched once, whatever leads to it."""
     found, searched = {}, set()
     pending = [("", source)]
     for path, value in pending:  # which grows

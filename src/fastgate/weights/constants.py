@@ -67,8 +67,8 @@ def graphs_of(model: Any) -> list[Graph]:
         for node in graph.proto.node:
             path = f"{graph.path}{node.name or next(filter(None, node.output), '')}/"
             for attribute in graph.resolved(node).attribute:
-                inner = [attribute.g] if attribute.HasField("g") else []
-                graphs += [Graph(g, graph, f"{path}{attribute.name}/", graph.opset) for g in (*inner, *attribute.graphs)]
+                inner = [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+                graphs += [Graph(each, graph, f"{path}{attribute.name}/", graph.opset) for each in inner]
             if function := functions.get((node.domain, node.op_type)):
                 calls += 1
                 if calls > MOST_CALLS:

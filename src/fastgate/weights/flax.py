@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fastgate.weights._shared import Array, Result
 
 
-def from_flax(source: Any, cells: Any = None) -> Result:
+def from_flax(source: Any, cells: Any = None, *, batch_first: bool = True) -> Result:
     """The parameters of an LSTMCell or OptimizedLSTMCell of Flax, or of several, of flax.linen or flax.nnx.
 
     Parameters
@@ -25,6 +25,8 @@ def from_flax(source: Any, cells: Any = None) -> Result:
         The path of the cell, or the path of each layer's cell, or for a layer of two directions a pair of paths,
         forward and backward; e.g. "LSTMCell_0", or ["params/LSTMCell_0", "params/LSTMCell_1"].  The end of a path,
         from a slash on, suffices if no other ends so.  None takes the only cell, or the two of a Bidirectional.
+    batch_first : bool
+        False where nn.RNN has time_major=True.
 
     Raises
     ------
@@ -59,7 +61,7 @@ def from_flax(source: Any, cells: Any = None) -> Result:
         if len(paths) not in (1, 2):
             raise ValueError(f"a layer has one path, or two for its directions, not {len(paths)}")
         layers.append(layer_of([_flax_cell(*_flax_group(there, path)) for path in paths]))
-    return layers, {"batch_first": True}
+    return layers, {"batch_first": batch_first}
 
 
 def _flax_group(there: dict[str, dict[str, Any]], path: Any) -> tuple[str, dict[str, Any]]:

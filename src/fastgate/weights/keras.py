@@ -145,7 +145,8 @@ def _keras_config(layer: Any) -> dict[str, Any]:
     """The configuration of a layer object that has one direction, and of its cell."""
     kind = type(layer).__name__
     cell = layer if kind == "CuDNNLSTM" else getattr(layer, "cell", layer)
-    if type(cell).__name__ not in ("LSTMCell", "CuDNNLSTM") or not re.match(r"(tf_)?keras\.|tensorflow\.", type(cell).__module__):
+    is_keras = re.match(r"(tf_)?keras\.|tensorflow\.", type(cell).__module__)
+    if type(cell).__name__ not in ("LSTMCell", "CuDNNLSTM") or not is_keras:
         raise TypeError(f"{class_of(layer)} is not an LSTM: its cell is {class_of(cell)}")
     return {**layer.get_config(), **cell.get_config(), "class_name": kind}
 

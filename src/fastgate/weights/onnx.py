@@ -174,7 +174,8 @@ class _Model:
     def before(self, k: int) -> tuple[int | None, list[str]]:
         """Which LSTM node's output becomes X of node k, None if there is none, and by what operators."""
         graph, node = self.places[k]
-        name, between = node.input[0] if node.input else "", []
+        name = node.input[0] if node.input else ""
+        between: list[str] = []
         place: Graph | None = graph
         while len(between) < _MOST_BETWEEN:
             place, name = self.constants.key(place, name)
@@ -202,7 +203,8 @@ class _Model:
                 chain[last] = None
             chains.append([*chain][::-1])
         if len(chains) != 1:
-            there = listed(self.labels[chain[0]] if len(chain) == 1 else [self.labels[k] for k in chain] for chain in chains)
+            names = [[self.labels[k] for k in chain] for chain in chains]
+            there = listed(chain if len(chain) > 1 else chain[0] for chain in names)
             kind = "LSTM nodes" if len(chains) == len(self.places) else "chains of LSTM nodes"
             hint = "; say which one, by node=" if chains else ""
             raise ValueError(f"there are {len(chains)} {kind}: {there or 'none'}{hint}")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fastgate.weights._shared import Result
 
 
-def from_torch(source: Any, *, prefix: str = "") -> Result:
+def from_torch(source: Any, *, prefix: str = "", batch_first: bool | None = None) -> Result:
     """A torch.nn.LSTM, a torch.nn.LSTMCell (one layer), or the state dict of either.
 
     The module may be a scripted one, or a dynamically quantized one, whose weights are dequantized.  Dropout, which is
@@ -23,36 +23,38 @@ def from_torch(source: Any, *, prefix: str = "") -> Result:
     Parameters
     ----------
     source : module or mapping
-        A state dict may be any mapping of tensors or arrays, such as what safetensors loads.  It does
-        not tell whether the module was made with batch_first=True: a module does.
+        A state dict may be any mapping of tensors or arrays, such as what safetensors loads.
     prefix : str
         Of a whole model's state dict it chooses the keys, e.g. "encoder.lstm."; those that wrappers put there,
         "module." and "_orig_mod.", may be left out.  It is needed where there is more than one LSTM.
+    batch_first : bool, optional
+        None takes that of a module, and False for a state dict, which does not tell.
 
     Raises
     ------
     TypeError
-        If it is another kind of module, or a traced LSTM, which does not tell batch_first; or if a key is not a string.
+        If it is another kind of module, or if a key is not a string; if a module is traced, which does not tell
+        batch_first, and this is not given.
     ValueError
         If keys are missing or unknown, or of several LSTMs, or if weights are computed from others, such as by weight
         norm or pruning.
     """
-    options = {}
     if hasattr(source, "state_dict"):
-        source, options["batch_first"] = _torch_module(source)
-    return _stack(_named(source, "from_torch"), prefix), options
+        source, batch_first = _torch_module(source, batch_first)
+    return _stack(_named(source, "from_torch"), prefix), {"batch_first": bool(batch_first)}
 
 
-def from_paddle(source: Any, *, prefix: str = "") -> Result:
+def from_paddle(source: Any, *, prefix: str = "", batch_first: bool | None = None) -> Result:
     """A paddle.nn.LSTM, a paddle.nn.LSTMCell, or the state dict of either, or of RNN or BiRNN of such cells.
 
     Parameters
     ----------
     source : layer or mapping
-        A state dict may be any mapping of tensors or arrays, such as what paddle.load gives.  It does not tell whether
-        the layer was made with time_major=True: a layer does.
+        A state dict may be any mapping of tensors or arrays, such as what paddle.load gives.
     prefix : str
         As for from_torch.
+    batch_first : bool, optional
+        None takes the contrary of a layer's time_major, and True for a state dict, which does not tell.
 
     Raises
     ------
@@ -61,7 +63,8 @@ def from_paddle(source: Any, *, prefix: str = "") -> Result:
     ValueError
         If keys are missing or unknown, or of several LSTMs.
     """
-    options = {"batch_first": not getattr(source, "time_major", False)}
+    if batch_first is None:
+        batch_first = not getattr(source, "time_major", False)
     if hasattr(source, "state_dict"):
         bases = {f"{base.__module__}.{base.__name__}" for base in type(source).__mro__}
         if not {"paddle.nn.layer.rnn.LSTM", "paddle.nn.layer.rnn.LSTMCell"} & bases:
@@ -81,11 +84,11 @@ def from_paddle(source: Any, *, prefix: str = "") -> Result:
             array = array_of(there.pop(key))
             cells[f"{start}{before}{name}{tail}".replace("weight_ho", "weight_hr")] = array
     cells = {key: array.T if "weight_hr" in key else array for key, array in cells.items()}
-    return _stack({**there, **cells}, prefix), options
+    return _stack({**there, **cells}, prefix), {"batch_first": bool(batch_first)}
 
 
-def _torch_module(module: Any) -> tuple[Any, bool]:
-    """The state dict of a module, and whether it has the batch first."""
+def _torch_module(module: Any, batch_first: bool | None) -> tuple[Any, bool]:
+    """The state dict of a module, and whether it has the batch first, where that is not given."""
     bases = {f"{base.__module__}.{base.__name__}" for base in type(module).__mro__}
     kind = class_of(module)
     if is_scripted := "torch.jit._script.ScriptModule" in bases:
@@ -100,9 +103,11 @@ def _torch_module(module: Any) -> tuple[Any, bool]:
         state = {**module.get_weight(), **module.get_bias()}
     elif is_scripted and not any("weight_hh" in key for key in state):
         raise TypeError(f"{kind} has packed weights: give the module before scripting")
-    elif is_scripted and not hasattr(module, "batch_first") and "weight_hh_l0" in state:
-        raise TypeError(f"{kind} is traced, and does not tell batch_first: give its state_dict(), and batch_first=")
-    return state, bool(getattr(module, "batch_first", False))
+    if batch_first is None:
+        if is_scripted and "weight_hh_l0" in state and not hasattr(module, "batch_first"):
+            raise TypeError(f"{kind} is traced, and does not tell batch_first: say batch_first=")
+        batch_first = getattr(module, "batch_first", False)
+    return state, batch_first
 
 
 def _named(source: Any, function: str) -> dict[str, Any]:
