@@ -395,7 +395,28 @@ def test_onnx_states_of_the_call(onnx):
         weights.onnx_state(stateful(onnx, initial_h=draw(1, 1, 6), initial_c=draw(1, 1, 6)))
 
 
-# ---- LSTMs that are others ----------------------------------------------------------------------
+def test_onnx_states_from_branches(api, onnx):
+    """As torch.jit makes of an optional state: branches take what is around them, which depends on the call, or not."""
+    helper = onnx.helper
+    out = [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)]
+    then, other = (
+        helper.make_graph([helper.make_node(operator, ["taken"], ["y"])], operator, [], out)
+        for operator in ("Identity", "Relu")
+    )
+    branch = helper.make_node("If", ["go"], ["h0"], then_branch=then, else_branch=other)
+    for constants in ({}, {"taken": draw(1, 1, H)}):
+        model = onnx_model(onnx, onnx_weights(1) | {"go": np.array(True), **constants}, [branch])
+        model.graph.node[-1].input[5] = "h0"
+        if constants:
+            with pytest.raises(ValueError, match="'h0' is computed by If, which from_onnx does not evaluate"):
+                weights.from_onnx(model)
+            continue
+        same(api.LSTM.from_onnx(model), api.LSTM.from_onnx(onnx_model(onnx, onnx_weights(1))), N)
+        with pytest.raises(ValueError, match="the initial state depends on inputs of the model"):
+            weights.onnx_state(model)
+
+
+# ---- graphs in graphs -------------------------------------------------------------------------
 
 
 def test_onnx_graphs_in_graphs(onnx):

@@ -55,6 +55,28 @@ class Graph:
         return copy
 
 
+def graphs_in(node: Any) -> list[tuple[str, Any]]:
+    """The bodies of a loop, or the branches, in a node's attributes, and their names."""
+    return [
+        (attribute.name, graph)
+        for attribute in node.attribute
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)
+    ]
+
+
+def taken_by(node: Any) -> list[str]:
+    """The names of a node's inputs, and of what the graphs in it take from around them."""
+    names, own, pending = list(node.input), {""}, graphs_in(node)
+    for _, graph in pending:  # which grows
+        own.update(each.name for each in (*graph.input, *graph.initializer))
+        names += [each.name for each in graph.output]
+        for inner in graph.node:
+            own.update(inner.output)
+            names += inner.input
+            pending += graphs_in(inner)
+    return [name for name in names if name not in own]
+
+
 def opset_of(imports: Any, default: int = 1) -> int:
     return max((each.version for each in imports if each.domain in DOMAINS), default=default)
 
@@ -66,9 +88,8 @@ def graphs_of(model: Any) -> list[Graph]:
     for graph in graphs:  # which grows
         for node in graph.proto.node:
             path = f"{graph.path}{node.name or next(filter(None, node.output), '')}/"
-            for attribute in graph.resolved(node).attribute:
-                inner = [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
-                graphs += [Graph(each, graph, f"{path}{attribute.name}/", graph.opset) for each in inner]
+            inner = graphs_in(graph.resolved(node))
+            graphs += [Graph(proto, graph, f"{path}{name}/", graph.opset) for name, proto in inner]
             if function := functions.get((node.domain, node.op_type)):
                 calls += 1
                 if calls > MOST_CALLS:
@@ -119,7 +140,7 @@ class Constants:
         while pending:
             place, called = key = pending[-1]
             source = place.sources[called] if place else None
-            inputs = [self.key(place, each) for each in getattr(source, "input", ()) if each]
+            inputs = [self.key(place, each) for each in (taken_by(source) if hasattr(source, "op_type") else ())]
             needed = [each for each in inputs if each not in self.known]
             if key in self.known:
                 pending.pop()
