@@ -173,7 +173,7 @@ def test_functions_without_end(length):
         for k in range(length)
     ]  # fmt: skip
     model = whole([node("F0", ["x"], ["y"], domain="own")], {}, functions)
-    with pytest.raises(ValueError, match="functions are called more than 10000 times, or call themselves"):
+    with pytest.raises(ValueError, match="functions are called more than 10000 times, or in more than 100 levels: inline"):
         weights.from_onnx(model)
 
 

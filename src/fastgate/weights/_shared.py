@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-
+import itertools
 import numpy as np
 
 TYPE_CHECKING = False
@@ -42,8 +41,10 @@ def layer_of(directions: Sequence[dict[str, Array]]) -> Any:
 
 def listed(names: Iterable[Any]) -> str:
     """For messages: the first few."""
-    quoted = [repr(name) for name in names]
-    return ", ".join(quoted[:8]) + (f" and {len(quoted) - 8} more" if len(quoted) > 8 else "")
+    names = iter(names)
+    first = [repr(name) for name in itertools.islice(names, 8)]
+    more = sum(1 for _ in names)
+    return ", ".join(first) + (f" and {more} more" if more else "")
 
 
 def class_of(value: object) -> str:

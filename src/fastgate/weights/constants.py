@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fastgate.weights._shared import Array
 
 DOMAINS = ("", "ai.onnx")
-MOST_CALLS = 10_000  # of functions, which may call each other however small the file is
+MOST_CALLS, MOST_LEVELS = 10_000, 100  # of functions, which may call each other however small the file is
 
 
 class NoValueError(ValueError):
@@ -27,11 +27,14 @@ class NoValueError(ValueError):
 class Graph:
     """A graph of a model, or a call of one of its functions: its tensors by name, and the graph around it.
 
+    around and step: the graph that has it, and where; outer: the graph whose tensors it may use.
     links: what is elsewhere of the names here, as the inputs and outputs of functions are; None where it has no value.
     """
 
-    def __init__(self, proto: Any, outer: Graph | None, path: str, opset: int) -> None:
-        self.proto, self.outer, self.path, self.opset = proto, outer, path, opset
+    def __init__(self, proto: Any, around: Graph | None, step: str, opset: int, is_call: bool = False) -> None:
+        self.proto, self.around, self.step, self.opset = proto, around, step, opset
+        self.outer = outer = None if is_call else around
+        self.level: int = around.level + 1 if around else 0
         self.given: dict[str, Any] = outer.given if outer else {}  # attributes of the function around
         self.links: dict[str, tuple[Graph | None, str]] = {}
         self.sources = {name: node for node in reversed(proto.node) for name in node.output}
@@ -39,6 +42,14 @@ class Graph:
             self.sources.update((tensor.name, tensor) for tensor in proto.initializer)
         if outer:
             self.links.update((each.name, (None, each.name)) for each in proto.input)
+
+    def path(self, name: str) -> str:
+        """The name of a node here, after those of the nodes around it."""
+        steps, graph = [name], self
+        while graph.around:
+            steps.append(graph.step)
+            graph = graph.around
+        return "/".join(map(str, reversed(steps)))
 
     def resolved(self, node: Any) -> Any:
         """A node, whose attributes may refer to those of the function around it: by name, or to nothing."""
@@ -77,6 +88,11 @@ def taken_by(node: Any) -> list[str]:
     return [name for name in names if name not in own]
 
 
+def name_of(node: Any) -> str:
+    """The name of a node, or of its first output."""
+    return node.name or next(filter(None, node.output), "")
+
+
 def opset_of(imports: Any, default: int = 1) -> int:
     return max((each.version for each in imports if each.domain in DOMAINS), default=default)
 
@@ -87,19 +103,21 @@ def graphs_of(model: Any) -> list[Graph]:
     graphs, calls = [Graph(model.graph, None, "", opset_of(model.opset_import))], 0
     for graph in graphs:  # which grows
         for node in graph.proto.node:
-            path = f"{graph.path}{node.name or next(filter(None, node.output), '')}/"
             inner = graphs_in(graph.resolved(node))
-            graphs += [Graph(proto, graph, f"{path}{name}/", graph.opset) for name, proto in inner]
+            graphs += [Graph(proto, graph, f"{name_of(node)}/{name}", graph.opset) for name, proto in inner]
             if function := functions.get((node.domain, node.op_type)):
                 calls += 1
-                if calls > MOST_CALLS:
-                    raise ValueError(f"functions are called more than {MOST_CALLS} times, or call themselves")
-                graphs.append(_call(function, node, graph, path))
+                if calls > MOST_CALLS or graph.level > MOST_LEVELS:
+                    raise ValueError(
+                        f"functions are called more than {MOST_CALLS} times, or in more than {MOST_LEVELS} levels: "
+                        "inline them, by onnx.inliner.inline_local_functions(model)"
+                    )
+                graphs.append(_call(function, node, graph))
     return graphs
 
 
-def _call(function: Any, node: Any, graph: Graph, path: str) -> Graph:
-    inner = Graph(function, None, path, opset_of(function.opset_import, graph.opset))
+def _call(function: Any, node: Any, graph: Graph) -> Graph:
+    inner = Graph(function, graph, name_of(node), opset_of(function.opset_import, graph.opset), is_call=True)
     inner.given = {each.name: each for each in (*function.attribute_proto, *graph.resolved(node).attribute)}
     inner.links = dict.fromkeys(function.input, (None, ""))  # where they are left out
     inner.links.update((name, (graph, given)) for name, given in zip(function.input, node.input) if given)

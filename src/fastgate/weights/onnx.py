@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fastgate.weights._shared import class_of, layer_of, listed
-from fastgate.weights.constants import DOMAINS, Constants, Graph, NoValueError, graphs_of
+from fastgate.weights.constants import DOMAINS, Constants, Graph, NoValueError, graphs_of, name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -153,21 +153,22 @@ class _Model:
             if node.op_type in _INPUTS and node.domain in _INPUTS[node.op_type][0]
         ]
         self.outputs = {(graph, node.output[0]): k for k, (graph, node) in enumerate(self.places) if node.output}
-        names = [node.name or next(filter(None, node.output), "") for _, node in self.places]
-        counts = Counter(names)
-        self.labels = [  # the names, after those of the nodes around them if there are several
-            name if counts[name] == 1 else graph.path + name for name, (graph, _) in zip(names, self.places)
-        ]
+        self.counts = Counter(name_of(node) for _, node in self.places)
+
+    def label(self, k: int) -> str:
+        """The name of LSTM node k, after those of the nodes around it if there are several."""
+        graph, node = self.places[k]
+        return name_of(node) if self.counts[name_of(node)] == 1 else graph.path(name_of(node))
 
     def find(self, called: str) -> int:
         """Which LSTM node has this name, path or output."""
         chosen = [
             k
             for k, (graph, node) in enumerate(self.places)
-            if called in (each for name in (node.name, *node.output) for each in (name, graph.path + name))
+            if called in (each for name in (node.name, *node.output) for each in (name, graph.path(name)))
         ]
         if len(chosen) != 1:
-            there = listed(self.labels[k] for k in chosen or range(len(self.places))) or "none"
+            there = listed(map(self.label, chosen or range(len(self.places)))) or "none"
             raise ValueError(f"{len(chosen)} LSTM nodes or outputs are called {called!r}; there are {there}")
         return chosen[0]
 
@@ -199,11 +200,11 @@ class _Model:
             while last in befores:
                 last = befores[last]
                 if last in chain:
-                    raise ValueError(f"the input of {self.labels[last]!r} is computed from itself")
+                    raise ValueError(f"the input of {self.label(last)!r} is computed from itself")
                 chain[last] = None
             chains.append([*chain][::-1])
         if len(chains) != 1:
-            names = [[self.labels[k] for k in chain] for chain in chains]
+            names = ([*map(self.label, chain)] for chain in chains)
             there = listed(chain if len(chain) > 1 else chain[0] for chain in names)
             kind = "LSTM nodes" if len(chains) == len(self.places) else "chains of LSTM nodes"
             hint = "; say which one, by node=" if chains else ""
@@ -231,7 +232,7 @@ def _is_not_fed(first: _LSTM, second: _LSTM) -> str:
     before, between = model.before(second.index)
     way = listed(reversed(between)) or "nothing"
     if before != first.index:
-        return f"it comes from {'no LSTM' if before is None else repr(model.labels[before])}, by {way}"
+        return f"it comes from {'no LSTM' if before is None else repr(model.label(before))}, by {way}"
     if not set(between) <= _LAYOUT:
         return f"{way} is between them"
     steps, batch = first.lengths()
@@ -267,7 +268,7 @@ class _LSTM:
     """An LSTM node of a model: the names and arrays of its inputs, and the options for fastgate.LSTM."""
 
     def __init__(self, model: _Model, index: int) -> None:
-        self.model, self.index, self.name = model, index, model.labels[index]
+        self.model, self.index, self.name = model, index, model.label(index)
         self.graph, self.node = model.places[index]
         for each in self.node.attribute:
             kind = model.onnx.AttributeProto.AttributeType.Name(each.type)
