@@ -363,6 +363,8 @@ def test_torch_quantized(api, torch, layers, both, dtype):
     if dtype == "qint8":
         assert distance(arrays(lstm(x)), exact) < distance(theirs, exact)
         assert distance(arrays(api.LSTM.from_torch(other, storage="int8")(x)), exact) < 0.01
+    with pytest.raises(ValueError, match="no 'weight_ih_l0': .*; the LSTM is quantized.*: give the module"):
+        weights.from_torch(other.state_dict())
     state = {name: tensor.dequantize() for name, tensor in {**other.get_weight(), **other.get_bias()}.items()}
     same(lstm, api.LSTM.from_torch(state, batch_first=True), 40)
     same(lstm, api.LSTM.from_torch({**other.get_weight(), **other.get_bias()}, batch_first=True), 40)
@@ -376,6 +378,8 @@ def test_torch_quantized_cells(api, torch):
     with torch.no_grad():
         exact, theirs = (m(torch.from_numpy(x), (torch.from_numpy(h), torch.from_numpy(c))) for m in (module, other))
     got = api.LSTMCell.from_torch(other)(x, h, c)
+    with pytest.raises(ValueError, match="no 'weight_ih_l0': .*; the LSTM is quantized.*: give the module"):
+        weights.from_torch(other.state_dict())
     assert 0 < distance(got, exact) < 0.01 and distance(got, theirs) < 0.02
 
 

@@ -145,23 +145,13 @@ class LSTM(_Recurrent):
     ) -> LSTM: ...
     @classmethod
     def from_paddle(
-        cls,
-        source: Any,
-        *,
-        prefix: str = "",
-        batch_first: bool | None = None,
-        storage: str = "float32",
+        cls, source: Any, *, prefix: str = "", batch_first: bool | None = None, storage: str = "float32",
         threads: int | str = 1,
     ) -> LSTM: ...
     @classmethod
     def from_flax(
-        cls,
-        source: Mapping[Any, Any],
-        cells: str | Sequence[str | tuple[str, str]] | None = None,
-        *,
-        batch_first: bool = True,
-        storage: str = "float32",
-        threads: int | str = 1,
+        cls, source: Mapping[Any, Any], cells: str | Sequence[str | tuple[str, str]] | None = None,
+        *, batch_first: bool = True, storage: str = "float32", threads: int | str = 1,
     ) -> LSTM: ...
     @classmethod
     def from_keras(

@@ -505,12 +505,7 @@ class LSTM(_Recurrent):
 
     @classmethod
     def from_paddle(
-        cls,
-        source: Any,
-        *,
-        prefix: str = "",
-        batch_first: bool | None = None,
-        storage: str = "float32",
+        cls, source: Any, *, prefix: str = "", batch_first: bool | None = None, storage: str = "float32",
         threads: int | str = 1,
     ) -> LSTM:
         """An LSTM with the weights of a paddle.nn.LSTM, or of its state_dict; see fastgate.weights."""
@@ -521,12 +516,7 @@ class LSTM(_Recurrent):
 
     @classmethod
     def from_flax(
-        cls,
-        source: Any,
-        cells: Any = None,
-        *,
-        batch_first: bool = True,
-        storage: str = "float32",
+        cls, source: Any, cells: Any = None, *, batch_first: bool = True, storage: str = "float32",
         threads: int | str = 1,
     ) -> LSTM:
         """An LSTM with the weights of one or several LSTM cells of Flax; see fastgate.weights."""

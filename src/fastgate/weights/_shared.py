@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+
 import numpy as np
 
 TYPE_CHECKING = False

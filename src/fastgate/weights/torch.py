@@ -134,6 +134,8 @@ def _chosen(source: dict[str, Any], prefix: str) -> str:
     if len(fits) == 1:
         return fits[0]
     hint = f"prefix may be {listed(fits or places)}" if places else f"there are {listed(source) or 'none'}"
+    if any("_all_weight_values" in key or "_packed_weight" in key for key in source):
+        hint += "; the LSTM is quantized, which packs its weights: give the module"
     raise ValueError(f"there is no {prefix + 'weight_ih_l0'!r}: {hint}")
 
 
