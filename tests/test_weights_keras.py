@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import draw
 from fastgate import weights
+from fastgate.weights._shared import array_of
 from weights_common import arrays, distance, same, within
 
 
@@ -211,7 +212,7 @@ def test_keras_layers(api, keras, name):
             layer.set_weights(drawn)
             lstm = api.LSTM.from_keras(layer)
         layer.set_weights(drawn)
-        y, *states = (weights._array(array) for array in layer(x.astype(dtype)))
+        y, *states = (array_of(array) for array in layer(x.astype(dtype)))
         y = y[:, ::-1] if name == "backwards" else y
         runs.append([y, np.stack(states[::2]), np.stack(states[1::2])])
     assert lstm.batch_first and lstm.reverse == (name == "backwards")
@@ -226,7 +227,7 @@ def test_keras_cell(api, keras):
     x, h, c = draw(3, 7), draw(3, 10), draw(3, 10, seed=1)
     _, theirs = layer(tensor(x), [tensor(h), tensor(c)])
     _, ours = api.LSTM.from_keras(layer)(x[:, np.newaxis], (h[np.newaxis], c[np.newaxis]))
-    assert distance([array[0] for array in ours], [weights._array(array) for array in theirs]) < 1e-6
+    assert distance([array[0] for array in ours], [array_of(array) for array in theirs]) < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -442,7 +443,8 @@ TWO = nested(
         (json.dumps(model_of(units=6)), ValueError, "units 6 is not supported, only 5 with these weights"),
         (json.dumps(model_of(use_bias=False)), ValueError, "use_bias False is not supported, only True"),
         (json.dumps(model_of(name="two")), ValueError, "does not tell of .*model_weights/one/one.*: give the layer"),
-        (json.dumps(model_of()).replace('"LSTM"', '"CuDNNLSTM"'), TypeError, "'one' is not an LSTM: its class is 'C"),
+        (json.dumps(model_of()).replace('"LSTM"', '"GRU"'), TypeError, "'one' is not an LSTM: its class is 'GRU'"),
+        (json.dumps(model_of()).replace('"LSTM"', '"CuDNNLSTM"'), ValueError, "of 20 elements is not of a layer C"),
         (json.dumps(model_of(activation=None)), ValueError, "activation None is not supported"),
         (json.dumps(model_of(activation={"class_name": "f"})), ValueError, "is not supported, only 'tanh'"),
         ("{", ValueError, "configuration of the model is not JSON"),

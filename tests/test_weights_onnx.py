@@ -277,7 +277,8 @@ def stateful(onnx, directions=1, batch=1, layout=0, **changes):
 @pytest.mark.parametrize("batch", [1, B])
 def test_onnx_initial_states(api, onnx, directions, batch, layout):
     model = stateful(onnx, directions, batch, layout)
-    with pytest.raises(ValueError, match=r"initial_h is a constant .*weights\.onnx_state\(.*\{'initial_h': array\}"):
+    told = r"initial_h is a constant .*weights\.onnx_state\(.*\{'initial_h': array, 'initial_c': array\}"
+    with pytest.raises(ValueError, match=told):
         api.LSTM.from_onnx(model)
     h, c = weights.onnx_state(model, "lstm")
     assert h.shape == c.shape == (directions, batch, H)
@@ -394,27 +395,28 @@ def test_onnx_states_of_the_call(onnx):
         weights.onnx_state(stateful(onnx, initial_h=draw(1, 1, 6), initial_c=draw(1, 1, 6)))
 
 
-# ---- LSTMs that are others ----------------------------------------------------------------------
-
-
-def test_onnx_nodes_that_hold_an_lstm(onnx):
+def test_onnx_states_from_branches(api, onnx):
+    """As torch.jit makes of an optional state: branches take what is around them, which depends on the call, or not."""
     helper = onnx.helper
-    model = onnx_model(onnx, onnx_weights(1))
-    model.graph.node[0].op_type, model.graph.node[0].domain = "DynamicQuantizeLSTM", "com.microsoft"
-    for node in (None, "lstm"):
-        with pytest.raises(ValueError, match="DynamicQuantizeLSTM is not supported: give the model before"):
-            weights.from_onnx(model, node)
-    inner = helper.make_node("LSTM", ["X", "W", "R"], ["Y"], "inner", hidden_size=H)
-    function = helper.make_function("own", "Encoder", ["X", "W", "R"], ["Y"], [inner], [helper.make_opsetid("", 14)])
-    call = helper.make_node("Encoder", ["X", "W", "R"], ["Y"], "call", domain="own")
-    graph = onnx_model(onnx, onnx_weights(1)).graph
-    del graph.node[:]
-    graph.node.append(call)
-    opsets = [helper.make_opsetid("", 14), helper.make_opsetid("own", 1)]
-    model = helper.make_model(graph, functions=[function], opset_imports=opsets, ir_version=8)
-    with pytest.raises(ValueError, match=r"others are in functions: inline them, by onnx\.inliner\."):
-        weights.from_onnx(model)
-    weights.from_onnx(pytest.importorskip("onnx.inliner").inline_local_functions(model))
+    out = [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)]
+    then, other = (
+        helper.make_graph([helper.make_node(operator, ["taken"], ["y"])], operator, [], out)
+        for operator in ("Identity", "Relu")
+    )
+    branch = helper.make_node("If", ["go"], ["h0"], then_branch=then, else_branch=other)
+    for constants in ({}, {"taken": draw(1, 1, H)}):
+        model = onnx_model(onnx, onnx_weights(1) | {"go": np.array(True), **constants}, [branch])
+        model.graph.node[-1].input[5] = "h0"
+        if constants:
+            with pytest.raises(ValueError, match="'h0' is computed by If, which from_onnx does not evaluate"):
+                weights.from_onnx(model)
+            continue
+        same(api.LSTM.from_onnx(model), api.LSTM.from_onnx(onnx_model(onnx, onnx_weights(1))), N)
+        with pytest.raises(ValueError, match="the initial state depends on inputs of the model"):
+            weights.onnx_state(model)
+
+
+# ---- graphs in graphs -------------------------------------------------------------------------
 
 
 def test_onnx_graphs_in_graphs(onnx):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import draw, same_bits
 from fastgate import weights
+from fastgate.weights import constants
 from weights_common import H, computed
 
 onnx = pytest.importorskip("onnx")
@@ -153,8 +154,8 @@ def operate(operator, opset, inputs, attributes):
     opsets = [helper.make_opsetid("", opset)]
     tensors = [onnx.numpy_helper.from_array(np.asarray(x), name) for name, x in zip(names, inputs)]
     source = helper.make_model(helper.make_graph([node], "g", [], [], tensors), opset_imports=opsets)
-    graph = weights._Graph(source.graph, None)
-    value = weights._Constants(onnx, source, {}).value(graph, "result")
+    graph = constants.Graph(source.graph, None, "", opset)
+    value = constants.Constants(onnx, {}).value(graph, "result")
     result = helper.make_tensor_value_info("result", helper.np_dtype_to_tensor_dtype(value.dtype), None)
     alone = helper.make_graph([node], "g", infos, [result])
     return value, helper.make_model(alone, opset_imports=opsets, ir_version=8 if opset < 21 else 10)
@@ -215,9 +216,9 @@ def test_onnx_results_that_are_absurd(operator):
             [node, onnx.helper.make_node("Concat", ["y"] * 2000, ["result"], axis=0)], "g", [], [],
             [onnx.numpy_helper.from_array(draw(2**10), "x")])  # fmt: skip
         model = onnx.helper.make_model(graph)
-        constants = weights._Constants(onnx, model, {})
+        values = constants.Constants(onnx, {})
         with pytest.raises(ValueError, match="Concat cannot compute 'result': it takes .* bytes"):
-            constants.value(weights._Graph(graph, None), "result")
+            values.value(constants.Graph(graph, None, "", 21), "result")
         return
     if operator in ("Add", "Gather"):
         inputs = [np.broadcast_to(F(0), each.shape) if each.dtype == F else each for each in inputs]

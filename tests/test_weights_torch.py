@@ -1,5 +1,6 @@
 """LSTMs from torch compute what they did there."""
 
+import io
 import sys
 
 import numpy as np
@@ -59,7 +60,11 @@ STATE = torch_state([torch_layer(), torch_layer(n=5)])
     "change, prefix, told",
     [
         (lambda s: {f"rnn.{k}": s[k] for k in s} | {f"b.c.{k}": s[k] for k in s}, "", "'b.c.', 'rnn.'"),
-        (lambda s: {f"cell.{k}": v for k, v in torch_layer().items()}, "", "prefix may be 'cell.'"),
+        (lambda s: {f"a.{k}": s[k] for k in s} | {f"module.a.{k}": s[k] for k in s}, "module.b.", "may be 'a.', 'mod"),
+        (lambda s: {f"a.b.{k}": s[k] for k in s} | {f"a.c.{k}": s[k] for k in s}, "a.", "may be 'a.b.', 'a.c.'"),
+        (lambda s: {f"module.{k}": s[k] for k in s} | {f"_orig_mod.{k}": s[k] for k in s}, "", "'_orig_mod.', 'module"),
+        (lambda s: {f"rnn.{k}": s[k] for k in s}, "lstm.", "no 'lstm.weight_ih_l0': prefix may be 'rnn.'"),
+        (lambda s: {f"rnn.{k}_g": s[k] for k in s} | {f"rnn.{k}": s[k] for k in s}, "", "computed from 'rnn.weight_ih"),
         (lambda s: {"fc.weight": s["bias_ih_l0"]}, "rnn.", "'rnn.weight_ih_l0': there are 'fc.weight'"),
         (lambda s: {}, "", "'weight_ih_l0'"),
         (lambda s: {k: s[k] for k in s if k != "weight_hh_l1"}, "", "no 'weight_hh_l1' beside"),
@@ -88,6 +93,32 @@ def test_keys_that_are_wrong(change, prefix, told):
 def test_a_cell_has_both_biases_or_none():
     with pytest.raises(ValueError, match="no 'bias_hh' beside"):
         weights.from_torch(torch_layer(("weight_ih", "weight_hh", "bias_ih")))
+
+
+@pytest.mark.parametrize(
+    "place, prefix",
+    [
+        ("module.", ""),
+        ("_orig_mod.", ""),
+        ("_orig_mod.module.", ""),
+        ("module.encoder.lstm.", ""),
+        ("encoder.lstm.", ""),
+        ("encoder.lstm.", "encoder."),
+        ("module.encoder.lstm.", "encoder.lstm."),
+        ("encoder._orig_mod.module.lstm.", "encoder.lstm."),
+        ("encoder._orig_mod.lstm.", "encoder."),
+    ],
+)
+def test_prefixes_that_need_not_be_said(api, place, prefix):
+    """Those of wrappers, and that of the only LSTM; another one is not in the way where the prefix says enough."""
+    state = {place + key: array for key, array in STATE.items()} | {"head.weight": draw(2, 2), "my_weight_ih": draw(2)}
+    want = api.LSTM.from_torch(STATE)
+    same(api.LSTM.from_torch(state, prefix=prefix), want)
+    if prefix:
+        state |= {f"other.{key}": draw(*array.shape, seed=9) for key, array in STATE.items()}
+        same(api.LSTM.from_torch(state, prefix=prefix), want)
+        with pytest.raises(ValueError, match="prefix may be '.*', 'other.'"):
+            weights.from_torch(state)
 
 
 @pytest.mark.parametrize("keys", [[0, 1], [b"weight_ih_l0"], ["weight_ih_l0", None]], ids=str)
@@ -253,34 +284,118 @@ def test_torch_weights_that_are_computed(api, torch, change, name):
         weights.from_torch(module)
 
 
-def scripted(torch):
-    return torch.jit.script(torch.nn.LSTM(3, 5, batch_first=True))
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("how", [{}, {"batch_first": True, "num_layers": 2, "bidirectional": True}, {"proj_size": 2}])
+def test_torch_scripted(api, torch, how, saved):
+    """By themselves, of a model, and of a model that was saved and loaded."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.LSTM(3, 5, **how), )
+    script = torch.jit.script(model)
+    if saved:
+        file = io.BytesIO()
+        torch.jit.save(script, file)
+        file.seek(0)
+        script = torch.jit.load(file)
+    found = dict(script.named_modules())["1"]
+    want = api.LSTM.from_torch(model[1])
+    assert want.batch_first == ("batch_first" in how)
+    same(api.LSTM.from_torch(found), want)
+    same(api.LSTM.from_torch(torch.jit.script(model[1])), want)
+    same(api.LSTM.from_torch(script.state_dict(), batch_first=want.batch_first), want)
 
 
-def quantized(torch):
-    return torch.ao.quantization.quantize_dynamic(torch.nn.Sequential(torch.nn.LSTM(3, 5)), {torch.nn.LSTM})[0]
+@pytest.mark.filterwarnings("ignore")
+def test_torch_scripted_cells(api, torch):
+    module = torch.nn.LSTMCell(3, 5)
+    got, want = api.LSTMCell.from_torch(torch.jit.script(module)), api.LSTMCell.from_torch(module)
+    for a, b in zip(got(draw(2, 3)), want(draw(2, 3)), strict=True):
+        same_bits(a, b)
+
+
+def called_lstm(torch):
+    class LSTM(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mode = "LSTM"
+            self.weight_ih_l0, self.weight_hh_l0 = (torch.nn.Parameter(torch.zeros(20, n)) for n in (3, 5))
+
+        def forward(self, x: torch.Tensor):
+            return x
+
+    return torch.jit.script(LSTM())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torch_traced(api, torch):
+    module, cell = torch.nn.LSTM(3, 5, batch_first=True), torch.nn.LSTMCell(3, 5)
+    traced = torch.jit.trace(module, torch.zeros(2, 4, 3))
+    with pytest.raises(TypeError, match=r"of .*LSTM is traced, and does not tell batch_first: say batch_first="):
+        weights.from_torch(traced)
+    same(api.LSTM.from_torch(traced, batch_first=True), api.LSTM.from_torch(module))
+    same(api.LSTM.from_torch(traced.state_dict(), batch_first=True), api.LSTM.from_torch(module))
+    same(api.LSTM.from_torch(torch.jit.trace(cell, torch.zeros(2, 3))), api.LSTM.from_torch(cell))
+
+
+def quantize(torch, module, dtype="qint8"):
+    kinds = {torch.nn.LSTM, torch.nn.LSTMCell}
+    try:
+        made = torch.ao.quantization.quantize_dynamic(torch.nn.Sequential(module), kinds, getattr(torch, dtype))
+    except RuntimeError as error:  # a build of torch without an engine for quantization
+        pytest.skip(str(error))
+    return made[0]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", ["qint8", "float16"])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("both", [False, True])
+def test_torch_quantized(api, torch, layers, both, dtype):
+    """torch rounds the inputs of each step, too; our distance from the plain module is not larger than its own."""
+    module = torch.nn.LSTM(40, 64, layers, bidirectional=both, batch_first=True)
+    other = quantize(torch, module, dtype)
+    lstm = api.LSTM.from_torch(other)
+    x = draw(3, 50, 40)
+    with torch.no_grad():
+        exact, theirs = (arrays(each(torch.from_numpy(x))) for each in (module, other))
+    assert lstm.batch_first and lstm.num_layers == layers and lstm.bidirectional == both
+    assert 0 < distance(arrays(lstm(x)), exact) < (0.01 if dtype == "qint8" else 1e-3)
+    assert distance(arrays(lstm(x)), theirs) < (0.02 if dtype == "qint8" else 1e-3)
+    if dtype == "qint8":
+        assert distance(arrays(lstm(x)), exact) < distance(theirs, exact)
+        assert distance(arrays(api.LSTM.from_torch(other, storage="int8")(x)), exact) < 0.01
+    with pytest.raises(ValueError, match="no 'weight_ih_l0': .*; the LSTM is quantized.*: give the module"):
+        weights.from_torch(other.state_dict())
+    state = {name: tensor.dequantize() for name, tensor in {**other.get_weight(), **other.get_bias()}.items()}
+    same(lstm, api.LSTM.from_torch(state, batch_first=True), 40)
+    same(lstm, api.LSTM.from_torch({**other.get_weight(), **other.get_bias()}, batch_first=True), 40)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torch_quantized_cells(api, torch):
+    module = torch.nn.LSTMCell(40, 64)
+    other = quantize(torch, module)
+    x, h, c = draw(3, 40), draw(3, 64), draw(3, 64, seed=1)
+    with torch.no_grad():
+        exact, theirs = (m(torch.from_numpy(x), (torch.from_numpy(h), torch.from_numpy(c))) for m in (module, other))
+    got = api.LSTMCell.from_torch(other)(x, h, c)
+    with pytest.raises(ValueError, match="no 'weight_ih_l0': .*; the LSTM is quantized.*: give the module"):
+        weights.from_torch(other.state_dict())
+    assert 0 < distance(got, exact) < 0.01 and distance(got, theirs) < 0.02
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "make, told",
     [
-        (scripted, r"RecursiveScriptModule .*: give its state_dict\(\), and batch_first=True"),
-        (quantized, "LSTM is neither .*: give the module before quantization"),
         (lambda torch: torch.nn.Sequential(torch.nn.LSTM(3, 5)), r"Sequential .* or its state_dict\(\) and prefix="),
         (lambda torch: torch.nn.DataParallel(torch.nn.LSTM(3, 5)), "DataParallel .* inside it"),
+        (lambda torch: torch.jit.script(torch.nn.GRU(3, 5)), "RecursiveScriptModule of torch.*GRU is neither a torch"),
+        (called_lstm, r"RecursiveScriptModule of .*\.LSTM is neither a torch\.nn\.LSTM nor"),
+        (lambda torch: torch.jit.script(torch.nn.Sequential(torch.nn.LSTM(3, 5))), "Sequential is neither .* inside"),
+        (lambda torch: quantize(torch, torch.nn.Sequential(torch.nn.GRU(3, 5)), "qint8"), "Sequential is neither"),
+        (lambda torch: torch.jit.script(quantize(torch, torch.nn.LSTM(3, 5))), "LSTM has packed weights: give the"),
     ],
 )
 def test_torch_modules_that_hold_an_lstm(torch, make, told):
-    try:
-        module = make(torch)
-    except RuntimeError as error:  # a build of torch without an engine for quantization
-        pytest.skip(str(error))
     with pytest.raises(TypeError, match=told):
-        weights.from_torch(module)
-
-
-def test_torch_scripted_state_dict(api, torch):
-    module = scripted(torch)
-    want = api.LSTM.from_torch(module.state_dict(), batch_first=True)
-    assert want.batch_first and want.input_size == 3
+        weights.from_torch(make(torch))

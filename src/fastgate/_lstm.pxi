@@ -222,6 +222,7 @@ cdef class LSTMCell(_Recurrent):
         self.pack([cell], 1, options, storage, threads)
 
     from_torch = _sources.CellSources.__dict__["from_torch"]
+    from_flax = _sources.CellSources.__dict__["from_flax"]
 
     @classmethod
     def load(cls, source):
@@ -385,7 +386,7 @@ cdef class LSTM(_Recurrent):
 
     The bits are those of one LSTMCell after the other, step by step. An LSTM cannot be changed: threads
     may share it. It can be pickled and copied. Easier than by the parameters it is made by from_torch,
-    from_keras or from_onnx.
+    from_keras, from_onnx, from_flax or from_paddle.
 
     Parameters
     ----------
@@ -433,6 +434,8 @@ cdef class LSTM(_Recurrent):
         self.pack(cells, directions, options, storage, threads)
 
     from_torch = _sources.LSTMSources.__dict__["from_torch"]
+    from_paddle = _sources.LSTMSources.__dict__["from_paddle"]
+    from_flax = _sources.LSTMSources.__dict__["from_flax"]
     from_keras = _sources.LSTMSources.__dict__["from_keras"]
     from_onnx = _sources.LSTMSources.__dict__["from_onnx"]
 

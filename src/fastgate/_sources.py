@@ -7,7 +7,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # not from typing, for the sake of the import time
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any, TypeVar
 
     _Made = TypeVar("_Made")
@@ -36,6 +36,24 @@ class CellSources:
         layers, _ = weights.from_torch(source, prefix=prefix)
         return cls(**_parameters.one_layer(layers), storage=storage, threads=threads)
 
+    @classmethod
+    def from_flax(
+        cls: Callable[..., _Made],
+        source: Any,
+        cell: str | None = None,
+        *,
+        storage: str = "float32",
+        threads: int | str = 1,
+    ) -> _Made:
+        """A cell with the weights of an LSTMCell of Flax; see fastgate.weights.
+
+        Raises what fastgate.weights.from_flax and the class raise.
+        """
+        from fastgate import _parameters, weights
+
+        layers, _ = weights.from_flax(source, cell)
+        return cls(**_parameters.one_layer(layers), storage=storage, threads=threads)
+
 
 class LSTMSources:
     """Those of LSTM."""
@@ -59,9 +77,46 @@ class LSTMSources:
         """
         from fastgate import weights
 
-        layers, options = weights.from_torch(source, prefix=prefix)
-        if batch_first is not None:
-            options["batch_first"] = batch_first
+        layers, options = weights.from_torch(source, prefix=prefix, batch_first=batch_first)
+        return cls(layers, storage=storage, threads=threads, **options)
+
+    @classmethod
+    def from_paddle(
+        cls: Callable[..., _Made],
+        source: Any,
+        *,
+        prefix: str = "",
+        batch_first: bool | None = None,
+        storage: str = "float32",
+        threads: int | str = 1,
+    ) -> _Made:
+        """An LSTM with the weights of a paddle.nn.LSTM, or of its state_dict; see fastgate.weights.
+
+        batch_first is that of the layer, where it is not given, and True of a state_dict, which does not tell. Raises
+        what fastgate.weights.from_paddle and the class raise.
+        """
+        from fastgate import weights
+
+        layers, options = weights.from_paddle(source, prefix=prefix, batch_first=batch_first)
+        return cls(layers, storage=storage, threads=threads, **options)
+
+    @classmethod
+    def from_flax(
+        cls: Callable[..., _Made],
+        source: Any,
+        cells: str | Sequence[str | tuple[str, str]] | None = None,
+        *,
+        batch_first: bool = True,
+        storage: str = "float32",
+        threads: int | str = 1,
+    ) -> _Made:
+        """An LSTM with the weights of one or several LSTM cells of Flax; see fastgate.weights.
+
+        Raises what fastgate.weights.from_flax and the class raise.
+        """
+        from fastgate import weights
+
+        layers, options = weights.from_flax(source, cells, batch_first=batch_first)
         return cls(layers, storage=storage, threads=threads, **options)
 
     @classmethod
@@ -87,13 +142,13 @@ class LSTMSources:
     def from_onnx(
         cls: Callable[..., _Made],
         source: Any,
-        node: str | None = None,
+        node: str | Sequence[str] | None = None,
         *,
         weights: Mapping[str, Any] | None = None,
         storage: str = "float32",
         threads: int | str = 1,
     ) -> _Made:
-        """An LSTM with the weights of a node of an ONNX model; see fastgate.weights.
+        """An LSTM with the weights of a node of an ONNX model, or of several, its layers; see fastgate.weights.
 
         Raises what fastgate.weights.from_onnx and the class raise.
         """
