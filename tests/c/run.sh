@@ -11,9 +11,16 @@
 #     tsan             the threaded tests under ThreadSanitizer
 #     valgrind         the tests of memory under valgrind
 #     aarch64          compiled for AArch64, emulated by qemu
+#     musl             linked with musl, statically
+#     musl-aarch64     the same for AArch64, emulated by qemu
+#     windows          for Windows on x86-64, run by wine
+#     linked           for macOS, of both kinds, and Windows on AArch64: only built
 #     fuzz             the C API and saved buffers under libFuzzer, for FUZZ_SECONDS, 60 if that is not set
 #     activations      all 2^32 inputs of the sigmoid
 #     library          the archive LIBRARY, which is there already; FLAGS are the compiler's
+#
+# These four are cross-compiled by Zig's Clang, which has the C libraries of all platforms: ZIG is its path; without
+# it `python-zig` is looked for, which PyPI's ziglang installs.
 #
 # Without a name it runs those that every change must pass; `all` is everything but `library`.
 #
@@ -21,7 +28,8 @@
 # failed is shown.  Runs that have the same folder in DIGESTS compare their results with each other's.
 
 quick="header gcc wide sanitizers tsan aarch64"
-all="header gcc clang wide sanitizers sanitizers-long tsan valgrind aarch64 fuzz activations"
+all="header gcc clang wide sanitizers sanitizers-long tsan valgrind aarch64"
+all="$all musl musl-aarch64 windows linked fuzz activations"
 here=$(cd "$(dirname "$0")" && pwd)
 csrc=$here/../../csrc
 jobs=$(getconf _NPROCESSORS_ONLN)
@@ -58,7 +66,7 @@ wrap=-Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc,--wrap=
 
 build_library() # build_library FOLDER COMPILER FLAGS CSRC
 {
-    cmake -S "$4" -B "$1" -DCMAKE_C_COMPILER="$2" -DCMAKE_BUILD_TYPE=None -DCMAKE_C_FLAGS="$3 -Werror" &&
+    cmake -S "$4" -B "$1" -DCMAKE_C_COMPILER="$2" -DCMAKE_BUILD_TYPE=None -DCMAKE_C_FLAGS="$3 -Werror" $cmake_options &&
         cmake --build "$1" --target fastgate_static -j "$jobs"
 }
 
@@ -214,6 +222,36 @@ aarch64()
     step "AArch64, emulated: stack" $emulate "$out/aarch64/stack"
 }
 
+# built_for TARGET FLAGS [OPTION...]: csrc and the tests for a target of Zig's, in $out/TARGET; OPTIONs are CMake's
+built_for()
+{
+    zig=${ZIG:-$(command -v python-zig)} || { say skip "$1" "no python-zig"; return 1; }
+    folder=$out/$1
+    for tool in "cc -target $1" ar ranlib; do
+        printf '#!/bin/sh\nexec "%s" %s "$@"\n' "$zig" "$tool" >"$folder-${tool%% *}"
+        chmod +x "$folder-${tool%% *}"
+    done
+    cmake_options="-DCMAKE_AR=$folder-ar -DCMAKE_RANLIB=$folder-ranlib $3"
+    built "$1" "$folder" "$folder-cc" "$2"
+    result=$?
+    cmake_options=
+    return $result
+}
+
+musl()
+{
+    built_for x86_64-linux-musl -O3 || return
+    step "musl: bits" digests "$folder/bits"
+    step "musl: lstm" digests "$folder/lstm"
+    step "musl: cell" "$folder/cell" 6
+    step "musl: memory" "$folder/memory" few
+    step "musl: saved" "$folder/saved" few
+    for test in threads pool stack; do
+        step "musl: $test" "$folder/$test"
+    done
+    step "musl: interrupt" "$folder/interrupt" few
+}
+
 # fuzz.c under libFuzzer
 build_fuzz()
 {
@@ -247,6 +285,7 @@ library()
     done
 }
 
+cmake_options=
 cc=gcc
 command -v gcc >/dev/null || cc=clang
 strictest=clang # of the two, its checks of undefined behaviour are the stricter
@@ -260,7 +299,7 @@ for chosen; do
     gcc | clang) optimized $chosen ;;
     sanitizers-long) sanitizers_long ;;
     valgrind) run_valgrind ;;
-    wide | sanitizers | tsan | aarch64 | fuzz | activations | library) $chosen ;;
+    wide | sanitizers | tsan | aarch64 | musl | fuzz | activations | library) $chosen ;;
     *)
         echo "$chosen: not one of $all library" >&2
         exit 2
