@@ -1,12 +1,10 @@
 /* A packed gate: create, run, save, load, free; and the gate that is not packed. */
-#define _DEFAULT_SOURCE /* madvise */
+#include "os.h"
+
 #include "internal.h"
 
 #include <stdlib.h>
 #include <string.h>
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 
 struct fastgate_gate {
     fg_packed_kernel *kernel;
@@ -69,10 +67,8 @@ static char *aligned_in(void *block, size_t nbytes)
 {
     const size_t alignment = nbytes < HUGE_PAGE ? FG_LINE : HUGE_PAGE;
     char *packed = (char *)block + (alignment - (uintptr_t)block % alignment) % alignment;
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (alignment == HUGE_PAGE) /* before the first touch; if it is refused, small ones do */
-        madvise(packed, nbytes, MADV_HUGEPAGE);
-#endif
+    if (alignment == HUGE_PAGE)
+        os_use_huge_pages(packed, nbytes);
     return packed;
 }
 

@@ -319,11 +319,10 @@ int fg_same_header(const fg_saved *header, const fg_saved *expected);
 /* Writes the header, made complete, before the sections in a buffer of header->size bytes. */
 void fg_seal(void *buffer, const fg_saved *header);
 
-/* A file in memory: mapped where that is possible. */
+/* A mapped file. */
 typedef struct {
     void *data;
     size_t size; /* 0: there is none */
-    void *block; /* which holds data, where it is not mapped */
 } fg_file;
 
 int fg_open_file(fg_file *file, const char *path);

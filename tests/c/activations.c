@@ -17,7 +17,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { BLOCK = 1 << 16, MAX_THREADS = 64, MAX_ISA = 8 };
 #define BLOCKS ((uint64_t)1 << 16)
@@ -152,7 +151,7 @@ static void report(int isa)
 int main(int argc, char **argv)
 {
     pthread_t thread[MAX_THREADS];
-    threads = argc > 2 ? atoi(argv[2]) : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    threads = argc > 2 ? atoi(argv[2]) : (int)fastgate_cpu_count();
     for (threads = threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
          BLOCKS % (unsigned)threads;) /* all must reach the same barriers */
         threads--;
