@@ -2,6 +2,8 @@
 
 FASTGATE_PURE_PYTHON=1               leaves the extension out: no C compiler needed
 FASTGATE_SANITIZE=address,undefined  builds with these sanitizers
+
+MSVC has no vector types, so on Windows Clang compiles: that of Zig (PyPI's ziglang), or what CC names.
 """
 
 import os
@@ -11,6 +13,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from pathlib import Path
+from sysconfig import get_platform
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -48,8 +51,13 @@ class BuildCore(build_ext):
     def finalize_options(self):
         super().finalize_options()
         self.cython_c_in_temp = True  # no generated C beside the sources
+        if sys.platform == "win32" and self.compiler is None:
+            self.compiler = "mingw32"  # setuptools' name for all compilers with the flags of GCC
+            os.environ.setdefault("CC", "python-zig cc -target x86_64-windows-gnu")
 
     def build_extensions(self):
+        if sys.platform == "win32":
+            self.compiler.set_executables(archiver="python-zig ar -cr")
         commands = {name: getattr(self.compiler, name, None) for name in self.compiler.executables}
         for name, command in keep_results({name: command for name, command in commands.items() if command}).items():
             setattr(self.compiler, name, command)
@@ -114,7 +122,7 @@ core = Extension(
     ["src/fastgate/_core.pyx"],
     depends=[*glob("csrc/**/*.[ch]", recursive=True), *glob("csrc/kernels/*.inc"), *glob("src/fastgate/*.px[di]")],
     include_dirs=["csrc"],
-    libraries=["m", "pthread"],
+    libraries=[] if get_platform().startswith("win") else ["m", "pthread"],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
     extra_compile_args=C_FLAGS,
     extra_link_args=link_flags,

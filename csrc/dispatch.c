@@ -1,7 +1,8 @@
 /* Which kernels this build has, which this CPU can run, and which are in use. */
+#include "os.h"
+
 #include "internal.h"
 
-#include <stdatomic.h>
 #include <string.h>
 
 /* FG_BASE_ONLY: for builds of several architectures at once, whose flags cannot differ by file. */
@@ -52,19 +53,8 @@ static int converts_slowly(void)
     X(avx512vnni, has_avx512vnni, avx512, avx512vnni, avx2)                                                        \
     X(avx512, has_avx512, avx512, avx512, avx2) X(avx2, has_avx2, avx2, avx2, avx2)
 #elif defined(__aarch64__) && !defined(FG_BASE_ONLY)
-#ifdef __linux__
-#include <sys/auxv.h>
-#define HWCAP_DOT_PRODUCT (1ul << 20) /* HWCAP_ASIMDDP of asm/hwcap.h */
-
-static int has_dot_product(void)
-{
-    return (getauxval(AT_HWCAP) & HWCAP_DOT_PRODUCT) != 0;
-}
-#else /* macOS: every 64-bit Arm Mac has it */
-#define has_dot_product always
-#endif
 #define converts_slowly() 0
-#define FG_NATIVE(X) X(neondot, has_dot_product, neon, neondot, neon) X(neon, always, neon, neon, neon)
+#define FG_NATIVE(X) X(neondot, os_has_dot_product, neon, neondot, neon) X(neon, always, neon, neon, neon)
 #else
 #define converts_slowly() 0
 #define FG_NATIVE(X)

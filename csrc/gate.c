@@ -1,12 +1,10 @@
 /* Packed gates: create, run, save, load, free.  And fastgate_gate_once, which packs nothing. */
-#define _DEFAULT_SOURCE /* madvise */
+#include "os.h"
+
 #include "internal.h"
 
 #include <stdlib.h>
 #include <string.h>
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 
 struct fastgate_gate {
     fg_packed_kernel *kernel;
@@ -60,10 +58,8 @@ static char *aligned_in(void *memory, size_t nbytes)
 {
     const size_t alignment = nbytes < HUGE_PAGE ? FG_LINE : HUGE_PAGE;
     char *packed = (char *)memory + (alignment - (uintptr_t)memory % alignment) % alignment;
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (alignment == HUGE_PAGE) /* before the first write; without huge pages, small ones are used */
-        madvise(packed, nbytes, MADV_HUGEPAGE);
-#endif
+    if (alignment == HUGE_PAGE)
+        os_use_huge_pages(packed, nbytes);
     return packed;
 }
 

@@ -326,11 +326,10 @@ int fg_same_header(const fg_saved *header, const fg_saved *expected);
 /* Completes the header and writes it before the sections in a buffer of header->size bytes. */
 void fg_seal(void *buffer, const fg_saved *header);
 
-/* A file in memory, which is mapped where the system can do that. */
+/* A mapped file. */
 typedef struct {
     void *data;
     size_t size; /* 0: there is no file */
-    void *block; /* allocated memory that holds data if the file is not mapped, else NULL */
 } fg_file;
 
 int fg_open_file(fg_file *file, const char *path);

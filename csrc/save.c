@@ -1,11 +1,8 @@
 /* Saved gates and LSTMs: the header, its checks, and files; internal.h describes the form. */
-#define _POSIX_C_SOURCE 200809L
+#include "os.h"
+
 #include "internal.h"
 
-#include <errno.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 static const char magic[8] = {'f', 'a', 's', 't', 'g', 'a', 't', 'e'};
@@ -81,135 +78,57 @@ void fg_seal(void *buffer, const fg_saved *header)
 
 /* ---- files ------------------------------------------------------------------------------------- */
 
-#if defined(__unix__) || defined(__APPLE__)
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#define SEPARATORS "/" /* before the name of a file */
+/* That of errno. */
+static int error_code(void)
+{
+    return errno == ENOMEM ? FASTGATE_ERROR_MEMORY : FASTGATE_ERROR_FILE;
+}
 
 int fg_open_file(fg_file *file, const char *path)
 {
-    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe may have no writer */
-    struct stat status;
-    if (fd < 0)
-        return FASTGATE_ERROR_FILE;
-    int rc = fstat(fd, &status) ? FASTGATE_ERROR_FILE : FASTGATE_OK;
-    if (!rc && !S_ISREG(status.st_mode))
-        rc = FASTGATE_ERROR_FILE, errno = ENODEV;
-    if (!rc && (status.st_size < (off_t)sizeof(fg_saved) || (uintmax_t)status.st_size > PTRDIFF_MAX))
-        rc = FASTGATE_ERROR_FORMAT;
-    if (!rc) {
-        file->block = NULL;
-        file->size = (size_t)status.st_size;
-        file->data = mmap(NULL, file->size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (file->data == MAP_FAILED)
-            rc = errno == ENOMEM ? FASTGATE_ERROR_MEMORY : FASTGATE_ERROR_FILE;
-    }
-    const int error = errno;
-    close(fd);
-    errno = error;
-    return rc;
+    if (os_map(path, &file->data, &file->size))
+        return error_code();
+    if (file->size >= sizeof(fg_saved))
+        return FASTGATE_OK;
+    fg_close_file(file);
+    return FASTGATE_ERROR_FORMAT;
 }
 
 void fg_close_file(fg_file *file)
 {
     if (file->size)
-        munmap(file->data, file->size);
+        os_unmap(file->data, file->size);
 }
-
-static long process(void)
-{
-    return (long)getpid();
-}
-
-/* Whether a new file may be put there: not in place of a device or pipe, as /dev/null; errno says why. */
-static int is_replaceable(const char *path)
-{
-    struct stat status;
-    if (stat(path, &status) || S_ISREG(status.st_mode))
-        return 1;
-    errno = S_ISDIR(status.st_mode) ? EISDIR : ENODEV;
-    return 0;
-}
-#else
-#define SEPARATORS "/\\:"
-
-int fg_open_file(fg_file *file, const char *path)
-{
-    FILE *stream = fopen(path, "rb");
-    if (!stream)
-        return FASTGATE_ERROR_FILE;
-    long size = -1;
-    int rc = FASTGATE_ERROR_FILE;
-    if (!fseek(stream, 0, SEEK_END) && (size = ftell(stream)) >= 0 && !fseek(stream, 0, SEEK_SET))
-        rc = size < (long)sizeof(fg_saved) ? FASTGATE_ERROR_FORMAT : FASTGATE_OK;
-    if (!rc && !(file->block = malloc((size_t)size + FG_LINE)))
-        rc = FASTGATE_ERROR_MEMORY;
-    if (!rc) {
-        file->size = (size_t)size;
-        file->data = (char *)file->block + (FG_LINE - (uintptr_t)file->block % FG_LINE) % FG_LINE;
-        if (fread(file->data, 1, file->size, stream) != file->size) {
-            fg_close_file(file);
-            rc = FASTGATE_ERROR_FILE;
-        }
-    }
-    fclose(stream);
-    return rc;
-}
-
-void fg_close_file(fg_file *file)
-{
-    if (file->size)
-        free(file->block);
-}
-
-static long process(void)
-{
-    return 0;
-}
-
-static int is_replaceable(const char *path)
-{
-    (void)path;
-    return 1;
-}
-#endif
 
 int fg_write_file(const char *path, const void *data, size_t size)
 {
     static atomic_uint writers;
-    if (!is_replaceable(path))
-        return FASTGATE_ERROR_FILE;
+    if (os_check_target(path)) /* /dev/null stays what it is */
+        return error_code();
     size_t folder = strlen(path);
     char *beside = malloc(folder + 64);
     if (!beside)
         return FASTGATE_ERROR_MEMORY;
     memcpy(beside, path, folder);
-    while (folder && !strchr(SEPARATORS, path[folder - 1]))
+    while (folder && !strchr(OS_SEPARATORS, path[folder - 1]))
         folder--;
     FILE *stream;
     do /* a new one: not what a link leads to, nor what another container's process of this number writes; and a name
           of its own, as the name of the file may leave no room for more */
-        snprintf(beside + folder, 64, ".fastgate-%ld-%u.tmp", process(), atomic_fetch_add(&writers, 1));
-    while (!(stream = fopen(beside, "wbx")) && errno == EEXIST);
+        snprintf(beside + folder, 64, ".fastgate-%ld-%u.tmp", os_process(), atomic_fetch_add(&writers, 1));
+    while (!(stream = os_create(beside)) && errno == EEXIST);
     int failed = !stream;
     if (stream) {
         setvbuf(stream, NULL, _IONBF, 0); /* all at once */
         failed = fwrite(data, 1, size, stream) != size;
         failed |= fclose(stream) != 0;
-#ifdef _WIN32 /* where rename replaces nothing */
-        if (!failed)
-            remove(path);
-#endif
-        failed = failed || rename(beside, path);
+        failed = failed || os_rename(beside, path);
     }
     if (failed && stream) {
         const int error = errno;
-        remove(beside);
+        os_remove(beside);
         errno = error;
     }
     free(beside);
-    return !failed ? FASTGATE_OK : errno == ENOMEM ? FASTGATE_ERROR_MEMORY : FASTGATE_ERROR_FILE;
+    return failed ? error_code() : FASTGATE_OK;
 }

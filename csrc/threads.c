@@ -12,10 +12,11 @@
  * own range; one that wakes too late finds that range empty, or filled by a later job, which is then
  * its job.
  */
-#define _GNU_SOURCE /* sched_getaffinity, pthread_setname_np */
+#include "os.h"
+
 #include "internal.h"
 
-#include <time.h>
+#include <fenv.h>
 
 static atomic_uint threads_for_all; /* 0: as each gate was created */
 
@@ -38,31 +39,11 @@ static _Thread_local int is_worker;
  * more than CPUs, the others may be those it waits for. */
 #define LOOKS 32
 
-static uint64_t nanoseconds(void)
-{
-    struct timespec t;
-#ifdef CLOCK_MONOTONIC
-    clock_gettime(CLOCK_MONOTONIC, &t);
-#else
-    timespec_get(&t, TIME_UTC);
-#endif
-    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
 static void run_alone(size_t count, void (*task)(void *, size_t), void *context)
 {
     for (size_t i = 0; i < count; i++)
         task(context, i);
 }
-
-#if defined(__unix__) || defined(__APPLE__)
-#include <fenv.h>
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-#include <unistd.h>
-
-#define STACK_BYTES (512 * 1024)
 
 /* How long an idle worker looks for its next job before it sleeps: longer than a busy caller pauses
  * between calls, and little enough to waste. */
@@ -82,8 +63,7 @@ typedef _Atomic uint64_t range;
 
 static struct {
     APART range pieces;
-    APART pthread_mutex_t lock; /* held by the worker where it falls asleep */
-    pthread_cond_t woken;
+    APART os_sleeper sleeper; /* whose lock the worker holds where it falls asleep */
 } participants[FG_THREAD_LIMIT];
 
 static struct { /* written by its caller while no range has pieces */
@@ -107,7 +87,7 @@ static struct {
 static void pause_after(unsigned look)
 {
     if (look % LOOKS == 0)
-        sched_yield();
+        os_yield();
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -151,21 +131,21 @@ static void sleep_until_woken(unsigned me)
 {
     range *own = &participants[me].pieces;
     uint64_t none = 0;
-    pthread_mutex_lock(&participants[me].lock);
+    os_lock(&participants[me].sleeper);
     if (atomic_compare_exchange_strong_explicit(own, &none, ASLEEP, memory_order_relaxed,
                                                 memory_order_relaxed))
         while (atomic_load_explicit(own, memory_order_relaxed) & ASLEEP)
-            pthread_cond_wait(&participants[me].woken, &participants[me].lock);
-    pthread_mutex_unlock(&participants[me].lock);
+            os_sleep(&participants[me].sleeper);
+    os_unlock(&participants[me].sleeper);
 }
 
 static void await_pieces(unsigned me)
 {
     range *own = &participants[me].pieces;
-    const uint64_t start = nanoseconds();
+    const uint64_t start = os_nanoseconds();
     for (unsigned look = 1; !atomic_load_explicit(own, memory_order_relaxed); look++) {
         pause_after(look);
-        if (look % LOOKS == 0 && nanoseconds() - start > IDLE_NS) {
+        if (look % LOOKS == 0 && os_nanoseconds() - start > IDLE_NS) {
             sleep_until_woken(me);
             return;
         }
@@ -179,53 +159,39 @@ static void wake_worker(unsigned p)
     if (atomic_load_explicit(pieces, memory_order_relaxed) <= ASLEEP)
         return;
     atomic_fetch_and_explicit(pieces, ~ASLEEP, memory_order_relaxed);
-    pthread_mutex_lock(&participants[p].lock); /* so the worker waits by now, or has looked again */
-    pthread_mutex_unlock(&participants[p].lock);
-    pthread_cond_signal(&participants[p].woken);
+    os_lock(&participants[p].sleeper); /* so the worker waits by now, or has looked again */
+    os_unlock(&participants[p].sleeper);
+    os_wake(&participants[p].sleeper);
 }
 
-static void *work(void *number)
+static OS_THREAD work(void *number)
 {
     const unsigned me = (unsigned)(uintptr_t)number;
     is_worker = 1;
     fesetenv(FE_DFL_ENV); /* not that of the thread which happened to start this one */
-#ifdef __linux__
-    pthread_setname_np(pthread_self(), "fastgate");
-#endif
+    os_name_thread();
     for (;;) {
         await_pieces(me);
         const size_t done = take_part(me);
         if (done)
             atomic_fetch_sub_explicit(&unfinished.count, done, memory_order_release);
     }
-    return NULL;
+    return 0;
 }
 
 /* Starts workers until there are `wanted`, or until one cannot be started: none is tried again.  What it has on the
  * stack is not to lie below tasks. */
 static __attribute__((noinline)) void start_workers(unsigned wanted)
 {
-    sigset_t all, before;
-    pthread_attr_t attributes;
-    if (pthread_attr_init(&attributes))
-        return;
-    pthread_attr_setstacksize(&attributes, STACK_BYTES);
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    sigfillset(&all); /* signals are for the program's own threads; a worker inherits the mask */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     while (pool.workers < wanted && pool.workers < pool.most_workers) {
         const unsigned p = pool.workers + 1;
-        pthread_t thread;
         atomic_store_explicit(&participants[p].pieces, 0, memory_order_relaxed);
-        pthread_mutex_init(&participants[p].lock, NULL);
-        pthread_cond_init(&participants[p].woken, NULL);
-        if (pthread_create(&thread, &attributes, work, (void *)(uintptr_t)p))
+        os_init_sleeper(&participants[p].sleeper);
+        if (os_start_thread(work, p))
             pool.most_workers = pool.workers;
         else
             pool.workers = p;
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attributes);
 }
 
 /* In the child of a fork, no worker lives, and whoever had taken the pool is gone. */
@@ -237,10 +203,10 @@ static void begin_again(void)
     atomic_store_explicit(&pool.taken, 0, memory_order_relaxed);
 }
 
-static void begin(void)
+/* When the library is loaded, before there can be a fork or a second thread in a call. */
+__attribute__((constructor)) static void begin(void)
 {
-    if (!pthread_atfork(NULL, NULL, begin_again)) /* without it, no workers */
-        pool.most_workers = FG_THREAD_LIMIT - 1;
+    pool.most_workers = os_at_fork(begin_again) ? 0 : FG_THREAD_LIMIT - 1; /* without it, no workers */
 }
 
 /* Runs the job, on the pool that the caller has taken. */
@@ -255,7 +221,7 @@ static void run_together(unsigned threads, size_t count, int wake)
         asleep |= atomic_fetch_or_explicit(&participants[p].pieces, first << 32 | (end - first),
                                            memory_order_release);
     }
-    if (asleep && (wake || nanoseconds() - pool.asleep_until < IDLE_NS))
+    if (asleep && (wake || os_nanoseconds() - pool.asleep_until < IDLE_NS))
         for (unsigned p = 1; p < threads; p++)
             wake_worker(p);
     const size_t done = take_part(0);
@@ -265,20 +231,18 @@ static void run_together(unsigned threads, size_t count, int wake)
         fg_interrupted(FG_WATCH_COST / LOOKS); /* the others may need long */
     }
     if (asleep)
-        pool.asleep_until = nanoseconds();
+        pool.asleep_until = os_nanoseconds();
 }
 
 void fg_share(unsigned threads, size_t count, int wake, void (*task)(void *context, size_t i),
               void *context)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
     if (threads > count)
         threads = (unsigned)count;
     if (threads < 2 || count > MOST_PIECES) {
         run_alone(count, task, context);
         return;
     }
-    pthread_once(&once, begin);
     if (atomic_load_explicit(&pool.taken, memory_order_relaxed) ||
         atomic_exchange_explicit(&pool.taken, 1, memory_order_acquire)) {
         run_alone(count, task, context);
@@ -297,35 +261,8 @@ void fg_share(unsigned threads, size_t count, int wake, void (*task)(void *conte
 
 unsigned fastgate_cpu_count(void)
 {
-#ifdef __linux__
-    cpu_set_t set;
-    if (!sched_getaffinity(0, sizeof set, &set))
-        return (unsigned)CPU_COUNT(&set);
-#endif
-    const long online = sysconf(_SC_NPROCESSORS_ONLN);
-    return online < 1 ? 1 : (unsigned)online;
+    return os_cpus();
 }
-
-#else /* no POSIX threads: every caller runs alone */
-
-static void pause_after(unsigned look)
-{
-    (void)look;
-}
-
-void fg_share(unsigned threads, size_t count, int wake, void (*task)(void *context, size_t i),
-              void *context)
-{
-    (void)threads, (void)wake;
-    run_alone(count, task, context);
-}
-
-unsigned fastgate_cpu_count(void)
-{
-    return 1;
-}
-
-#endif
 
 /* ---- interruption ------------------------------------------------------------------------------ */
 
@@ -346,7 +283,7 @@ void fg_watch_call(fg_watch *w)
     if (!w->asked)
         return;
     w->left = 0;
-    w->since = nanoseconds();
+    w->since = os_nanoseconds();
     atomic_init(&w->interrupted, 0);
     watched = w;
 }
@@ -367,12 +304,12 @@ int fg_interrupted(size_t cost)
         return 0;
     }
     w->left = FG_WATCH_COST;
-    if (nanoseconds() - w->since < ASK_NS)
+    if (os_nanoseconds() - w->since < ASK_NS)
         return 0;
     watched = NULL; /* for calls that it makes itself */
     const int interrupted = w->asked() != 0;
     watched = w;
-    w->since = nanoseconds();
+    w->since = os_nanoseconds();
     atomic_store_explicit(&w->interrupted, interrupted, memory_order_relaxed);
     return interrupted;
 }

@@ -68,8 +68,9 @@ def read(source: Any) -> Any:
         with open(path, "rb", opener=_open) as file:
             if not os.fstat(file.fileno()).st_size:
                 return b""  # which cannot be mapped
-            # from Python 3.13 on without a file descriptor of its own
-            options: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+            # from Python 3.13 on without a file descriptor of its own, which it has none of on Windows
+            is_tracked = sys.version_info < (3, 13) or sys.platform == "win32"
+            options: dict[str, Any] = {} if is_tracked else {"trackfd": False}
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ, **options)
     if not is_buffer(source):
         raise TypeError(f"load() takes a path or bytes, not {type(source).__name__}")

@@ -2,7 +2,8 @@
  * Every one of the 2^32 float32 values through the sigmoid, as biases of a gate without inputs: at most 1 ULP from the
  * true value, inside [0, 1], NaN to NaN, infinities exact; and the same bits from every other usable instruction set.
  *
- *     activations [stride [threads]]      base, slow without fma, takes each stride-th value only: 5th
+ *     activations [stride [threads [blocks]]]     base, slow without fma, takes each stride-th value only: 5th;
+ *                                                 of the 2^16 blocks of 2^16 values so many are taken: all
  *
  * A ULP is the spacing of float32 at the true value, 2^-149 among the subnormals.  The true value is
  * 1 / (1 + exp(-z)) in float64: off by at most three of its own roundings, 3 2^-53 of the value
@@ -17,10 +18,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { BLOCK = 1 << 16, MAX_THREADS = 64, MAX_ISA = 8 };
-#define BLOCKS ((uint64_t)1 << 16)
+#define BLOCKS (1 << 16)
 
 typedef struct {
     double worst;
@@ -29,7 +29,7 @@ typedef struct {
     uint32_t wrong_at, different_at[MAX_ISA];
 } findings;
 
-static int threads, stride[MAX_ISA], failed;
+static int threads, blocks, stride[MAX_ISA], failed;
 static findings found[MAX_THREADS];
 static pthread_barrier_t barrier;
 
@@ -92,7 +92,7 @@ static void *work(void *arg)
     const int me = (int)(intptr_t)arg;
     float *z = buffers[me][0], *best = buffers[me][1], *y = buffers[me][2];
     findings *f = &found[me];
-    for (uint64_t block = (uint64_t)me; block < BLOCKS; block += (uint64_t)threads)
+    for (int turn = me; turn < blocks; turn += threads)
         for (int isa = 0; fastgate_isa_name((size_t)isa); isa++) {
             if (!fastgate_isa_usable((size_t)isa))
                 continue;
@@ -103,7 +103,7 @@ static void *work(void *arg)
             const int first = !stride[isa], step = first ? 1 : stride[isa];
             int count = 0;
             /* a value's turn depends on its bits, not on its block */
-            for (uint64_t i = block * BLOCK, end = i + BLOCK; i < end; i++)
+            for (uint64_t i = (uint64_t)turn * (unsigned)(BLOCKS / blocks) * BLOCK, end = i + BLOCK; i < end; i++)
                 if (i % (unsigned)step == 0)
                     z[count++] = from_bits((uint32_t)i);
             sigmoid(z, first ? best : y, count);
@@ -135,7 +135,7 @@ static void report(int isa)
     }
     printf("%s: ", fastgate_isa_name((size_t)isa));
     if (!stride[isa]) {
-        printf("2^32 values, worst %.4f ULP at %a (0x%08x)", sum.worst, (double)from_bits(sum.worst_at),
+        printf("%d blocks of 2^16 values, worst %.4f ULP at %a (0x%08x)", blocks, sum.worst, (double)from_bits(sum.worst_at),
                sum.worst_at);
         if (sum.wrong)
             printf(", %llu WRONG, as at 0x%08x", (unsigned long long)sum.wrong, sum.wrong_at);
@@ -152,9 +152,10 @@ static void report(int isa)
 int main(int argc, char **argv)
 {
     pthread_t thread[MAX_THREADS];
-    threads = argc > 2 ? atoi(argv[2]) : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    threads = argc > 2 ? atoi(argv[2]) : (int)fastgate_cpu_count();
+    blocks = argc > 3 ? atoi(argv[3]) : BLOCKS;
     for (threads = threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
-         BLOCKS % (unsigned)threads;) /* all must reach the same barriers */
+         blocks % threads;) /* all must reach the same barriers */
         threads--;
     int first = 1;
     for (int isa = 0; isa < MAX_ISA && fastgate_isa_name((size_t)isa); isa++)

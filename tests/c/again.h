@@ -2,6 +2,14 @@
 #ifndef AGAIN_H
 #define AGAIN_H
 
+#ifdef _WIN32 /* Its free takes no aligned blocks, so here all are. */
+#include <malloc.h>
+#include <stdlib.h>
+#define malloc(size) _aligned_malloc(size, 64)
+#define free(p) _aligned_free(p)
+#define posix_memalign(p, alignment, size) !(*(p) = _aligned_malloc(size, alignment))
+#endif
+
 #include "test.h"
 #include "../../csrc/internal.h"
 

@@ -123,7 +123,7 @@ static void try_layouts(layer *l, size_t first, size_t count)
         const ptrdiff_t rows = m ? (m - 1) * row : 0, columns = n ? (n - 1) * column : 0;
         const ptrdiff_t before = (rows < 0 ? -rows : 0) + (columns < 0 ? -columns : 0);
         const ptrdiff_t shift = 1 + (ptrdiff_t)below(&l->seed, 16);
-        void *field = numbers((size_t)(shift + labs(rows) + labs(columns) + 1));
+        void *field = numbers((size_t)(shift + llabs(rows) + llabs(columns) + 1));
         void *weight = at(field, shift + before);
         for (ptrdiff_t r = 0; r < m; r++)
             for (ptrdiff_t c = 0; c < n; c++)

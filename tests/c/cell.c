@@ -31,8 +31,8 @@ static void note(findings *f, double got, long double want, long double size, co
         return;
     const long double slack = fabsl(c) * (is_double() ? 0x1p-1074L : 0x1p-149L), off = fabsl(got - want);
     const long double error = off > slack ? (off - slack) / ulp : 0;
-    CHECK(error <= 6, "%s, %s: %s: %a, not %La, %.2Lf ULP: %a %a %a %a, c %a", fastgate_isa(), storage_names[storage], what,
-          got, want, error, z[0], z[1], z[2], z[3], c);
+    CHECK(error <= 6, "%s, %s: %s: %a, not %a, %.2f ULP: %a %a %a %a, c %a", fastgate_isa(), storage_names[storage], what,
+          got, (double)want, (double)error, z[0], z[1], z[2], z[3], c);
     f->worst = error > f->worst ? error : f->worst;
     f->squares += error * error;
     f->count++;
@@ -81,8 +81,8 @@ int main(int argc, char **argv)
                 }
             }
             const double rms_c = (double)sqrtl(of_c.squares / of_c.count), rms_h = (double)sqrtl(of_h.squares / of_h.count);
-            printf("%s %s: c' %.2Lf ULP, rms %.3f; h' %.2Lf, rms %.3f\n", fastgate_isa(), storage_names[storage],
-                   of_c.worst, rms_c, of_h.worst, rms_h);
+            printf("%s %s: c' %.2f ULP, rms %.3f; h' %.2f, rms %.3f\n", fastgate_isa(), storage_names[storage],
+                   (double)of_c.worst, rms_c, (double)of_h.worst, rms_h);
             CHECK(rms_c < 1 && rms_h < 1, "root mean square");
             fastgate_lstm_free(lstm);
             free(weight), free(zeros), free(x), free(c), free(h_out), free(c_out);

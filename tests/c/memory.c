@@ -8,8 +8,26 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <sys/mman.h>
 #include <unistd.h>
+
+#ifdef _WIN32 /* Its linkers wrap nothing: there these are the program's own malloc and so on. */
+#define NOGDI /* whose PATTERN is another */
+#include <windows.h>
+#define __wrap_malloc malloc
+#define __wrap_calloc calloc
+#define __wrap_realloc realloc
+#define __wrap_free free
+#define __real_malloc(size) HeapAlloc(GetProcessHeap(), 0, size)
+#define __real_calloc(count, size) HeapAlloc(GetProcessHeap(), HEAP_ZERO_MEMORY, (count) * (size))
+#define __real_realloc(p, size) ((p) ? HeapReAlloc(GetProcessHeap(), 0, p, size) : __real_malloc(size))
+#define __real_free(p) HeapFree(GetProcessHeap(), 0, p)
+#else
+#include <sys/mman.h>
+void *__real_malloc(size_t), *__real_calloc(size_t, size_t), *__real_realloc(void *, size_t);
+void *__real_aligned_alloc(size_t, size_t);
+int __real_posix_memalign(void **, size_t, size_t);
+void __real_free(void *);
+#endif
 
 static long live, until_failure = -1; /* blocks in use; allocations that still succeed, or -1: all */
 
@@ -26,11 +44,6 @@ static void *counted(void *p)
     live += p != NULL;
     return p;
 }
-
-void *__real_malloc(size_t), *__real_calloc(size_t, size_t), *__real_realloc(void *, size_t);
-void *__real_aligned_alloc(size_t, size_t);
-int __real_posix_memalign(void **, size_t, size_t);
-void __real_free(void *);
 
 void *__wrap_malloc(size_t size)
 {
@@ -51,6 +64,7 @@ void *__wrap_realloc(void *p, size_t size)
     return q;
 }
 
+#ifndef _WIN32
 void *__wrap_aligned_alloc(size_t alignment, size_t size)
 {
     return fails() ? NULL : counted(__real_aligned_alloc(alignment, size));
@@ -63,6 +77,7 @@ int __wrap_posix_memalign(void **p, size_t alignment, size_t size)
         counted(*p);
     return error;
 }
+#endif
 
 void __wrap_free(void *p)
 {
@@ -124,13 +139,13 @@ static void try_failing_allocations(size_t m, size_t n, unsigned threads)
     until_failure = -1;
     CHECK(get(y, 0) == 0.5 && get(y, 3 * stride - 1) == 0.5, "sigma(0)");
     free(y);
-    void *buffer;
-    CHECK(!posix_memalign(&buffer, 64, fastgate_gate_saved_size(gate)), "a buffer");
+    char *block = malloc(fastgate_gate_saved_size(gate) + 64), *buffer = block + 64 - (uintptr_t)block % 64;
+    CHECK(block, "a buffer");
     fastgate_gate_save(gate, buffer);
     fastgate_gate *loaded = untouched;
     FAIL_EACH(fastgate_gate_load(&loaded, buffer, fastgate_gate_saved_size(gate)), loaded == untouched)
     fastgate_gate_free(loaded), loaded = untouched;
-    free(buffer);
+    free(block);
     FAIL_EACH(fastgate_gate_save_file(gate, path), access(path, F_OK))
     FAIL_EACH(fastgate_gate_load_file(&loaded, path), loaded == untouched)
     fastgate_gate_free(loaded);
@@ -425,19 +440,28 @@ typedef struct {
     size_t size;
 } fenced;
 
+enum { PAGE = 1 << 16 }; /* or a multiple of one */
+
 static fenced fence(size_t count)
 {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    const size_t size = (count * width() + page - 1) / page * page;
-    char *all = mmap(NULL, size + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    CHECK(all != MAP_FAILED && !mprotect(all + page, size, PROT_READ | PROT_WRITE), "mmap");
-    return (fenced){all + page, size};
+    const size_t size = (count * width() + PAGE - 1) / PAGE * PAGE;
+#ifdef _WIN32
+    char *all = VirtualAlloc(NULL, size + 2 * PAGE, MEM_RESERVE, PAGE_NOACCESS);
+    CHECK(all && (!size || VirtualAlloc(all + PAGE, size, MEM_COMMIT, PAGE_READWRITE)), "pages");
+#else
+    char *all = mmap(NULL, size + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(all != MAP_FAILED && !mprotect(all + PAGE, size, PROT_READ | PROT_WRITE), "pages");
+#endif
+    return (fenced){all + PAGE, size};
 }
 
 static void remove_fence(const fenced *f)
 {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    munmap(f->pages - page, f->size + 2 * page);
+#ifdef _WIN32
+    VirtualFree(f->pages - PAGE, 0, MEM_RELEASE);
+#else
+    munmap(f->pages - PAGE, f->size + 2 * PAGE);
+#endif
 }
 
 /* `count` numbers that end (or begin) where the pages do */
@@ -509,7 +533,7 @@ static void try_edges(const size_t *rows, size_t row_count, const size_t *column
                         continue; /* packing reads one number after the other */
                     const size_t batch = batches[(r + 2 * c + l) % BATCHES];
                     const ptrdiff_t row = layouts[l].row, column = layouts[l].column;
-                    const size_t last = m && n ? (m - 1) * (size_t)labs(row) + (n - 1) * (size_t)labs(column) : 0;
+                    const size_t last = m && n ? (m - 1) * (size_t)llabs(row) + (n - 1) * (size_t)llabs(column) : 0;
                     void *bias = at_edge(&biases, m, at_end), *x = at_edge(&xs, batch * n, at_end);
                     void *const array = at_edge(&weights, m && n ? last + 1 : 0, at_end);
                     void *const weight = at(array, row < 0 ? (ptrdiff_t)last : 0);
@@ -616,9 +640,12 @@ static void try_edges_of_lstm(const size_t *sizes, size_t count)
 int main(int argc, char **argv)
 {
     (void)argv; /* any argument: fewer sizes */
-    signal(SIGSEGV, on_fault), signal(SIGBUS, on_fault);
+    signal(SIGSEGV, on_fault);
+#ifndef _WIN32
+    signal(SIGBUS, on_fault);
+#endif
     start_threads();
-    snprintf(path, sizeof path, "/tmp/fastgate-memory-%ld", (long)getpid());
+    snprintf(path, sizeof path, TMP "fastgate-memory-%ld", (long)getpid());
     for (size_t s = 0; s < STORAGES; s++) {
         storage = storages[s];
         try_failing_allocations(40, 50, 1);

@@ -11,9 +11,17 @@
 #     tsan             the threaded tests under ThreadSanitizer
 #     valgrind         the tests of memory under valgrind
 #     aarch64          compiled for AArch64, emulated by qemu
+#     musl             linked with musl, statically
+#     musl-aarch64     the same for AArch64, emulated by qemu
+#     windows          for Windows on x86-64, run by wine
+#     linked           for macOS, of both kinds, and Windows on AArch64: only compiled and linked
+#     musl-bits, windows-bits      of these two, only bits and threads, and saved for Windows
 #     fuzz             the C API and saved buffers under libFuzzer, for FUZZ_SECONDS, 60 if that is not set
 #     activations      all 2^32 inputs of the sigmoid
 #     library          the archive LIBRARY, which is there already; FLAGS are the compiler's
+#
+# Those from musl to windows-bits are cross-compiled by Zig's Clang, which has the C libraries of all platforms: ZIG is its path; without
+# it `python-zig` is looked for, which PyPI's ziglang installs.
 #
 # Without a name it runs those that every change must pass; `all` is everything but `library`.
 #
@@ -21,7 +29,8 @@
 # failed is shown.  Runs that have the same folder in DIGESTS compare their results with each other's.
 
 quick="header gcc wide sanitizers tsan aarch64"
-all="header gcc clang wide sanitizers sanitizers-long tsan valgrind aarch64 fuzz activations"
+all="header gcc clang wide sanitizers sanitizers-long tsan valgrind aarch64"
+all="$all musl musl-aarch64 windows linked fuzz activations"
 here=$(cd "$(dirname "$0")" && pwd)
 csrc=$here/../../csrc
 jobs=$(getconf _NPROCESSORS_ONLN)
@@ -46,19 +55,20 @@ step() # step NAME COMMAND...: its last line of output is the detail
     fi
     ms=$((($(date +%s%N) - start) / 1000000))
     say $result "$name" "$(printf '%d.%d s  ' $((ms / 1000)) $((ms % 1000 / 100)))$(tail -n 1 "$out/log" | cut -c 1-120)"
-    [ $result = ok ] || sed 's/^/       | /' "$out/log" | head -n 25
+    [ $result = ok ] || sed 's/^/       | /' "$out/log" | tail -n 25
     [ $result = ok ]
 }
 
 # ---- building ----------------------------------------------------------------------------------
 
-tests="bits lstm cell memory saved threads pool interrupt stack"
+all_tests="bits lstm cell memory saved threads pool interrupt stack"
+tests=$all_tests
 strict="-std=c11 -ffp-contract=off -Wall -Wextra -Werror"
 wrap=-Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc,--wrap=posix_memalign,--wrap=free
 
 build_library() # build_library FOLDER COMPILER FLAGS CSRC
 {
-    cmake -S "$4" -B "$1" -DCMAKE_C_COMPILER="$2" -DCMAKE_BUILD_TYPE=None -DCMAKE_C_FLAGS="$3 -Werror" &&
+    cmake -S "$4" -B "$1" -DCMAKE_C_COMPILER="$2" -DCMAKE_BUILD_TYPE=None -DCMAKE_C_FLAGS="$3 -Werror" $cmake_options &&
         cmake --build "$1" --target fastgate_static -j "$jobs"
 }
 
@@ -99,8 +109,8 @@ digests()
 {
     for program; do :; done
     expected=${DIGESTS:-$out}/expected-${program##*/}
-    "$@" >"$out/digests" || { cat "$out/digests"; return 1; }
-    cat "$out/digests"
+    "$@" >"$out/lines" || { cat "$out/lines"; return 1; }
+    tr -d '\r' <"$out/lines" | tee "$out/digests" # Windows ends lines with both
     awk 'NR == 1 { print $2 }' "$out/digests" >"$expected.$$"
     ln "$expected.$$" "$expected" 2>/dev/null # only the first of several runs succeeds
     awk -v expected="$(cat "$expected")" '
@@ -199,19 +209,78 @@ run_valgrind() # it hides AVX-512 from the program
     done
 }
 
+# emulated TITLE EMULATOR TEST...: runs tests in $folder, with fewer values where that is offered
+emulated()
+{
+    title=$1 emulator=$2
+    shift 2
+    for test; do
+        case $test in
+        bits | lstm) step "$title: $test" digests $emulator "$folder/$test" ;;
+        cell) step "$title: $test" $emulator "$folder/$test" 6 ;;
+        activations) step "$title: $test" $emulator "$folder/$test" 25 1 512 ;;
+        pool | stack | threads) step "$title: $test" $emulator "$folder/$test" ;;
+        *) step "$title: $test" $emulator "$folder/$test" few ;;
+        esac
+    done
+}
+
 aarch64()
 {
     have AArch64 aarch64-linux-gnu-gcc qemu-aarch64-static &&
         built AArch64 "$out/aarch64" aarch64-linux-gnu-gcc "-O3 -static" || return
-    emulate="qemu-aarch64-static -cpu max"
-    step "AArch64, emulated: bits" digests $emulate "$out/aarch64/bits"
-    step "AArch64, emulated: lstm" digests $emulate "$out/aarch64/lstm"
-    step "AArch64, emulated: cell" $emulate "$out/aarch64/cell" 6
-    step "AArch64, emulated: memory" $emulate "$out/aarch64/memory" few
-    step "AArch64, emulated: saved" $emulate "$out/aarch64/saved" few
-    step "AArch64, emulated: threads" $emulate "$out/aarch64/threads"
-    step "AArch64, emulated: interrupt" $emulate "$out/aarch64/interrupt" few
-    step "AArch64, emulated: stack" $emulate "$out/aarch64/stack"
+    folder=$out/aarch64
+    emulated "AArch64, emulated" "qemu-aarch64-static -cpu max" bits lstm cell memory saved threads interrupt stack
+}
+
+# built_for TARGET TESTS [OPTION...]: csrc and these tests for a target of Zig's, in $folder; OPTIONs are CMake's
+built_for()
+{
+    zig=${ZIG:-$(command -v python-zig)} || { say skip "$1" "no python-zig"; return 1; }
+    folder=$out/$1 target=$1 tests=$2
+    shift 2
+    for tool in ar ranlib; do
+        printf '#!/bin/sh\nexec "%s" %s "$@"\n' "$zig" $tool >"$folder-$tool"
+    done
+    printf '#!/bin/sh\nZIG="%s" exec "%s/zig-cc" %s "$@"\n' "$zig" "$here" "$target" >"$folder-cc"
+    chmod +x "$folder-ar" "$folder-ranlib" "$folder-cc"
+    cmake_options="-DCMAKE_AR=$folder-ar -DCMAKE_RANLIB=$folder-ranlib $*"
+    built "$target" "$folder" "$folder-cc" -O3
+    result=$?
+    tests_built=$tests tests=$all_tests cmake_options=
+    return $result
+}
+
+musl()
+{
+    built_for x86_64-linux-musl "${*:-$all_tests activations}" && emulated musl "" $tests_built
+}
+
+musl_aarch64()
+{
+    have "musl on AArch64" qemu-aarch64-static &&
+        built_for aarch64-linux-musl "bits lstm memory saved threads activations" &&
+        emulated "musl on AArch64" "qemu-aarch64-static -cpu max" $tests_built
+}
+
+# Wine keeps its Windows in $out.
+windows()
+{
+    have Windows wine && built_for x86_64-windows-gnu "${*:-bits lstm cell memory saved threads activations}" \
+        -DCMAKE_SYSTEM_NAME=Windows || return
+    cd "$out" && export WINEPREFIX="$out/wine" WINEDEBUG=-all && unset DISPLAY
+    step "Windows: wine begins" wine wineboot -i
+    emulated Windows wine $tests_built
+    wineserver -k
+    cd - >/dev/null
+}
+
+linked()
+{
+    for target in aarch64-macos x86_64-macos; do # the linker wraps no malloc there
+        built_for $target "bits lstm cell saved threads"
+    done
+    built_for aarch64-windows-gnu "bits lstm cell memory saved threads activations" -DCMAKE_SYSTEM_NAME=Windows
 }
 
 # fuzz.c under libFuzzer
@@ -247,6 +316,7 @@ library()
     done
 }
 
+cmake_options=
 cc=gcc
 command -v gcc >/dev/null || cc=clang
 strictest=clang # of the two, its checks of undefined behaviour are the stricter
@@ -260,7 +330,10 @@ for chosen; do
     gcc | clang) optimized $chosen ;;
     sanitizers-long) sanitizers_long ;;
     valgrind) run_valgrind ;;
-    wide | sanitizers | tsan | aarch64 | fuzz | activations | library) $chosen ;;
+    musl-aarch64) musl_aarch64 ;;
+    musl-bits) musl bits threads ;;
+    windows-bits) windows bits saved threads ;;
+    wide | sanitizers | tsan | aarch64 | musl | windows | linked | fuzz | activations | library) $chosen ;;
     *)
         echo "$chosen: not one of $all library" >&2
         exit 2

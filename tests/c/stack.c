@@ -163,7 +163,7 @@ static void try_all(void)
 
 int main(void)
 {
-    snprintf(path, sizeof path, "/tmp/fastgate-stack-%ld", (long)getpid());
+    snprintf(path, sizeof path, TMP "fastgate-stack-%ld", (long)getpid());
     stack = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(stack != MAP_FAILED && !posix_memalign(&buffer, 64, sizeof zeros), "memory");
     for (size_t isa = 0; fastgate_isa_name(isa); isa++)

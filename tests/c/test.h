@@ -11,6 +11,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifdef _WIN32 /* where files of tests are: there, the current folder */
+#define TMP ""
+#else
+#define TMP "/tmp/"
+#endif
+
 #define CHECK(condition, ...)                                                                     \
     do {                                                                                          \
         if (!(condition)) {                                                                       \
