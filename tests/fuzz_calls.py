@@ -272,7 +272,7 @@ class Case:
         if way == "save":
             return lambda api: made.save, self.one(file, io.StringIO(), None, "/nowhere/at/all", 3.5)
         if way == "pickle":
-            return lambda api: lambda: same(plain(pickle.loads(pickle.dumps(copy.copy(made)))), plain(made), 0)
+            return lambda api: lambda: same(plain(pickle.loads(pickle.dumps(copy.copy(made)))), plain(made), 0),
         made.save(file)
         data = bytearray(file.getvalue())
         for place, value in self.draw(st.lists(st.tuples(st.integers(0, 127), st.integers(0, 255)), max_size=3)):
@@ -421,7 +421,8 @@ def main(seconds, number=None):
     warnings.simplefilter("ignore")
     sys.setswitchinterval(1e-5)
     threading.Thread(target=reshape_forever, daemon=True).start()
-    options = {"deadline": None, "database": None, "suppress_health_check": list(hypothesis.HealthCheck)}
+    options = {"deadline": None, "database": None, "suppress_health_check": list(hypothesis.HealthCheck),
+               "phases": [hypothesis.Phase.generate, hypothesis.Phase.shrink]}  # fmt: skip
     run = hypothesis.settings(max_examples=300, **options)(hypothesis.given(st.data())(example))
     for seed in [int(number)] if verbose else itertools.count(time.time_ns() % 10**9):
         print(f"{calls} calls, {findings} findings; seed {seed}", flush=True)
