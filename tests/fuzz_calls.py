@@ -98,7 +98,7 @@ class Script:
                 a[...] = (np.nan, 0, 1e30)[how % 3]
             elif what == "retype":
                 a.dtype = ("f2", "f4", "f8", "i1", "i4", "c8")[how % 6]
-            elif what == "restride":
+            elif what == "restride" and a.dtype != object:  # NumPy frees objects along the strides
                 a.strides = [stride // (1 + how % 3) for stride in a.strides]
             else:
                 n = a.size
