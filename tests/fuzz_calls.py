@@ -35,10 +35,9 @@ MADE = ("Gate", "LSTMCell", "LSTM", "Stream", "BoundGate")
 SIZES = [0, 1, 2, 3, 5, 8, 16, 17, 33, 64, 200]
 STORAGES = ["float32", "float32", "float64", "float16", "bfloat16", "int8"]
 CHANGES = ["reshape", "reshape", "reshape", "retype", "restride", "resize", "replace", "write"]
-NUMBERS = ["__float__", "__bool__", "__index__", "__int__", "__gt__", "__lt__", "__eq__", "__repr__"]
 PROPERTIES = ["dtype", "shape", "mask", "ndim", "__class__", "__array_interface__"]
-METHODS = ["__array__", "__buffer__", "__len__", "__iter__", "__getitem__", "__fspath__", "write", "keys", "items",
-           "detach", *NUMBERS, *PROPERTIES]  # fmt: skip
+METHODS = """__array__ __buffer__ __len__ __iter__ __getitem__ __fspath__ write keys items detach __float__ __bool__
+    __index__ __int__ __gt__ __lt__ __eq__ __repr__""".split() + PROPERTIES  # fmt: skip
 WRONG = [None, 0, -1, 2**70, 1.5, "/nowhere", (), [1], np.ones((2, 3)), np.ones(4, "f"), np.ndarray, fastgate.Gate]
 EDITS = {  # of an array that is right: all but the last three to another of the same values
     "fortran": np.asfortranarray,
@@ -101,8 +100,7 @@ class Script:
             elif what == "restride" and a.dtype != object:  # NumPy frees objects along the strides
                 a.strides = [stride // (1 + how % 3) for stride in a.strides]
             else:
-                n = a.size
-                a.shape = [(n,), (n, 1), (1, n), (4, -1), (-1, 4), (1, 1, n), a.shape[::-1], (2, -1), (-1, 2)][how % 9]
+                a.shape = [(-1,), (-1, 1), (1, -1), (4, -1), (-1, 4), (1, 1, -1), (2, -1), a.shape[::-1]][how % 8]
         except (ValueError, TypeError, AttributeError, ZeroDivisionError):
             return  # NumPy refused, or there is nothing to replace
 
@@ -119,7 +117,7 @@ def hostile(value, script, names, base, answers):
              "__bool__": lambda: bool(value), "__index__": lambda: int(value), "__int__": lambda: int(value),
              "__len__": lambda: len(value), "__iter__": lambda: iter(value), "__fspath__": lambda: "/nowhere/at/all",
              "items": lambda: [("weight_ih", value)], "keys": lambda: ["bias_ih"], "detach": lambda: value,
-             "dtype": lambda: np.dtype("f"), "shape": lambda: np.shape(value), "__repr__": lambda: "hostile"}  # fmt: skip
+             "dtype": lambda: np.dtype("f"), "shape": lambda: np.shape(value), "__repr__": str}  # fmt: skip
 
     def method(name):
         def run(*_, **options):
@@ -181,14 +179,13 @@ class Case:
             return kind, [self.array(m, n), *self.one([], [self.array(m)])], options
         options |= self.some(clip=1.0, gate_clip=2.0, input_forget=True)
         hidden, directions, layers = hidden % 65, 2 if kind == "Bidirectional" else 1, []
-        outputs = self.one(hidden, hidden, 3)
+        outputs, peephole = self.one(hidden, hidden, 3), self.some(peephole=self.array(3, hidden)) if hidden else {}
         for k in range(self.one(1, 2, 3) if kind != "LSTMCell" else 1):
-            sides = []
-            for _ in range(directions):
-                inputs = directions * outputs if k else n
-                sides.append({"weight_ih": self.array(4 * hidden, inputs), "weight_hh": self.array(4 * hidden, outputs)})
-                sides[-1] |= self.some(bias_ih=self.array(4 * hidden), peephole=self.array(3, hidden) if hidden else None)
-                sides[-1] |= {"projection": self.array(outputs, hidden)} if outputs != hidden else {}
+            sides = [{
+                "weight_ih": self.array(4 * hidden, directions * outputs if k else n),
+                "weight_hh": self.array(4 * hidden, outputs), **peephole, **self.some(bias_ih=self.array(4 * hidden)),
+                **({"projection": self.array(outputs, hidden)} if outputs != hidden else {}),
+            } for _ in range(directions)]  # fmt: skip
             layers.append(sides if directions == 2 else sides[0])
         if kind == "LSTMCell":
             return kind, [sides[0].pop("weight_ih"), sides[0].pop("weight_hh")], {**sides[0], **options}
@@ -220,7 +217,8 @@ class Case:
         self.out(*lead, gate.output_size)
         if bound:
             self.options = {"out": self.array(*lead, gate.output_size)}
-        return lambda api: make(api).bind if bound else make(api), *(self.array(*lead, k) for k in np.diff([0, *cuts, n]))
+        parts = [self.array(*lead, size) for size in np.diff([0, *cuts, n])]
+        return lambda api: make(api).bind if bound else make(api), *parts
 
     def call_LSTMCell(self):
         make, cell = self.object("LSTMCell")
@@ -372,7 +370,7 @@ def example(data):
         return EDITS[edits[k]](leaf) if k in edits and type(leaf) is np.ndarray and leaf.ndim else leaf
 
     given, others = mapped(right, edit), mapped(copied(right), edit)
-    acts, chosen = data.draw(SCRIPTS), data.draw(st.dictionaries(index, HOSTILE, max_size=2))
+    acts, chosen = data.draw(SCRIPTS), data.draw(st.dictionaries(index, HOSTILE, min_size=1, max_size=2))
     threaded, collects = data.draw(st.sampled_from([False] * 4 + [True])), data.draw(st.integers(0, 100))
     if verbose:
         print(calls, case.name, edits, acts, chosen, threaded, collects, flush=True)
