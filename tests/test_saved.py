@@ -278,6 +278,20 @@ def test_the_old_file_stays_where_there_is_no_room(tmp_path):
     assert path.read_bytes() == saved(gate)
 
 
+def test_an_interrupt_is_raised_whenever_it_comes(tmp_path, monkeypatch):
+    gate, replace = random_gate(3, 2, "float32"), os.replace
+
+    def interrupted(*names):
+        replace(*names)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        gate.save(tmp_path / "gate")
+    same_bits(fastgate.Gate.load(tmp_path / "gate")(draw(2)), gate(draw(2)))
+    assert os.listdir(tmp_path) == ["gate"]
+
+
 def test_what_lies_beside_is_not_written_to(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "urandom", bytes)
     other = tmp_path / f".{bytes(8).hex()}.tmp"

@@ -41,7 +41,10 @@ def write(target: Any, data: _Array) -> None:
             file.write(data.data)
         os.replace(beside, path)
     except BaseException:
-        os.unlink(beside)
+        try:
+            os.unlink(beside)
+        except OSError:
+            pass  # an interrupt came after it was renamed, or the folder is gone
         raise
 
 
