@@ -173,7 +173,8 @@ def test_functions_without_end(length):
         for k in range(length)
     ]  # fmt: skip
     model = whole([node("F0", ["x"], ["y"], domain="own")], {}, functions)
-    with pytest.raises(ValueError, match="functions are called more than 10000 times, or in more than 100 levels: inline"):
+    told = "functions are called more than 10000 times, or in more than 100 levels: inline"
+    with pytest.raises(ValueError, match=told):
         weights.from_onnx(model)
 
 
