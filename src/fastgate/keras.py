@@ -164,7 +164,7 @@ class _Loop:
         new = []
         for lstm, h, c in zip(lstms, states[::2], states[1::2]):
             state = (h[np.newaxis], c[np.newaxis])
-            x, (h, c) = lstm(x, state) if mask is None else _masked(lstm, x, state, mask)
+            x, (h, c) = lstm(x, state, mask=mask)
             new += [h[0], c[0]]
         if mask is not None and not layer.zero_output_for_mask:
             # Before the first step that counts, JAX has the initial state where the other backends have zeros.
@@ -183,15 +183,6 @@ class _Loop:
         with keras.StatelessScope(state_mapping=list(zip(variables, weights))):
             last, outputs, new = self.plain(tensors[0], initial, mask, False)
         return [outputs if self.layer.return_sequences else last, *keras.tree.flatten(new)]
-
-
-def _masked(lstm: LSTM, x: _Array, state: Any, mask: _Array) -> tuple[_Array, tuple[_Array, _Array]]:
-    """A call in which steps that the mask (B, T) has False for carry the state on; y is 0 there."""
-    order = np.argsort(~mask, axis=1, kind="stable")[..., np.newaxis]  # the steps that count come first
-    y, state = lstm(np.take_along_axis(x, order, 1), state, lengths=mask.sum(1))
-    scattered = np.empty_like(y)
-    np.put_along_axis(scattered, order, y, 1)
-    return scattered, state
 
 
 def _repeated(y: _Array, mask: _Array, first: _Array) -> _Array:
