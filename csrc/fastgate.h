@@ -120,9 +120,10 @@ unsigned fastgate_cpu_count(void);
 void fastgate_override_threads(unsigned threads);
 
 /*
- * From now on, calls of fastgate_gate_run, fastgate_gate_once, fastgate_lstm_run and fastgate_lstm_step call
- * `asked` about every 20 ms, on the thread that made the call and never on one that shares it.  If it returns
- * non-zero, the call ends within some ms and returns FASTGATE_ERROR_INTERRUPTED, and its outputs hold partial results.
+ * From now on, calls of fastgate_gate_run, fastgate_gate_once, fastgate_lstm_run, fastgate_lstm_step and the functions
+ * that load call `asked` about every 20 ms, on the thread that made the call and never on one that shares it.  If it
+ * returns non-zero, the call ends within some ms and returns FASTGATE_ERROR_INTERRUPTED, and its outputs hold partial
+ * results.
  * All other functions, fastgate_stream_step among them, run to their end, and calls of less than 20 ms never ask.
  * `asked` may itself call these functions, which then ask too.  It must return, and it must not fork.  With NULL,
  * as at first, no call asks.  May be called at any time.
@@ -221,8 +222,8 @@ int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t inpu
  *
  * An undamaged file of another format gives FASTGATE_ERROR_VERSION.  A file of another byte order, and any content that
  * saving does not write, give FASTGATE_ERROR_FORMAT, and nothing is read past `size`; so what is loaded is
- * saved again as the same bytes.  *gate is set on success only.  FASTGATE_ERROR_MEMORY is possible too: save_file needs
- * memory for a copy.
+ * saved again as the same bytes.  *gate is set on success only.  FASTGATE_ERROR_MEMORY is possible too, since save_file
+ * needs memory for a copy, and loading, which reads all bytes, may give FASTGATE_ERROR_INTERRUPTED.
  */
 size_t fastgate_gate_saved_size(const fastgate_gate *gate);
 void fastgate_gate_save(const fastgate_gate *gate, void *buffer);

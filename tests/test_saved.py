@@ -8,6 +8,8 @@ import io
 import os
 import pickle
 import resource
+import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -505,3 +507,26 @@ def test_processes_share_a_file(tmp_path):
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True) for _ in range(2)]
     expected = gate([0.5] * 30).tobytes().hex()
     assert [run.stdout.strip() for run in runs] == [expected] * 2, runs[0].stderr
+
+
+@compiled_only
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="has no interval timers")
+@pytest.mark.parametrize("kind", ["Gate", "LSTM"])
+def test_loading_answers_signals(kind, tmp_path):
+    """A file may have holes, so that a small one takes long to read."""
+    path = tmp_path / "large.fastgate"
+    size = 8 << 30
+    path.write_bytes(b"fastgate" + struct.pack("<IIQ", 0, 2, size))
+    os.truncate(path, size)
+
+    def handler(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            getattr(fastgate, kind).load(path)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

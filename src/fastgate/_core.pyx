@@ -107,6 +107,8 @@ cdef class _Saved:
         self.data = &self.view[0] if self.size else NULL
 
     cdef int check(self, int code, str kind) except -1:
+        if code == FASTGATE_ERROR_INTERRUPTED:
+            return -1  # asked() left the exception
         if code == FASTGATE_ERROR_FORMAT or code == FASTGATE_ERROR_VERSION:
             raise _files.refusal(kind, self.source, self.view, code == FASTGATE_ERROR_VERSION)
         if code != FASTGATE_OK:
