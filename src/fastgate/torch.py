@@ -205,7 +205,7 @@ def _sequence(self: LSTM, input: Any, hx: Any) -> Any:
 
 
 def _packed_sequence(lstm: Any, input: PackedSequence, state: Any) -> Any:
-    """The same for a PackedSequence, which lists the elements of all rows that have a first step, a second and so on."""
+    """The same for a PackedSequence, whose data are the first steps of all rows, then their second steps, and so on."""
     data, batch_sizes, order, back = input
     x, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
     state = [part if order is None else part.index_select(1, order) for part in state]
@@ -242,8 +242,8 @@ def _step(self: LSTMCell, input: Any, hx: Any) -> Any:
     return torch.from_numpy(h), torch.from_numpy(c)
 
 
-# torch.compile runs a torch.nn.LSTM as it is, unlike an LSTMCell, and so it shall run one of ours.  A torch that has no such
-# functions compiles torch's forward instead.
+# torch.compile runs a torch.nn.LSTM as it is, unlike an LSTMCell, and so it shall run one of ours.  A torch that has no
+# such functions compiles torch's forward instead.
 if hasattr(eval_frame, "set_code_exec_strategy"):
     _skip = eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.DEFAULT)
     _functions: list[Any] = [LSTM.forward, _uncompiled]
