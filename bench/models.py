@@ -83,7 +83,7 @@ def g2p_fa() -> Iterator[Case]:
 
     yield "2 layers, 40/256, twice", "10 words", lambda: logits(plain), lambda: logits(ours), lambda y: y.argmax(-1)
     one = words[0]
-    yield "2 layers, 40/256, twice", "a word, as phonemes", lambda: plain(one), lambda: ours(one), lambda phonemes: phonemes
+    yield "2 layers, 40/256, twice", "a word, as phonemes", lambda: plain(one), lambda: ours(one), lambda ipa: ipa
 
 
 def beatnet() -> Iterator[Case]:
