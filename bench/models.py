@@ -82,7 +82,8 @@ def g2p_fa() -> Iterator[Case]:
         return torch.stack([words.model(vector, begin, 0) for vector in vectors])
 
     yield "2 layers, 40/256, twice", "10 words", lambda: logits(plain), lambda: logits(ours), lambda y: y.argmax(-1)
-    yield ("2 layers, 40/256, twice", "a word, as phonemes", lambda: plain(words[0]), lambda: ours(words[0]), lambda phonemes: phonemes)
+    one = words[0]
+    yield "2 layers, 40/256, twice", "a word, as phonemes", lambda: plain(one), lambda: ours(one), lambda ipa: ipa
 
 
 def beatnet() -> Iterator[Case]:
@@ -148,10 +149,17 @@ def silero_vad() -> Iterator[Case]:
         reset()
         return torch.cat([model(chunk, 16000) for chunk in sound])
 
-    original = lambda: heard(scripted, scripted.reset_states)  # noqa: E731
-    converted = lambda: heard(ours, ours.reset)  # noqa: E731
-    for name, other in (("the package's scripted model", original), ("the same in torch", lambda: heard(plain, plain.reset))):
-        yield "1 cell, 128/128", f"40 chunks, beside {name}", other, converted, lambda y: y > 0.5
+    for name, other, reset in (
+        ("the package's scripted model", scripted, scripted.reset_states),
+        ("the same in torch", plain, plain.reset),
+    ):
+        yield (
+            "1 cell, 128/128",
+            f"40 chunks, beside {name}",
+            lambda other=other, reset=reset: heard(other, reset),
+            lambda: heard(ours, ours.reset),
+            lambda y: y > 0.5,
+        )
 
 
 MODELS = {"Resemblyzer": resemblyzer, "g2p-fa": g2p_fa, "BeatNet": beatnet, "silero-vad": silero_vad}

@@ -91,7 +91,10 @@ def _points(array: Any) -> memoryview:
 
 
 def _uncompiled(compute: Callable[..., Any], *arguments: Any) -> Any:
-    """A result, or None where torch shall compute it, with torch.compile off, which would compile what is called."""
+    """A result, or None where torch shall compute it.
+
+    torch.compile runs a torch.nn.LSTM as it is, and then would compile what that calls: here it is off.
+    """
     compiler = eval_frame.set_eval_frame(None)
     try:
         return compute(*arguments)
@@ -205,7 +208,7 @@ def _sequence(self: LSTM, input: Any, hx: Any) -> Any:
 
 
 def _packed_sequence(lstm: Any, input: PackedSequence, state: Any) -> Any:
-    """The same for a PackedSequence, which lists the elements of all rows that have a first step, a second and so on."""
+    """The same for a PackedSequence, whose data are the first steps of all rows, then their second steps, and so on."""
     data, batch_sizes, order, back = input
     x, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
     state = [part if order is None else part.index_select(1, order) for part in state]
@@ -240,15 +243,6 @@ def _step(self: LSTMCell, input: Any, hx: Any) -> Any:
         return None
     h, c = cell(*_arrays(inputs))
     return torch.from_numpy(h), torch.from_numpy(c)
-
-
-# torch.compile runs a torch.nn.LSTM as it is, unlike an LSTMCell, and so it shall run one of ours.  A torch that has no such
-# functions compiles torch's forward instead.
-if hasattr(eval_frame, "set_code_exec_strategy"):
-    _skip = eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, eval_frame._FrameAction.DEFAULT)
-    _functions: list[Any] = [LSTM.forward, _uncompiled]
-    for _function in _functions:
-        eval_frame.set_code_exec_strategy(_function.__code__, _skip)
 
 
 def _set_up(module: Any, packed: _Packed) -> None:
