@@ -330,7 +330,7 @@ def outcome(function, arguments, options, others=()):
     try:
         return plain(function(*arguments, **options))
     except (*REFUSALS, *others) as error:
-        return f"{type(error).__name__}: {error}"
+        return type(error).__name__ + ("" if others else f": {error}")  # a message may call code of the user
 
 
 def plain(result):
