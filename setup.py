@@ -117,13 +117,15 @@ class BuildCore(build_ext):
             self.compiler.create_static_lib(ext.extra_objects, "fastgate", str(package / "lib"))
 
 
+is_windows = get_platform().startswith("win")
 core = Extension(
     "fastgate._core",
     ["src/fastgate/_core.pyx"],
     depends=[*glob("csrc/**/*.[ch]", recursive=True), *glob("csrc/kernels/*.inc"), *glob("src/fastgate/*.px[di]")],
     include_dirs=["csrc"],
-    libraries=[] if get_platform().startswith("win") else ["m", "pthread"],
-    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+    libraries=[] if is_windows else ["m", "pthread"],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
+    + ([("MS_WIN64", None)] if is_windows else []),  # which Python's headers define for MSVC alone
     extra_compile_args=C_FLAGS,
     extra_link_args=link_flags,
 )
