@@ -73,17 +73,19 @@ def test_every_block_is_run():
     assert [page.stem for page in PAGES if fragments(page)] == ["switching"]
 
 
-# The names that the fragments of switching.md use: T = 5 steps, a batch of 2, 3 inputs, 4 units.
+# The names that the fragments of switching.md use: 5 steps, a batch of 2, 3 inputs, 4 units.
 SUPPOSED = {
-    "from_torch": """
+    "torch.convert": """
         import torch
-        module = torch.nn.LSTM(3, 4)
+        model = torch.nn.LSTM(3, 4)
         x = torch.randn(5, 2, 3)
+        expected = model(x)[0].detach()
         """,
-    "from_keras": """
+    "keras.convert": """
         import keras
-        model = keras.Sequential([keras.Input((5, 3)), keras.layers.LSTM(4, name="lstm")])
+        model = keras.Sequential([keras.Input((5, 3)), keras.layers.LSTM(4, return_sequences=True)])
         x = np.ones((2, 5, 3), np.float32)
+        expected = model.predict(x)
         """,
     "from_onnx": """
         import onnx
@@ -96,11 +98,34 @@ SUPPOSED = {
         x, lengths = np.ones((5, 2, 3), np.float32), [5, 2]
         h_0 = c_0 = np.zeros((1, 2, 4), np.float32)
         """,
+    "from_torch": """
+        import torch
+        module = torch.nn.LSTM(3, 4)
+        x = torch.randn(5, 2, 3)
+        expected = module(x)[0].detach()
+        """,
+    "from_keras": """
+        import keras
+        layer = keras.layers.LSTM(4, return_sequences=True, name="lstm")
+        model = keras.Sequential([keras.Input((5, 3)), layer])
+        x = np.ones((2, 5, 3), np.float32)
+        expected = model.predict(x)
+        """,
+    "from_flax": """
+        sizes = {side + gate: size for side, size in (("i", 3), ("h", 4)) for gate in "ifgo"}
+        cell = {name: {"kernel": np.ones((size, 4), np.float32)} for name, size in sizes.items()}
+        variables = {"params": {"cell": cell}}
+        x = np.ones((2, 5, 3), np.float32)
+        """,
+    "from_paddle": """
+        state = {"weight_ih_l0": np.ones((16, 3), np.float32), "weight_hh_l0": np.ones((16, 4), np.float32)}
+        x = np.ones((2, 5, 3), np.float32)
+        """,
     "LSTMCell": """
         weight_ih, weight_hh = np.ones((16, 3), np.float32), np.ones((16, 4), np.float32)
         bias_ih = bias_hh = np.zeros(16, np.float32)
-        x, y = np.ones((100, 3), np.float32), np.empty((100, 4), np.float32)
-        h, c = np.zeros((100, 4), np.float32), np.zeros((100, 4), np.float32)
+        x = np.ones((2, 3), np.float32)
+        h, c = np.zeros((2, 4), np.float32), np.zeros((2, 4), np.float32)
         layer_0 = {"weight_ih": weight_ih, "weight_hh": weight_hh}
         layer_1 = {"weight_ih": weight_hh, "weight_hh": weight_hh}
         """,
@@ -109,16 +134,23 @@ SUPPOSED = {
 
 @pytest.mark.parametrize("maker", SUPPOSED)
 def test_switching(maker):
-    if maker == "from_keras" and not os.environ.get("KERAS_BACKEND"):
+    if "keras" in maker and not os.environ.get("KERAS_BACKEND"):
         pytest.skip("needs KERAS_BACKEND")
     [code] = [code for code in fragments(ROOT / "docs" / "switching.md") if f"{maker}(" in code]
     names = run(re.sub("^ {8}", "", SUPPOSED[maker], flags=re.M), {"np": np, "fastgate": fastgate})
     run(code, names)
-    shape = {"from_keras": (2, 5, 4), "LSTMCell": (100, 4)}.get(maker, (5, 2, 4))
-    assert names["y"].shape == shape
-    if maker == "from_torch":
-        with names["torch"].no_grad():
-            np.testing.assert_allclose(names["y"], names["module"](names["x"])[0], atol=1e-6)
+    if maker == "LSTMCell":
+        assert names["h"].shape == (2, 4)
+        assert names["lstm"](np.ones((2, 5, 3), np.float32))[0].shape == (2, 5, 4)
+    else:
+        assert names["y"].shape == (*names["x"].shape[:-1], 4)
+    if "expected" in names:
+        np.testing.assert_allclose(names["y"], names["expected"], atol=1e-6)
+
+
+def test_every_fragment_is_run():
+    codes = fragments(ROOT / "docs" / "switching.md")
+    assert [sum(f"{maker}(" in code for maker in SUPPOSED) for code in codes] == [1] * len(codes)
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("[A-Z]*.md")), ids=lambda page: page.name)
