@@ -27,7 +27,7 @@ import fastgate
 import hypothesis
 import numpy as np
 from hypothesis import strategies as st
-from saved_form import sealed
+from helpers.saved_form import sealed
 
 REFUSALS = (TypeError, ValueError, MemoryError, IndexError, OSError, NotImplementedError)
 OTHERS = (RuntimeError, AttributeError, OverflowError, BufferError)  # of code of the user

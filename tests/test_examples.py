@@ -8,7 +8,7 @@ from pathlib import Path
 import fastgate
 import numpy as np
 import pytest
-from conftest import same_bits
+from helpers import same_bits
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ROWS, BLOCK = 2500, 300  # nine blocks, the last one uneven

@@ -3,7 +3,7 @@
 import textwrap
 
 import pytest
-from conftest import run_python
+from helpers import run_python
 
 # A finder that stands first and refuses the core, as a broken or absent .so would.
 WITHOUT_CORE = """

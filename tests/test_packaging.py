@@ -11,7 +11,7 @@ from pathlib import Path
 import fastgate
 import pytest
 from fastgate.__main__ import main
-from conftest import compiled_only, run_python
+from helpers import compiled_only, run_python
 
 PACKAGE = Path(fastgate.__file__).parent
 HEADER = Path(__file__).parent.parent / "csrc" / "fastgate.h"

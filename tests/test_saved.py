@@ -17,9 +17,9 @@ import tempfile
 import fastgate
 import numpy as np
 import pytest
-from conftest import STORAGES, compiled_only, draw, draw_gate, dtype_of, same_bits
+from helpers import STORAGES, compiled_only, draw, draw_gate, dtype_of, same_bits
+from helpers.saved_form import BACKWARDS, BATCH_FIRST, HEADER, INPUT_FORGET, read_gate, read_lstm, sealed
 from fastgate import reference
-from saved_form import BACKWARDS, BATCH_FIRST, HEADER, INPUT_FORGET, read_gate, read_lstm, sealed
 
 pytestmark = compiled_only
 

@@ -15,7 +15,7 @@ import time
 import fastgate
 import numpy as np
 import pytest
-from conftest import STORAGES, compiled_only, draw, draw_gate, dtype_of, run_python, same_bits
+from helpers import STORAGES, compiled_only, draw, draw_gate, dtype_of, run_python, same_bits
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 SECONDS = float(os.environ.get("FASTGATE_STRESS_SECONDS", "5"))

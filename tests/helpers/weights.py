@@ -1,7 +1,7 @@
 """What the tests of weights from torch, Keras and ONNX share."""
 
 import numpy as np
-from conftest import draw, same_bits
+from . import draw, same_bits
 
 T, B, N, H = 6, 3, 4, 5  # steps, batch, inputs, units
 

@@ -11,92 +11,14 @@ import sys
 import fastgate
 import numpy as np
 import pytest
-from conftest import STORAGES, allocates_nothing, compiled_only, draw, dtype_of, same_bits
-from oracle import close_step, run
-from test_api import every_layout
+from helpers import allocates_nothing, compiled_only, draw, dtype_of, every_layout, storages
+from helpers.layers import draw_layer, draw_layers, draw_state, draw_step, every_option, same, split
+from helpers.oracle import close_step, run
 
-storages = pytest.mark.parametrize("storage", STORAGES)
 SIZES = [0, 1, 15, 16, 17, 63, 64, 65]
 
 
-def draw_layer(n, hidden, outputs=None, *, biases=2, peephole=False, dtype=np.float32, seed=0):
-    """A layer's parameters, scaled so that the sums are of order 1."""
-
-    def scaled(rows, columns, k):
-        return draw(rows, columns, seed=seed + k, dtype=dtype) / dtype(max(columns, 1) ** 0.5)
-
-    size = hidden if outputs is None else outputs
-    layer = {"weight_ih": scaled(4 * hidden, n, 0), "weight_hh": scaled(4 * hidden, size, 1)}
-    for k, name in enumerate(["bias_ih", "bias_hh"][:biases]):
-        layer[name] = draw(4 * hidden, seed=seed + 2 + k, dtype=dtype)
-    if peephole:
-        layer["peephole"] = draw(3, hidden, seed=seed + 4, dtype=dtype)
-    if outputs is not None:
-        layer["projection"] = scaled(outputs, hidden, 5)
-    return layer
-
-
-def draw_layers(n, hidden, outputs=None, *, layers=1, both=False, **options):
-    """Those of an LSTM."""
-    size = (hidden if outputs is None else outputs) * (1 + both)
-    sides = [
-        [
-            draw_layer(n if k == 0 else size, hidden, outputs, seed=20 * k + 10 * d, **options)
-            for d in range(1 + both)
-        ]
-        for k in range(layers)
-    ]
-    return [tuple(side) if both else side[0] for side in sides]
-
-
-def draw_step(*lead, n, hidden, outputs=None, dtype=np.float32):
-    """x, h, c"""
-    sizes = (n, hidden if outputs is None else outputs, hidden)
-    return [draw(*lead, size, seed=seed, dtype=dtype) for seed, size in enumerate(sizes, 50)]
-
-
-def draw_state(lstm, *batch):
-    """(h_0, c_0)"""
-    directions = 1 + lstm.bidirectional
-    lead, dtype = (lstm.num_layers * directions, *batch), dtype_of(lstm.storage)
-    h = draw(*lead, lstm.output_size // directions, seed=60, dtype=dtype)
-    return h, draw(*lead, lstm.hidden_size, seed=61, dtype=dtype)
-
-
-def same(got, want):
-    """The same bits, of tuples too."""
-    if isinstance(want, (tuple, list)):
-        assert len(got) == len(want)
-        for one, other in zip(got, want):
-            same(one, other)
-    else:
-        same_bits(np.asarray(got), np.asarray(want))
-
-
 # ---- a step -----------------------------------------------------------------------------------
-
-OPTIONS = {
-    "plain": {},
-    "no bias": {"biases": 0},
-    "one bias": {"biases": 1},
-    "peephole": {"peephole": True},
-    "projection": {"outputs": 9},
-    "wide projection": {"outputs": 40},
-    "clip": {"clip": 0.3},
-    "gate clip": {"gate_clip": 0.5},
-    "input forget": {"input_forget": True},
-    "all": {
-        "peephole": True, "outputs": 9, "clip": 0.7, "gate_clip": 1.25, "input_forget": True,
-    },
-}
-every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-
-
-def split(options):
-    """Of draw_layer, and of LSTMCell and LSTM."""
-    own = {key: options[key] for key in options.keys() & {"biases", "peephole", "outputs"}}
-    return own, {key: options[key] for key in options.keys() - own.keys()}
-
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("hidden", SIZES)

@@ -10,7 +10,7 @@ is [-512, -256), where an ULP of g is 2^-52 of log(g) at most, and values of z a
 import fastgate
 import numpy as np
 import pytest
-from conftest import COMPILED, STORAGES, dtype_of
+from helpers import COMPILED, STORAGES, dtype_of
 
 LENGTHS = [1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 24, 31, 32, 48, 63, 64, 65, 100, 127, 128, 200, 256, 300]
 LENGTHS += [500, 512, 700, 1000, 1024, 2048, 4096, 8191, 8192]

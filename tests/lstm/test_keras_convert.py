@@ -8,8 +8,8 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import draw
-from weights_common import distance, within
+from helpers import draw
+from helpers.weights import distance, within
 
 if not os.environ.get("KERAS_BACKEND"):
     pytest.skip("needs KERAS_BACKEND", allow_module_level=True)

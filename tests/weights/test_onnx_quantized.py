@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from conftest import draw
+from helpers import draw
+from helpers.weights import B, H, T, distance, onnx_model, same
 from fastgate import weights
-from weights_common import B, H, T, distance, onnx_model, same
 
 onnx = pytest.importorskip("onnx")
 N = 4

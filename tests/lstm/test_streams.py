@@ -8,9 +8,9 @@ import sys
 import fastgate
 import numpy as np
 import pytest
-from conftest import compiled_only, draw, same_bits
-from test_hostile import Hostile, HostileBuffer
-from test_lstm import draw_layer, same
+from helpers import compiled_only, draw, same_bits
+from helpers.hostile import Hostile, HostileBuffer
+from helpers.layers import draw_layer, same
 
 N, H = 5, 7
 

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from conftest import draw
+from helpers import draw
+from helpers.weights import arrays, distance, same
 from fastgate import weights
-from weights_common import arrays, distance, same
 
 UNITS, N = 5, 3
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import draw, same_bits
-from test_lstm import draw_layer
+from helpers import draw, same_bits
+from helpers.layers import draw_layer
 
 N, H = 5, 6
 

@@ -5,13 +5,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from conftest import draw, same_bits
+from helpers import draw, same_bits
+from helpers.weights import H, computed
 from fastgate import weights
 from fastgate.weights import constants
-from weights_common import H, computed
 
 onnx = pytest.importorskip("onnx")
-
 
 
 def chain(operator, length, start="start"):

@@ -3,7 +3,7 @@
 import zlib
 
 import numpy as np
-from conftest import STORAGES, dtype_of
+from . import STORAGES, dtype_of
 
 LINE, SPAN, QUAD = 64, 512, 4
 HEADER = np.dtype(

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 import fastgate
 import numpy as np
 import pytest
-from conftest import compiled_only
+from helpers import compiled_only
 
 libmp = pytest.importorskip("mpmath.libmp")
 

@@ -7,11 +7,10 @@ import pickle
 import fastgate
 import numpy as np
 import pytest
-from conftest import COMPILED, STORAGES, compiled_only, draw, draw_gate, dtype_of, same_bits
+from helpers import COMPILED, STORAGES, compiled_only, draw, draw_gate, dtype_of, same_bits, storages
+from helpers.oracle import close
 from fastgate.reference import rounded
-from oracle import close
 
-storages = pytest.mark.parametrize("storage", STORAGES)
 HALVES = ["float16", "bfloat16"]
 ROWS = [0, 1, 15, 16, 17, 48, 64, 65, 130]
 INPUTS = [0, 1, 15, 16, 17, 63, 64, 65, 1000, 1024, 1025, 4096, 4097]

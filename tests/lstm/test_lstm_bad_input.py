@@ -1,6 +1,5 @@
 """Each row of bad input to an LSTM: the exception, what it says, and that nothing was written."""
 
-import gc
 import os
 import pickle
 import sys
@@ -8,11 +7,10 @@ import sys
 import fastgate
 import numpy as np
 import pytest
-from conftest import STORAGES, compiled_only, draw, dtype_of, run_python
-from test_bad_input import DTYPES, bad_outputs
-from test_lstm import draw_layer, draw_layers, draw_state, draw_step
+from helpers import STORAGES, compiled_only, draw, dtype_of, run_python, storages
+from helpers.bad import DTYPES, bad_outputs
+from helpers.layers import draw_layer, draw_layers, draw_state, draw_step
 
-storages = pytest.mark.parametrize("storage", STORAGES)
 INPUT, HIDDEN, OUTPUT, BATCH = 4, 5, 3, 2
 
 

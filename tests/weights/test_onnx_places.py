@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from conftest import draw
+from helpers import draw
+from helpers.weights import B, H, T, distance, onnx_model, onnx_weights, same
 from fastgate import weights
-from weights_common import B, H, T, distance, onnx_model, onnx_weights, same
 
 onnx = pytest.importorskip("onnx")
 helper, N = onnx.helper, 4

@@ -7,11 +7,11 @@ import sys
 import fastgate
 import numpy as np
 import pytest
-from conftest import STORAGES, compiled_only, draw, draw_gate, dtype_of, run_python
+from helpers import STORAGES, compiled_only, draw, draw_gate, dtype_of, run_python, storages
+from helpers.bad import DTYPES, bad_outputs
 
 WEIGHT, BIAS = draw_gate(3, 4)
 X = draw(4)
-storages = pytest.mark.parametrize("storage", STORAGES)
 
 
 def given(storage):
@@ -189,9 +189,6 @@ def test_unknown_keywords(api):
 
 # ---- dtypes -----------------------------------------------------------------------------------
 
-DTYPES = ["f8", "f4", "f2", ">f4", "i4", "i8", "u1", "?", "c8", "O", "U3", "M8[s]", "f4,f4", "V4"]
-
-
 @storages
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_arrays_of_another_dtype(api, dtype, storage):
@@ -285,35 +282,6 @@ def test_things_that_are_no_numbers(api):
 
 
 # ---- out --------------------------------------------------------------------------------------
-
-
-def read_only(*shape, dtype):
-    array = np.full(shape, 7, dtype)
-    array.flags.writeable = False
-    return array
-
-
-def bad_outputs(own, other):
-    """out for a result of shape (3,) and dtype `own`; what it raises, and with which words."""
-    misaligned = np.frombuffer(bytearray(3 * own.itemsize + 1), np.uint8)[1:].view(own)
-    swapped = own.newbyteorder()
-    return [
-        (np.full(4, 7, own), ValueError, r"\(4,\).*\(3,\)"),
-        (np.full((1, 3), 7, own), ValueError, r"\(1, 3\).*\(3,\)"),
-        (np.full((), 7, own), ValueError, r"\(\).*\(3,\)"),
-        (np.full(3, 7, other), TypeError, f"{other}.*{own}"),
-        (np.full(3, 7, swapped), TypeError, f"{swapped}.*{own}"),
-        (np.full(3, 7), TypeError, f"int64.*{own}"),
-        (read_only(3, dtype=own), ValueError, "read-only"),
-        (np.full(6, 7, own)[::2], ValueError, "contiguous"),
-        (np.full(3, 7, own)[::-1], ValueError, "contiguous"),
-        (misaligned, ValueError, f"aligned: begin at a multiple of {own.itemsize}"),
-        (array.array(other.char, [7, 7, 7]), TypeError, f"{other}.*{own}"),
-        (bytearray(3 * own.itemsize), TypeError, f"uint8.*{own}"),
-        (memoryview(np.full(3, 7, own)).toreadonly(), ValueError, "read-only"),
-        ([7.0, 7.0, 7.0], TypeError, "list"),
-        ("out", TypeError, "str"),
-    ]
 
 
 @storages

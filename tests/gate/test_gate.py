@@ -11,8 +11,8 @@ import sys
 import fastgate
 import numpy as np
 import pytest
-from conftest import allocates_nothing, compiled_only, draw, draw_gate, same_bits
-from oracle import close
+from helpers import allocates_nothing, compiled_only, draw, draw_gate, every_layout, same_bits
+from helpers.oracle import close
 
 SIZES = [0, 1, 2, 15, 16, 17, 63, 64, 65, 129, 1031]
 
@@ -56,22 +56,6 @@ def test_leading_axes(api, shape):
     out = np.full_like(y, 7)
     assert g(x, out=out) is out
     same_bits(y, out)
-
-
-def every_layout(x):
-    """Arrays equal to x (a, b, n), each lying differently in memory."""
-    yield np.asfortranarray(x)
-    yield np.repeat(x, 2, axis=0)[::2]
-    yield np.repeat(x, 2, axis=1)[:, ::2]
-    yield np.repeat(x, 3, axis=2)[:, :, 1::3]
-    yield np.concatenate([x, x], axis=2)[:, :, : x.shape[2]]
-    yield x[::-1].copy()[::-1]
-    yield x[:, :, ::-1].copy()[:, :, ::-1]
-    yield x.transpose(1, 0, 2).copy().transpose(1, 0, 2)
-    yield np.frombuffer(b"?" + x.tobytes(), np.uint8)[1:].view(np.float32).reshape(x.shape)
-    read_only = x.copy()
-    read_only.flags.writeable = False
-    yield read_only
 
 
 def test_inputs_of_any_layout(api):

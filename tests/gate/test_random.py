@@ -6,9 +6,9 @@ import re
 
 import fastgate
 import numpy as np
-import oracle
+from helpers import oracle
 import pytest
-from conftest import STORAGES, dtype_of
+from helpers import STORAGES, dtype_of
 
 pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, given, settings  # noqa: E402

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from conftest import draw
+from helpers import draw
+from helpers.weights import B, T, arrays, distance, same
 from fastgate import weights
-from weights_common import B, T, arrays, distance, same
 
 H, N = 5, 3
 

@@ -1,7 +1,7 @@
 """fastgate.weights needs no package but NumPy until one is asked for."""
 
 import pytest
-from conftest import run_python
+from helpers import run_python
 from fastgate import weights
 
 
