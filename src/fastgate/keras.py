@@ -108,12 +108,13 @@ class _Loop:
         layer, tree = self.layer, keras.tree
         first = mask[0] if tree.is_nested(mask) else mask
         tensors = [sequences, *tree.flatten(initial_state), *[variable.value for variable in self.variables()]]
+        dtypes = {keras.backend.standardize_dtype(tensor.dtype) for tensor in tensors}
+        is_masked = first is not None
         result = None
         if (
             not training
-            and len({tensor.dtype for tensor in tensors}) == 1
-            and keras.backend.standardize_dtype(sequences.dtype) in ("float32", "float64")
-            and (first is None or len(first.shape) == 2 and not layer.unroll)  # where backends differ most
+            and dtypes in ({"float32"}, {"float64"})
+            and not (is_masked and (layer.unroll or len(first.shape) != 2))  # unrolled, backends differ most
         ):
             result = _RUNS[keras.backend.backend()](self, tensors, first)
         if result is None:

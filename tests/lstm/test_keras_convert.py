@@ -57,6 +57,7 @@ def runs(make, calls):
         made[name] = make()
         calls[0](made[name])  # builds it
         made[name].set_weights(drawn(made[name].get_weights()))
+    keras.config.set_dtype_policy("float32")
     convert(made["ours"])
     loops = [layer.inner_loop for layer in made["ours"]._flatten_layers() if "inner_loop" in vars(layer)]
     for loop in loops:
@@ -66,18 +67,13 @@ def runs(make, calls):
         for name, each in made.items():
             keras.config.set_dtype_policy("float64" if name == "precise" else "float32")
             results.append(arrays(call(each)))
+        keras.config.set_dtype_policy("float32")
         assert loops and all(loop.packed[2] for loop in loops)  # fastgate ran
         within(*results)
 
 
-@pytest.fixture(autouse=True)
-def policy():
-    yield
-    keras.config.set_dtype_policy("float32")
-
-
 def forbidden(*given):
-    raise AssertionError("Keras's own loop was called")
+    pytest.fail("Keras's own loop was called")
 
 
 LAYERS = {
@@ -107,10 +103,8 @@ def test_layers(name, return_sequences, go_backwards, return_state):
 
     masks = MASKS if name != "unroll" else ["no mask"]  # the rest is Keras's, where each backend has its own faults
     options = {"return_sequences": return_sequences, "go_backwards": go_backwards, "return_state": return_state}
-    runs(
-        lambda: LAYERS[name](**options),
-        [lambda layer, k=(mask, zero): call(layer, *k) for mask in masks for zero in (False, True)],
-    )
+    calls = [lambda layer, k=(mask, zero): call(layer, *k) for mask in masks for zero in (False, True)]
+    runs(lambda: LAYERS[name](**options), calls)
 
 
 @pytest.mark.parametrize("return_sequences, return_state", [(False, False), (True, False), (True, True)])
@@ -119,7 +113,7 @@ def test_bidirectional(return_sequences, return_state):
         layer.merge_mode = merge_mode
         return layer(sample(B, T, N), **({} if MASKS[mask] is None else {"mask": tensor(MASKS[mask])}))
 
-    inner = {"return_sequences": return_sequences, "return_state": return_state}
+    inner = dict(return_sequences=return_sequences, return_state=return_state)
     pairs = zip(["concat", "sum", "mul", "ave", None, "concat"], [*MASKS, "no mask"])
     runs(lambda: layers.Bidirectional(layers.LSTM(H, **inner)), [lambda layer, k=k: call(layer, *k) for k in pairs])
 
@@ -164,8 +158,8 @@ def test_embedding():
 @pytest.mark.parametrize("how", ["predict", "call"])
 def test_stateful(how):
     def run(made, mask, seed):
-        x = padded(mask, seed)
-        return made.predict(x, batch_size=B, verbose=0) if how == "predict" else made(tensor(x))
+        x = tensor(padded(mask, seed))
+        return made.predict_on_batch(x) if how == "predict" else made(x)
 
     def call(made):
         reset(made)
@@ -176,9 +170,8 @@ def test_stateful(how):
         return [steps, states]
 
     def reset(made):
-        for layer in made._flatten_layers():
-            if isinstance(layer, layers.RNN):
-                layer.reset_states()
+        for layer in filter(lambda layer: isinstance(layer, layers.RNN), made._flatten_layers()):
+            layer.reset_states()
 
     runs(lambda: model(stateful=True), [call, call])
 
@@ -196,10 +189,11 @@ def pair(make=model, **how):
 
 def agree(plain, fast, x):
     """Assert that a converted model, which fastgate computes, agrees with a plain one."""
-    assert any(layer.inner_loop.packed is not None for layer in fast._flatten_layers() if "inner_loop" in vars(layer))
     for call in (lambda made: made.predict(x, verbose=0), lambda made: made(tensor(x))):
         theirs = arrays(call(plain))
         assert distance(arrays(call(fast)), theirs) < 2e-6 * max(1, np.abs(theirs[0]).max())
+    loops = [layer.inner_loop for layer in fast._flatten_layers() if "inner_loop" in vars(layer)]
+    assert loops and all(loop.packed[2] for loop in loops)
 
 
 def change(made, how, x, tmp_path):
@@ -208,12 +202,10 @@ def change(made, how, x, tmp_path):
     if how == "set_weights":
         made.set_weights(drawn(made.get_weights()))
     elif how == "load_weights":
-        path = tmp_path / "other.weights.h5"
-        if not path.exists():
-            other = model()
-            other.set_weights([weight + 0.25 for weight in made.get_weights()])
-            other.save_weights(path)
-        made.load_weights(path)
+        other = model()
+        other.set_weights(drawn(made.get_weights()))
+        other.save_weights(tmp_path / "other.weights.h5")
+        made.load_weights(tmp_path / "other.weights.h5")
     elif how == "assign":
         cell.bias.assign(np.arange(4 * H, dtype=np.float32) / 10)
     elif how == "assign_add":
@@ -237,7 +229,7 @@ def test_weights_that_change(how, tmp_path):
     agree(plain, fast, x)
     before = fast.predict(x, verbose=0)
     change(plain, how, x, tmp_path), change(fast, how, x, tmp_path)
-    assert distance([before], [plain.predict(x, verbose=0)]) > 1e-4, "it makes a difference"
+    assert distance([before], [plain.predict(x, verbose=0)]) > 1e-4
     agree(plain, fast, x)
     change(plain, "assign_add", x, tmp_path), change(fast, "assign_add", x, tmp_path)
     agree(plain, fast, x)
@@ -246,13 +238,14 @@ def test_weights_that_change(how, tmp_path):
 def test_weights_are_packed_once():
     _, fast, x = pair()
     loop = fast.get_layer("first").inner_loop
-    fast.predict(x, verbose=0)
+    fast.predict(x, verbose=0)  # not as traced before the conversion
     packed = loop.packed
+    assert packed[2]
     fast.predict(x, verbose=0), fast(tensor(x))
     assert loop.packed is packed
 
 
-@pytest.mark.parametrize("how", [{}, {"dropout": 0.3}, {"recurrent_dropout": 0.3}])
+@pytest.mark.parametrize("how", [{}, {"dropout": 0.3, "seed": 1}, {"recurrent_dropout": 0.3, "seed": 1}])
 def test_training_is_that_of_keras(how):
     plain, fast, x = pair(**how)
     losses = []
@@ -291,14 +284,14 @@ def gradients(made, x):
         return (made.stateless_call(trainable, others, x, training=False)[0] ** 2).sum()
 
     given = [weight.value for weight in made.trainable_weights], tensor(x)
-    return [jax.grad(loss, (0, 1))(*given), jax.jit(jax.grad(loss, (0, 1)))(*given)]
+    return [wrap(jax.grad(loss, (0, 1)))(*given) for wrap in (jax.jit, lambda function: function)]
 
 
 def test_gradients():
     """Outside training too, they are those of Keras."""
     plain, fast, x = pair()
     theirs = arrays(gradients(plain, x))
-    assert all(np.abs(array).max() > 0 for array in theirs)
+    assert min(np.abs(array).max() for array in theirs) > 0
     assert distance(arrays(gradients(fast, x)), theirs) < 1e-5
 
 
@@ -326,7 +319,7 @@ def test_copies(how, tmp_path):
     """Copies are plain models."""
     plain, fast, x = pair()
     if how in ("deepcopy", "pickle"):  # which Keras does by saving
-        other = copy.deepcopy(fast) if how == "deepcopy" else pickle.loads(pickle.dumps(fast))
+        other = {"deepcopy": copy.deepcopy, "pickle": lambda model: pickle.loads(pickle.dumps(model))}[how](fast)
         np.testing.assert_array_equal(other.predict(x, verbose=0), plain.predict(x, verbose=0))
         convert(other)
     elif how == "clone":
@@ -334,7 +327,6 @@ def test_copies(how, tmp_path):
         other.set_weights(plain.get_weights())
     else:
         other = convert(fast, threads=2)
-        assert other.get_layer("first").inner_loop.threads == 2
     agree(plain, other, x)
     change(other, "set_weights", x, tmp_path)
     if other is not fast:
@@ -364,9 +356,9 @@ LEFT = {
 def test_what_stays_with_keras(name):
     layer = LEFT[name]()
     x = tensor(draw(B, T, N))
-    want = arrays(keras.ops.cast(layer(x), "float32"))
+    want = arrays(layer(x))
     assert ("inner_loop" in vars(convert(layer))) == (name == "dtype")
-    assert distance(arrays(keras.ops.cast(layer(x), "float32")), want) == 0
+    assert distance(arrays(layer(x)), want) == 0
 
 
 def test_compiled_and_exported(tmp_path):
@@ -401,7 +393,6 @@ def test_options():
 def test_bad_arguments():
     with pytest.raises(TypeError, match="convert takes a model or layer of Keras 3, not builtins.list"):
         convert([])
-    with pytest.raises(ValueError, match="storage"):
-        convert(model(), storage="int4")
-    with pytest.raises(ValueError, match="threads"):
-        convert(model(), threads=0)
+    for how in ({"storage": "int4"}, {"threads": 0}):
+        with pytest.raises(ValueError, match=next(iter(how))):
+            convert(model(), **how)
