@@ -1,7 +1,7 @@
 /*
- * Two builds of csrc beside each other: prints, for each storage, size and batch, the time of the second shared library
- * over that of the first.  Each round times both in turn, for a fraction of a millisecond; what is printed is the median
- * of the rounds' ratios, with their quartiles, on the instruction set that FASTGATE_ISA names.
+ * Two builds of csrc beside each other: prints, for each storage, size and batch, the time of the second shared
+ * library over that of the first.  Each round times both in turn, for a fraction of a millisecond; what is printed is
+ * the median of the rounds' ratios, with their quartiles, on the instruction set that FASTGATE_ISA names.
  *
  *     cc -O2 .ci/compilers.c -o compilers -ldl && ./compilers FIRST.so SECOND.so [ROUNDS]
  */
@@ -91,7 +91,8 @@ int main(int argc, char **argv)
                 if (storage == FASTGATE_FLOAT64)
                     weights[i] = (double)(i % 89) / 890 - 0.05, x[i % (2048 * 64)] = (double)(i % 97) / 97;
                 else
-                    ((float *)weights)[i] = (float)(i % 89) / 890 - 0.05f, ((float *)x)[i % (2048 * 64)] = (float)(i % 97) / 97;
+                    ((float *)weights)[i] = (float)(i % 89) / 890 - 0.05f,
+                    ((float *)x)[i % (2048 * 64)] = (float)(i % 97) / 97;
             for (int k = 0; k < 2; k++) {
                 two[k].gate = NULL, two[k].lstm = NULL;
                 if (shapes[s][0] ? two[k].create_lstm(&two[k].lstm, &o, &w)

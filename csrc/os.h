@@ -182,7 +182,7 @@ static inline int os_rename(const char *from, const char *to)
 }
 
 #ifdef __aarch64__
-static inline int os_has_dot_product(void) { return IsProcessorFeaturePresent(43); } /* PF_ARM_V82_DP_INSTRUCTIONS_… */
+static inline int os_has_dot_product(void) { return IsProcessorFeaturePresent(43); } /* PF_ARM_V82_DP_… */
 #endif
 
 #else /* POSIX */

@@ -20,8 +20,8 @@
 #     activations      all 2^32 inputs of the sigmoid
 #     library          the archive LIBRARY, which is there already; FLAGS are the compiler's
 #
-# Those from musl to windows-bits are cross-compiled by Zig's Clang, which has the C libraries of all platforms: ZIG is its path; without
-# it `python-zig` is looked for, which PyPI's ziglang installs.
+# Those from musl to windows-bits are cross-compiled by Zig's Clang, which has the C libraries of all platforms: ZIG is
+# its path; without it `python-zig` is looked for, which PyPI's ziglang installs.
 #
 # Without a name it runs those that every change must pass; `all` is everything but `library`.
 #
