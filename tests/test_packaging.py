@@ -1,4 +1,4 @@
-"""What is installed: stubs, version, files."""
+"""What is installed: stubs, version, files, and what it says of itself."""
 
 import importlib.metadata
 import importlib.util
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import fastgate
+import numpy as np
 import pytest
 from fastgate.__main__ import main
 from helpers import compiled_only, run_python
@@ -198,3 +199,35 @@ def test_stubs_tell_the_truth(tmp_path):
             [sys.executable, "-m", *tool], capture_output=True, text=True, cwd=tmp_path
         )
         assert run.returncode == 0, run.stdout + run.stderr
+
+
+# ---- configuration ----------------------------------------------------------------------------
+
+
+def test_show_config(capsys):
+    assert fastgate.show_config() is None
+    text = capsys.readouterr().out
+    assert f"fastgate     {fastgate.__version__}\n" in text
+    assert np.__version__ in text
+    for line in ("core", "ISA in use", "ISAs built", "ISAs usable", "threads", "Python"):
+        assert f"\n{line}" in text
+
+
+@compiled_only
+def test_show_config_lists_the_instruction_sets(capsys):
+    fastgate.show_config()
+    lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    built, usable = (lines[key].strip().split(", ") for key in ("ISAs built", "ISAs usable"))
+    assert set(usable) <= set(built) and built[-1] == usable[-1] == "base"
+    assert lines["ISA in use"].strip() in usable
+
+
+def test_main():
+    def run(*args):
+        command = [sys.executable, "-m", "fastgate", *args]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    config = run()
+    assert config.returncode == 0 and config.stdout.startswith("fastgate ")
+    assert run("nonsense").returncode == 2
+    assert "demo" in run("demo", "--help").stdout

@@ -1,89 +1,8 @@
 /*
  * Memory, of gates and of LSTMs: allocations that fail, sizes that overflow or do not fit, and arrays that end
- * or begin at a page which may not be touched.  Link with -Wl,--wrap=malloc,--wrap=calloc,
- * --wrap=realloc,--wrap=aligned_alloc,--wrap=posix_memalign,--wrap=free.
+ * or begin at a page which may not be touched.  failing.h says how to link it.
  */
-#define _GNU_SOURCE
-#include "test.h"
-
-#include <errno.h>
-#include <signal.h>
-#include <unistd.h>
-
-#ifdef _WIN32 /* Its linkers wrap nothing: there these are the program's own malloc and so on. */
-#define NOGDI /* whose PATTERN is another */
-#include <windows.h>
-#define __wrap_malloc malloc
-#define __wrap_calloc calloc
-#define __wrap_realloc realloc
-#define __wrap_free free
-#define __real_malloc(size) HeapAlloc(GetProcessHeap(), 0, size)
-#define __real_calloc(count, size) HeapAlloc(GetProcessHeap(), HEAP_ZERO_MEMORY, (count) * (size))
-#define __real_realloc(p, size) ((p) ? HeapReAlloc(GetProcessHeap(), 0, p, size) : __real_malloc(size))
-#define __real_free(p) HeapFree(GetProcessHeap(), 0, p)
-#else
-#include <sys/mman.h>
-void *__real_malloc(size_t), *__real_calloc(size_t, size_t), *__real_realloc(void *, size_t);
-void *__real_aligned_alloc(size_t, size_t);
-int __real_posix_memalign(void **, size_t, size_t);
-void __real_free(void *);
-#endif
-
-static long live, until_failure = -1; /* blocks in use; allocations that still succeed, or -1: all */
-
-static int fails(void)
-{
-    if (until_failure < 0 || until_failure--)
-        return 0;
-    errno = ENOMEM;
-    return 1;
-}
-
-static void *counted(void *p)
-{
-    live += p != NULL;
-    return p;
-}
-
-void *__wrap_malloc(size_t size)
-{
-    return fails() ? NULL : counted(__real_malloc(size));
-}
-
-void *__wrap_calloc(size_t count, size_t size)
-{
-    return fails() ? NULL : counted(__real_calloc(count, size));
-}
-
-void *__wrap_realloc(void *p, size_t size)
-{
-    if (fails())
-        return NULL;
-    void *q = __real_realloc(p, size);
-    live += !p && q;
-    return q;
-}
-
-#ifndef _WIN32
-void *__wrap_aligned_alloc(size_t alignment, size_t size)
-{
-    return fails() ? NULL : counted(__real_aligned_alloc(alignment, size));
-}
-
-int __wrap_posix_memalign(void **p, size_t alignment, size_t size)
-{
-    int error = fails() ? ENOMEM : __real_posix_memalign(p, alignment, size);
-    if (!error)
-        counted(*p);
-    return error;
-}
-#endif
-
-void __wrap_free(void *p)
-{
-    live -= p != NULL;
-    __real_free(p);
-}
+#include "failing.h"
 
 static char path[64]; /* of a file that is not there yet */
 
@@ -101,21 +20,6 @@ static void start_threads(void)
     fastgate_gate_free(gate);
     usleep(100000);
 }
-
-/* The call, each of its allocations failing in turn, until none does. */
-#define FAIL_EACH(call, unchanged)                                                                 \
-    for (int tries = 0;; tries++) {                                                                \
-        const long held = live;                                                                    \
-        until_failure = tries;                                                                     \
-        const int rc = call, unused = until_failure >= 0;                                          \
-        until_failure = -1;                                                                        \
-        if (unused) {                                                                              \
-            CHECK(!rc && tries, "%d allocations, %s", tries, fastgate_strerror(rc));               \
-            break;                                                                                 \
-        }                                                                                          \
-        CHECK(rc == FASTGATE_ERROR_MEMORY && (unchanged), "allocation %d", tries);                 \
-        CHECK(live == held, "allocation %d fails: %ld blocks leaked", tries, live - held);         \
-    }
 
 static void try_failing_allocations(size_t m, size_t n, unsigned threads)
 {

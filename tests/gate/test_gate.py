@@ -5,7 +5,6 @@ import copy
 import gc
 import inspect
 import pickle
-import subprocess
 import sys
 
 import fastgate
@@ -404,95 +403,3 @@ def test_references_are_balanced():
     for _ in range(1000):
         everything()
     assert [sys.getrefcount(o) for o in (g, x, y, None)][:3] == before
-
-
-# ---- configuration ----------------------------------------------------------------------------
-
-
-def test_show_config(capsys):
-    assert fastgate.show_config() is None
-    text = capsys.readouterr().out
-    assert f"fastgate     {fastgate.__version__}\n" in text
-    assert np.__version__ in text
-    for line in ("core", "ISA in use", "ISAs built", "ISAs usable", "threads", "Python"):
-        assert f"\n{line}" in text
-
-
-@compiled_only
-def test_show_config_lists_the_instruction_sets(capsys):
-    fastgate.show_config()
-    lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
-    built, usable = (lines[key].strip().split(", ") for key in ("ISAs built", "ISAs usable"))
-    assert set(usable) <= set(built) and built[-1] == usable[-1] == "base"
-    assert lines["ISA in use"].strip() in usable
-
-
-def test_main():
-    def run(*args):
-        command = [sys.executable, "-m", "fastgate", *args]
-        return subprocess.run(command, capture_output=True, text=True)
-
-    config = run()
-    assert config.returncode == 0 and config.stdout.startswith("fastgate ")
-    assert run("nonsense").returncode == 2
-    assert "demo" in run("demo", "--help").stdout
-
-
-class Exporter:
-    """What has memory to write to, and tells by DLPack alone."""
-
-    def __init__(self, array):
-        self.array = array
-
-    def __dlpack__(self, **options):
-        return self.array.__dlpack__(**options)
-
-    def __dlpack_device__(self):
-        return self.array.__dlpack_device__()
-
-
-class Elsewhere(Exporter):
-    def __dlpack__(self, **options):
-        raise BufferError("the memory is on another device")
-
-
-WRITES_DLPACK = tuple(map(int, np.__version__.split(".")[:2])) >= (2, 1)  # before, what is taken is read-only
-
-
-@pytest.mark.skipif(not WRITES_DLPACK, reason="NumPy before 2.1 does not write to what it takes through DLPack")
-def test_out_through_dlpack(api):
-    weight, bias = draw_gate(7, 5)
-    x = draw(3, 5)
-    want = api.Gate(weight, bias)(x)
-    lstm = api.LSTM([{"weight_ih": draw(8, 5), "weight_hh": draw(8, 2)}])
-    stream, other = lstm.stream(3), lstm.stream(3)
-    for call, result in (
-        (lambda out: api.Gate(weight, bias)(x, out=out), want),
-        (lambda out: api.gate(x, weight, bias, out=out), want),
-        (lambda out: lstm(x, out=out)[0], lstm(x)[0]),
-        (lambda out: stream.step(x, out), other.step(x)),
-    ):
-        array = np.zeros(result.shape, np.float32)
-        out = Exporter(array)
-        assert call(out) is out
-        np.testing.assert_allclose(array, result, rtol=1e-6)
-        with pytest.raises(ValueError, match="read-only"):
-            array.flags.writeable = False
-            call(Exporter(array))
-        with pytest.raises(TypeError, match="float64"):
-            call(Exporter(np.zeros(result.shape)))
-        with pytest.raises(TypeError, match="not in the memory of the CPU .the memory is on another device"):
-            call(Elsewhere(np.zeros(result.shape, np.float32)))
-
-
-def test_out_of_torch(api):
-    torch = pytest.importorskip("torch")
-    weight, bias = draw_gate(7, 5)
-    x = draw(3, 5)
-    out = torch.zeros(3, 7)
-    assert api.Gate(weight, bias)(x, out=out) is out
-    np.testing.assert_array_equal(out.numpy(), api.Gate(weight, bias)(x))
-    with pytest.raises(TypeError, match="requires_grad|require gradient|requires grad"):
-        api.Gate(weight, bias)(x, out=torch.zeros(3, 7, requires_grad=True))
-    with pytest.raises(ValueError, match="C-contiguous"):
-        api.Gate(weight, bias)(x, out=torch.zeros(7, 3).T)

@@ -81,3 +81,12 @@ def split(options):
     """Of draw_layer, and of LSTMCell and LSTM."""
     own = {key: options[key] for key in options.keys() & {"biases", "peephole", "outputs"}}
     return own, {key: options[key] for key in options.keys() - own.keys()}
+
+
+def sources(api, storage="float32"):
+    """A cell, an LSTM of one layer and one with all that a stream can have, each of 5 inputs and 18 units."""
+    p = draw_layer(5, 18, dtype=dtype_of(storage))
+    yield api.LSTMCell(**p, storage=storage)
+    yield api.LSTM([p], storage=storage)
+    layers = draw_layers(5, 18, 7, layers=3, peephole=True, dtype=dtype_of(storage))
+    yield api.LSTM(layers, storage=storage, clip=2)

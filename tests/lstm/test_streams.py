@@ -1,25 +1,182 @@
-"""Streams for services: some rows of a batch go on, batches grow and shrink, and states with or without their axis.
+"""Streams: steps, states, copies; and for services some rows of a batch go on, and batches grow and shrink.
 
-The truth is a stream for each row, alone.
+The truth is the source, called step by step, and for rows of a batch a stream for each row, alone.
 """
 
+import copy
+import gc
+import math
+import pickle
 import sys
 
 import fastgate
 import numpy as np
 import pytest
-from helpers import compiled_only, draw, same_bits
+from helpers import compiled_only, draw, dtype_of, same_bits, storages
 from helpers.hostile import Hostile, HostileBuffer
-from helpers.layers import draw_layer, same
+from helpers.layers import draw_layer, same, sources
+from helpers.oracle import close_step
 
-N, H = 5, 7
+N = 5
 
 
-def sources(api, storage="float32"):
-    p = draw_layer(N, H)
-    yield api.LSTMCell(**p, storage=storage)
-    yield api.LSTM([p], storage=storage)
-    yield api.LSTM([draw_layer(N, H, 3), draw_layer(3, H, 3)], storage=storage)
+@storages
+def test_a_stream_begins_with_zeros(api, storage):
+    for source in sources(api, storage):
+        for batch in (None, 0, 1, 6):
+            stream = source.stream(batch) if batch is not None else source.stream()
+            lead = () if batch is None else (batch,)
+            layers = (source.num_layers,) if isinstance(source, api.LSTM) else ()
+            assert stream.batch == batch and stream.source is source
+            h, c = stream.state
+            assert h.shape == (*layers, *lead, source.output_size)
+            assert c.shape == (*layers, *lead, source.hidden_size)
+            assert h.dtype == c.dtype == dtype_of(storage) and not h.any() and not c.any()
+            x = draw(4, *lead, 5, dtype=dtype_of(storage))
+            for row in x:
+                y = stream.step(row)
+            assert y.shape == (*lead, source.output_size)
+            if layers:
+                same((y, stream.state), (source(x)[0][-1], source(x)[1]))
+
+
+def test_steps_of_a_cells_stream(api):
+    cell, *_ = sources(api)
+    for lead in [(), (3,)]:
+        stream = cell.stream(*lead)
+        h, c = stream.state
+        for x in draw(5, *lead, 5):
+            h, c = cell(x, h, c)
+            same(stream.step(x), h)
+            same(stream.state, (h, c))
+
+
+def test_out_of_a_step(api):
+    for source in sources(api):
+        for lead in [(), (3,), (0,)]:
+            stream, other = source.stream(*lead), source.stream(*lead)
+            out = np.full((*lead, source.output_size), 7, np.float32)
+            for x in draw(3, *lead, 5):
+                assert stream.step(x, out=out) is out
+                same(out, other.step(x))
+                assert stream.step(x, out) is out
+                same(out, other.step(x, None))
+            memory = draw(90)
+            x = memory[20 : 20 + 5 * math.prod(lead)].reshape(*lead, 5)
+            want = other.step(x.copy())
+            same(stream.step(x, out=memory[18 : 18 + out.size].reshape(out.shape)), want)
+            same(stream.state, other.state)
+
+
+def test_a_result_of_a_step_is_not_the_state(api):
+    for source in sources(api):
+        stream, other = source.stream(), source.stream()
+        x = draw(5)
+        stream.step(x)[...] = np.nan
+        for a in stream.state:
+            a[...] = np.nan
+        other.step(x)
+        same(stream.state, other.state)
+        same(stream.step(x), other.step(x))
+
+
+def test_state_is_set(api):
+    for source in sources(api):
+        for lead in [(), (4,)]:
+            stream = source.stream(*lead)
+            state = [draw(*a.shape, seed=k) for k, a in enumerate(stream.state)]
+            given = [a.copy() for a in state]
+            stream.state = given
+            for a in given:
+                a[...] = np.nan
+            same(stream.state, tuple(state))
+            stream.state = tuple(np.asfortranarray(a) for a in state)
+            same(stream.state, tuple(state))
+
+
+def test_reset(api):
+    for source in sources(api):
+        axis = 1 if isinstance(source, api.LSTM) else 0
+        for rows in [
+            None, 0, -1, 5, np.int64(2), [1, 3], [-1, 0, 0], (2, 4), [], np.array([1, 5], np.uint8),
+            slice(None), slice(1, 6, 2), slice(9, 20), slice(None, None, -1),
+            [True, False, True, False, False, True], np.zeros(6, bool),
+        ]:
+            stream = source.stream(6)
+            stream.state = [np.full(a.shape, np.nan, np.float32) for a in stream.state]
+            assert stream.reset(rows) is None
+            chosen = np.zeros(6, bool)
+            chosen[... if rows is None else list(rows) if isinstance(rows, tuple) else rows] = True
+            for a in stream.state:
+                assert not a.compress(chosen, axis).any(), "not even NaN is left"
+                assert np.isnan(a.compress(~chosen, axis)).all()
+        stream = source.stream()
+        first = stream.step(draw(5))
+        stream.reset()
+        assert not any(a.any() for a in stream.state)
+        same(stream.step(draw(5)), first)
+        source.stream(0).reset()
+        source.stream(0).reset([])
+
+
+def test_streams_are_independent(api):
+    for source in sources(api):
+        stream, other = source.stream(2), source.stream(2)
+        xs = draw(4, 2, 5)
+        want = [stream.step(x) for x in xs]
+        same([other.step(x) for x in xs], want)
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+def test_copies_of_a_stream(api, batch):
+    lead = () if batch is None else (batch,)
+    xs = draw(5, *lead, 5)
+    for source in sources(api):
+        stream = source.stream(batch)
+        stream.step(xs[0])
+        loads = [
+            lambda stream, p=p: pickle.loads(pickle.dumps(stream, p))
+            for p in range(pickle.HIGHEST_PROTOCOL + 1)
+        ]
+        others = [duplicate(stream) for duplicate in (copy.copy, copy.deepcopy, *loads)]
+        want = [stream.step(x) for x in xs]
+        for other in others:
+            assert type(other) is type(stream) and other.batch == batch
+            assert type(other.source) is type(source)
+            same([other.step(x) for x in xs], want)
+            same(other.state, stream.state)
+        assert others[0].source is others[1].source is source
+
+
+def test_nan_in_a_batch_of_streams(api):
+    for source in sources(api):
+        stream, clean = source.stream(3), source.stream(3)
+        x = draw(3, 5)
+        clean.step(x)
+        x[1] = np.nan
+        stream.step(x)
+        stream.reset(1)
+        clean.reset([1])
+        same(stream.state, clean.state)
+
+
+def test_a_stream_keeps_its_source(api):
+    p = draw_layer(30, 20)
+    stream = api.LSTMCell(**p).stream()
+    gc.collect()
+    close_step((stream.step(draw(30)), stream.state[1]), draw(30), np.zeros(20), np.zeros(20), p)
+
+
+def test_attributes_of_a_stream(api):
+    for source in sources(api):
+        stream = source.stream(np.int8(2))
+        assert type(stream).__name__ == "Stream" and stream.batch == 2
+        for name in ("batch", "source", "other"):
+            with pytest.raises(AttributeError):
+                setattr(stream, name, 1)
+
+
+# ---- rows, batches and states of services -----------------------------------------------------
 
 
 def alone(source, b, count):
