@@ -208,7 +208,7 @@ SEQUENCES: dict[str, Side] = {
     **{name: STEP[name] for name in ("torch LSTM", PEER, "openvino")},
 }
 OWN_STORAGES: dict[str, Side] = {
-    storage: functools.partial(fastgate_, "call()", storage=storage) for storage in STORAGES
+    storage: functools.partial(fastgate_, STREAM, storage=storage) for storage in STORAGES
 }
 TABLES = {  # sides, what is true, steps, batches
     "step": (STEP, functools.partial(problem, last=True), 1, (1,)),
