@@ -42,7 +42,7 @@ def convert(model: Any, *, storage: str = "float32", threads: int = 1) -> Any:
     Parameters
     ----------
     model : keras.Model or keras.layers.Layer
-        On the backend torch, TensorFlow or JAX.
+        On the backend torch or TensorFlow.
     storage, threads
         As fastgate.LSTM has them; a layer of float64 is always stored in float64.
 
@@ -144,8 +144,8 @@ class _Loop:
     def compute(self, *arrays: Any) -> list[_Array]:
         """[output, h, c, ...] of arrays of x, the states, the weights and, if there is one, the mask.
 
-        The weights are known by their address.  Holding them is enough for that: both TensorFlow, which copies on write
-        what somebody holds, and JAX never change them in place.
+        The weights are known by their addresses, and held: what somebody holds of a variable, TensorFlow does not
+        change in place, but copies on write.
         """
         states, weights = 1 + 2 * len(self.cells), len(self.variables())
         arrays = tuple([np.asarray(array) for array in arrays])
@@ -168,8 +168,7 @@ class _Loop:
             x, (h, c) = lstm(x, state, mask=mask)
             new += [h[0], c[0]]
         if mask is not None and not layer.zero_output_for_mask:
-            # Before the first step that counts, JAX has the initial state where the other backends have zeros.
-            x = _repeated(x, mask, states[-2] if keras.backend.backend() == "jax" else np.zeros_like(h[0]))
+            x = _repeated(x, mask)
         if layer.return_sequences:
             return [x, *new]
         return [new[-2] if mask is None else np.ascontiguousarray(x[:, -1]), *new]
@@ -186,11 +185,10 @@ class _Loop:
         return [outputs if self.layer.return_sequences else last, *keras.tree.flatten(new)]
 
 
-def _repeated(y: _Array, mask: _Array, first: _Array) -> _Array:
-    """y (B, T, H) with the output before in the places where the mask is False, and at first `first` (B, H)."""
-    last = np.maximum.accumulate(np.where(mask, np.arange(mask.shape[1]), -1), axis=1)[..., np.newaxis]
-    repeated: _Array = np.where(last < 0, first[:, np.newaxis], np.take_along_axis(y, np.maximum(last, 0), 1))
-    return repeated
+def _repeated(y: _Array, mask: _Array) -> _Array:
+    """y, which is 0 where the mask is False, with the output before in these places; zeros stay before the first."""
+    steps = np.where(mask, np.arange(mask.shape[1]), 0)
+    return np.take_along_axis(y, np.maximum.accumulate(steps, axis=1)[..., np.newaxis], 1)
 
 
 # ---- the backends: [output, h, c, ...] as tensors, or None where Keras has to compute it ------------------
@@ -267,31 +265,9 @@ def _run_tensorflow(loop: _Loop, tensors: list[Any], mask: Any) -> list[Any] | N
     return result
 
 
-def _run_jax(loop: _Loop, tensors: list[Any], mask: Any) -> list[Any] | None:
-    jax = sys.modules["jax"]
-    arguments = tensors if mask is None else [*tensors, mask]
-    if not any(isinstance(argument, jax.core.Tracer) for argument in arguments):
-        return [jax.numpy.asarray(array) for array in loop.compute(*arguments)]
-    if _is_exporting():
-        return None
-    kinds = [jax.ShapeDtypeStruct(shape, tensors[0].dtype) for shape in _shapes(loop, tensors[0].shape)]
-
-    @jax.custom_vjp  # type: ignore[untyped-decorator]
-    def run(*tensors: Any) -> Any:
-        return jax.pure_callback(loop.compute, kinds, *tensors, vmap_method="sequential")
-
-    run.defvjp(
-        lambda *tensors: (run(*tensors), tensors),
-        lambda tensors, upstream: jax.vjp(loop.by_keras, *tensors)[1](upstream),
-    )
-    result: list[Any] = run(*arguments)
-    return result
-
-
 _RUNS: dict[str, Callable[[_Loop, list[Any], Any], list[Any] | None]] = {
     "torch": _run_torch,
     "tensorflow": _run_tensorflow,
-    "jax": _run_jax,
 }
 
 
