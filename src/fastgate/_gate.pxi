@@ -269,11 +269,13 @@ cdef object gate_call(Gate self, PyObject **arrays, Py_ssize_t count, PyObject *
                 apart = new_output(self.type_number, arrays[0], self.output_size)
         if apart is not None:
             y = data(<PyObject *>apart)
-    Py_INCREF(target)  # a caller's reference alone does not keep NumPy from resizing elsewhere
-    for i in range(count):
+    # While the GIL is released, a caller's reference alone does not keep NumPy from resizing.
+    cdef Py_ssize_t shared = count if batch * self.nbytes >= NOGIL_BYTES else 0
+    Py_INCREF(target)
+    for i in range(shared):
         Py_INCREF(arrays[i])
     cdef int code = run(self, batch, parts, count, y)
-    for i in range(count):
+    for i in range(shared):
         Py_DECREF(arrays[i])
     Py_DECREF(target)
     finish(code)
