@@ -6,10 +6,10 @@ import zipfile
 
 import numpy as np
 import pytest
-from helpers import draw
-from helpers.weights import arrays, distance, same, within
 from fastgate import weights
 from fastgate.weights._shared import array_of
+from helpers import draw
+from helpers.weights import arrays, distance, same, within
 
 
 def keras_lists(n=3, seed=0):
