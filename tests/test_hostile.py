@@ -444,7 +444,7 @@ def test_what_torch_gives(api):
 # ---- I: signals -------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="has no interval timers")
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timers")
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("call", ["lstm", "gate", "once", "cell"])
 def test_long_calls_answer_signals(call, threads):

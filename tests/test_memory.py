@@ -1,11 +1,10 @@
 """Sizes beyond memory, and memory that runs out: a MemoryError, and nothing leaks."""
 
 import os
-import sys
 
 import numpy as np
 import pytest
-from helpers import compiled_only, dtype_of, run_python, storages
+from helpers import compiled_only, dtype_of, linux_only, run_python, storages
 from helpers.layers import draw_layer
 
 
@@ -92,7 +91,7 @@ OUT_OF_MEMORY = """
 
 
 @compiled_only
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux keeps to RLIMIT_AS")
+@linux_only
 @pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer reserves terabytes")
 def test_no_memory():
     run = run_python(OUT_OF_MEMORY, OPENBLAS_NUM_THREADS="1")

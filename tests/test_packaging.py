@@ -163,7 +163,7 @@ def test_import_is_light():
     assert not loaded & {"inspect", "typing", "importlib.metadata", "platform", "shlex", "subprocess"}
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="about interpreters as they are from 3.12 on")
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python before 3.12 has other subinterpreters")
 @pytest.mark.parametrize("kind", ["legacy", "isolated"])
 def test_a_second_interpreter_is_told_no(kind):
     """NumPy cannot be loaded by two; whether they share a GIL or not, an ImportError says so."""

@@ -17,9 +17,9 @@ import tempfile
 import fastgate
 import numpy as np
 import pytest
-from helpers import STORAGES, compiled_only, draw, draw_gate, dtype_of, same_bits
-from helpers.saved_form import BACKWARDS, BATCH_FIRST, HEADER, INPUT_FORGET, read_gate, read_lstm, sealed
 from fastgate import reference
+from helpers import STORAGES, compiled_only, draw, draw_gate, dtype_of, linux_only, same_bits
+from helpers.saved_form import BACKWARDS, BATCH_FIRST, HEADER, INPUT_FORGET, read_gate, read_lstm, sealed
 
 pytestmark = compiled_only
 
@@ -195,7 +195,7 @@ def test_files(tmp_path):
     assert repr(fastgate.LSTM.load(path)) == repr(lstm)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@linux_only
 def test_a_file_is_mapped_not_copied(tmp_path):
     path = tmp_path / "gate"
     gate = random_gate(2000, 2000, "float32")
@@ -353,7 +353,7 @@ def test_file_objects_that_take_a_part():
             assert back.read() == saved(gate)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@linux_only
 def test_loaded_gates_take_no_file_descriptors(tmp_path):
     random_gate(2, 3, "float32").save(tmp_path / "gate")
     before = len(os.listdir("/proc/self/fd"))

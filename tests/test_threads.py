@@ -15,9 +15,8 @@ import time
 import fastgate
 import numpy as np
 import pytest
-from helpers import STORAGES, compiled_only, draw, draw_gate, dtype_of, run_python, same_bits
+from helpers import STORAGES, compiled_only, draw, draw_gate, dtype_of, linux_only, run_python, same_bits
 
-linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 SECONDS = float(os.environ.get("FASTGATE_STRESS_SECONDS", "5"))
 
 
@@ -222,7 +221,7 @@ def test_eight_threads_call_gates_of_two_threads(set_threads):
 
 
 @compiled_only
-@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="about free-threaded Python")
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has the GIL")
 def test_the_gil_stays_off():
     run = run_python("import sys, fastgate; print(sys._is_gil_enabled())", "-W", "error")
     assert (run.returncode, run.stdout, run.stderr) == (0, "False\n", "")
@@ -323,7 +322,7 @@ FORKS = """
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="has no fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_forks():
     run = run_python(FORKS)
     assert run.stdout == "ok\n", run.stderr

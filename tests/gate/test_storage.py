@@ -7,9 +7,9 @@ import pickle
 import fastgate
 import numpy as np
 import pytest
+from fastgate.reference import rounded
 from helpers import COMPILED, STORAGES, compiled_only, draw, draw_gate, dtype_of, same_bits, storages
 from helpers.oracle import close
-from fastgate.reference import rounded
 
 HALVES = ["float16", "bfloat16"]
 ROWS = [0, 1, 15, 16, 17, 48, 64, 65, 130]

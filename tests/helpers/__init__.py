@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 COMPILED = fastgate.Gate is not fastgate.reference.Gate
-compiled_only = pytest.mark.skipif(not COMPILED, reason="about the compiled core")
+compiled_only = pytest.mark.skipif(not COMPILED, reason="there is no compiled core")
+linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has /proc")
 STORAGES = ["float32", "float16", "bfloat16", "int8", "float64"]
 storages = pytest.mark.parametrize("storage", STORAGES)
 

@@ -3,9 +3,9 @@
 import fastgate
 import numpy as np
 import pytest
+from fastgate import reference
 from helpers import draw, dtype_of, storages
 from helpers.layers import draw_layers, draw_state, every_option, same, split
-from fastgate import reference
 
 NAMES = ["input", "forget", "cell", "output", "c"]
 # sums are rounded to the dtype in a call, in float64 here; int8 also rounds x in a call

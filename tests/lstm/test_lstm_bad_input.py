@@ -572,20 +572,6 @@ def test_lengths_inside_out(api):
 
 
 @compiled_only
-def test_methods_of_another_self():
-    made = fastgate.LSTMCell(**layer())
-    for other in (made, fastgate.Gate([[1.0]]), 5, object(), "abc"):
-        for call in (
-            lambda o: fastgate.Stream.step(o, zeros(INPUT)),
-            lambda o: fastgate.Stream.reset(o),
-            lambda o: fastgate.Stream.__reduce__(o),
-            lambda o: fastgate.Stream.state.__get__(o),
-        ):
-            with pytest.raises(TypeError):
-                call(other)
-
-
-@compiled_only
 def test_the_base_class_makes_nothing():
     base = fastgate.LSTM.__mro__[1]
     for kind in (base, type("Derived", (base,), {})):

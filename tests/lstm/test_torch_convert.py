@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence  # noqa: E40
 from torch.utils import flop_counter  # noqa: E402
 
 pytestmark = [
-    pytest.mark.skipif(fastgate._core is None, reason="about the compiled core"),
+    pytest.mark.skipif(fastgate._core is None, reason="there is no compiled core"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"),
 ]
 N, H, P, STEPS, BATCH = 10, 32, 20, 9, 4

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from fastgate import weights
 from helpers import draw
 from helpers.weights import arrays, distance, same
-from fastgate import weights
 
 UNITS, N = 5, 3
 

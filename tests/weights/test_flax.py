@@ -4,9 +4,9 @@ import os
 
 import numpy as np
 import pytest
+from fastgate import weights
 from helpers import draw
 from helpers.weights import T, arrays, distance, same
-from fastgate import weights
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a GPU's products have fewer bits
 H, N, B = 5, 3, 2

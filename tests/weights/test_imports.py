@@ -1,8 +1,8 @@
 """fastgate.weights needs no package but NumPy until one is asked for."""
 
 import pytest
-from helpers import run_python
 from fastgate import weights
+from helpers import run_python
 
 
 def test_nothing_is_imported():

@@ -6,10 +6,10 @@ import zipfile
 
 import numpy as np
 import pytest
-from helpers import draw
-from helpers.weights import arrays, distance, same, within
 from fastgate import weights
 from fastgate.weights._shared import array_of
+from helpers import draw
+from helpers.weights import arrays, distance, same, within
 
 
 def keras_lists(n=3, seed=0):
@@ -110,7 +110,7 @@ def test_a_layer(api):
         ({"recurrent_activation": "hard_sigmoid"}, ValueError, "'hard_sigmoid' is not supported"),
         ({"weights": []}, ValueError, "'layer' has no weights yet"),
         ({"cell": object()}, TypeError, "LSTMCell is not an LSTM: its cell is builtins.object"),
-        ({"cell": type("LSTMCell", (), {})()}, TypeError, r"its cell is test_keras\.LSTMCell"),
+        ({"cell": type("LSTMCell", (), {})()}, TypeError, rf"its cell is {__name__}\.LSTMCell"),
     ],
 )
 def test_layers_that_are_refused(how, error, told):

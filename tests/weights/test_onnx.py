@@ -4,9 +4,9 @@ import io
 
 import numpy as np
 import pytest
+from fastgate import weights
 from helpers import draw, same_bits
 from helpers.weights import B, H, N, T, arrays, computed, distance, onnx_model, onnx_weights, same
-from fastgate import weights
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from fastgate import weights
 from helpers import draw
 from helpers.weights import B, H, T, distance, onnx_model, onnx_weights, same
-from fastgate import weights
 
 onnx = pytest.importorskip("onnx")
 helper, N = onnx.helper, 4

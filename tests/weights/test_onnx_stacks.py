@@ -5,9 +5,9 @@ import io
 import fastgate
 import numpy as np
 import pytest
+from fastgate import weights
 from helpers import draw, same_bits
 from helpers.weights import B, H, T, arrays, distance, onnx_model, onnx_weights, same
-from fastgate import weights
 
 onnx = pytest.importorskip("onnx")
 node, N = onnx.helper.make_node, 4

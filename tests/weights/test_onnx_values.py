@@ -5,10 +5,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from helpers import draw, same_bits
-from helpers.weights import H, computed
 from fastgate import weights
 from fastgate.weights import constants
+from helpers import draw, same_bits
+from helpers.weights import H, computed
 
 onnx = pytest.importorskip("onnx")
 
@@ -214,7 +214,6 @@ def test_onnx_results_that_are_absurd(operator):
         graph = onnx.helper.make_graph(
             [node, onnx.helper.make_node("Concat", ["y"] * 2000, ["result"], axis=0)], "g", [], [],
             [onnx.numpy_helper.from_array(draw(2**10), "x")])  # fmt: skip
-        model = onnx.helper.make_model(graph)
         values = constants.Constants(onnx, {})
         with pytest.raises(ValueError, match="Concat cannot compute 'result': it takes .* bytes"):
             values.value(constants.Graph(graph, None, "", 21), "result")

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from fastgate import weights
 from helpers import draw
 from helpers.weights import B, T, arrays, distance, same
-from fastgate import weights
 
 H, N = 5, 3
 

@@ -5,10 +5,9 @@ import sys
 
 import numpy as np
 import pytest
+from fastgate import weights
 from helpers import draw, same_bits
 from helpers.weights import T, arrays, distance, same, within
-from fastgate import weights
-
 
 SIZES = dict(weight_ih=(20, 3), weight_hh=(20, 5), bias_ih=(20,), bias_hh=(20,))
 
