@@ -212,8 +212,8 @@ def _packed_sequence(lstm: Any, input: PackedSequence, state: Any) -> Any:
     data, batch_sizes, order, back = input
     x, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
     state = [part if order is None else part.index_select(1, order) for part in state]
-    x, counts, *state = _arrays((x, lengths, *state))
-    y, state = lstm(x, tuple(state) or None, lengths=counts)
+    steps, counts, *initial = _arrays((x, lengths, *state))
+    y, state = lstm(steps, tuple(initial) or None, lengths=counts)
     y = pack_padded_sequence(torch.from_numpy(y), lengths).data
     h, c = [part if back is None else part.index_select(1, back) for part in map(torch.from_numpy, state)]
     return PackedSequence(y, batch_sizes, order, back), (h, c)
