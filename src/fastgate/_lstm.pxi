@@ -86,7 +86,7 @@ cdef class _Recurrent:
         self.lstm = lstm
 
     def save(self, file):
-        """Write all that is packed, for load, and for fastgate_lstm_load_file of C; file and exceptions as Gate.save has."""
+        """Write all that is packed, for load, and for fastgate_lstm_load_file of C; otherwise as Gate.save."""
         buffer = np.empty(fastgate_lstm_saved_size(self.lstm), np.uint8)
         cdef void *to = data(<PyObject *>buffer)
         with nogil:
@@ -308,7 +308,8 @@ cdef inline bint cell_fits(LSTMCell self, PyObject *x, PyObject *h, PyObject *c,
     cdef int type = self.type_number
     return (as_part(x, type, part) and part.size == self.input_size
             and is_contiguous(h, type, x, self.side_size) and is_contiguous(c, type, x, self.hidden_size)
-            and (not given or is_output(h_out, type, x, self.side_size) and is_output(c_out, type, x, self.hidden_size)))
+            and (not given or is_output(h_out, type, x, self.side_size)
+                 and is_output(c_out, type, x, self.hidden_size)))
 
 
 cdef object cell_call(LSTMCell self, PyObject *x_given, PyObject *h_given, PyObject *c_given, PyObject *out):
@@ -631,7 +632,7 @@ cdef object new_state(int type, const sequence_shape *x, size_t layers, size_t s
 
 cdef inline bint sequence_fits(LSTM self, object x, bint given, object h, object c, object counts, object target,
                                sequence_shape *shape) noexcept:
-    """Whether x, and h and c if they are given, counts and target if not None, are as C takes them, of the right shapes."""
+    """Whether x, h and c if given, counts and target if not None, are as C takes them, of the right shapes."""
     cdef int type = self.type_number
     cdef size_t layers = self.layers * self.directions
     return (as_sequence(<PyObject *>x, type, self.batch_is_first, shape) and shape.input_size == self.input_size
