@@ -1,8 +1,8 @@
 """The weights of LSTMs made elsewhere: torch, Paddle, Keras, Flax, ONNX.
 
-Each from_ function gives (layers, options): an LSTM of the layers, with the options as keywords, computes what its
-source does.  No framework is ever imported, since its objects are known by their form; onnx and h5py are imported where
-a model or a file has to be read.
+Each function named ``from_...`` gives (layers, options): an LSTM of the layers, with the options as keywords, computes
+what its source does.  No framework is ever imported, since its objects are known by their form; onnx and h5py are
+imported where a model or a file has to be read.
 """
 
 from fastgate.weights.flax import from_flax
