@@ -360,7 +360,7 @@ def stream_rows(rows: Any, batch: int | None, distinct: bool = False) -> _Array:
         raise IndexError(f"rows of shape {rows.shape} must be an integer or of one axis")
     if ((rows < -batch) | (rows >= batch)).any():
         raise IndexError(f"rows must be from {-batch} to {batch - 1}, but are {rows}")
-    chosen = rows.astype(np.intp, order="C")
+    chosen: _Array = rows.astype(np.intp, order="C")
     chosen[chosen < 0] += batch
     if distinct and len(set(chosen.flat)) < chosen.size:
         raise ValueError(f"rows must not have one twice, but are {rows}")
