@@ -32,8 +32,8 @@ def convert(model: Any, *, storage: str = "float32", threads: int = 1) -> Any:
 
     It concerns keras.layers.LSTM, RNN of an LSTMCell or of StackedRNNCells of LSTMCells, and those inside Bidirectional
     or any other layer, with the activations tanh and sigmoid; other layers stay as they are.  Inference is computed by
-    fastgate: predict, evaluate, and calls that are not training=True.  Training stays with Keras, and so does what
-    wants a gradient, is compiled by XLA or torch.compile, is traced for an export, or is not of float32 or float64.
+    fastgate: predict, evaluate, and calls that are not training=True.  Training and all gradients stay with Keras, and
+    so does what is compiled by XLA or torch.compile, is traced for an export, or is not of float32 or float64.
 
     Weights may change at any time, such as by fit, set_weights, load_weights or assign: they are packed again at the
     next call.  (On the torch backend, changes through `.data` or an array that shares its memory are not seen, as torch
