@@ -175,6 +175,7 @@ def figures_lines(part: dict[str, Any], install: dict[str, Any]) -> str:
         f"{extent(ratios(sequence, lstm.SEQUENCE, lstm.PEER))} times as long.\n"
         f"- **{mb} MB** installed beside NumPy, and {ms} ms to import{other}.\n\n"
         f"{where(part)}; sizes are inputs/units."
+        + (f" Size and import: {install['cpu']}." if install["cpu"] != part["cpu"] else "")
     )
 
 
@@ -262,7 +263,8 @@ def document(report: dict[str, Any]) -> str:
         if "failure" in found:
             lines.append(f"`{name}`: {found['failure']}.")
             continue
-        lines.append(f"`{found['command']}`, {found['date'][:10]}:")
+        elsewhere = f", on another machine, {found['cpu']}" if found["cpu"] != report["cpu"] else ""
+        lines.append(f"`{found['command']}`, {found['date'][:10]}{elsewhere}:")
         lines += [f"![{part.title}]({picture})" for picture, _ in part.pictures[:1]]
         lines.append(text(compare.tables(found) if "sizes" in found else found["tables"]))
     return "\n\n".join(lines) + "\n"
