@@ -27,8 +27,8 @@ from unittest import mock
 import fastgate.torch
 import numpy as np
 import torch
-from show import quartiles
-from sides import note, pinned, publish, stage
+from figures import quartiles
+from machine import note, pinned, publish, stage
 from torch import nn
 
 HERE = Path(__file__).resolve().parent.parent / "build" / "models"
