@@ -248,7 +248,7 @@ static int parts_add_up(const fastgate_part *parts, size_t part_count, size_t in
 /* Threads share a batch by its rows if the gate has up to this size, because each thread's cache then holds all of it.
  * With a larger gate they share the blocks, so that each thread's cache holds some of them. */
 #define WHOLE_GATE_BYTES (1024 * 1024)
-#define BATCH_PIECE 24 /* rows of x, a whole group of rows of the kernels */
+#define BATCH_PIECE 24 /* rows of x, a whole group of rows of the kernels where the weights are cached */
 
 /* A call that is divided into pieces, of the blocks or of the batch. */
 typedef struct {

@@ -54,7 +54,7 @@ static int check_crc(const fg_saved *header, const void *buffer, size_t size)
     uint32_t crc = 0;
     fg_begin(&watch, size);
     for (size_t at = CHECKED, some; at < size && !fg_interrupted(FG_WATCH_COST); at += some) {
-        some = size - at < FG_WATCH_COST ? size - at : FG_WATCH_COST;
+        some = smaller(size - at, FG_WATCH_COST);
         crc = fg_crc32(crc, (const char *)buffer + at, some);
     }
     const int rc = fg_end(&watch);

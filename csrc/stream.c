@@ -51,17 +51,21 @@ void fastgate_stream_free(fastgate_stream *stream)
     free(stream);
 }
 
+/* y = the output of a step of `count` rows, the last of its h (layers, count, output_size) */
+static void copy_output(const fastgate_lstm *lstm, size_t count, const void *h, void *y, ptrdiff_t y_stride)
+{
+    const size_t output = lstm->output_size;
+    const fg_rows last = {fg_at(h, (lstm->options.layers - 1) * count * output, lstm->width), (ptrdiff_t)output};
+    fg_copy_rows(lstm, count, (fg_rows){y, y_stride}, last, output);
+}
+
 void fastgate_stream_step(fastgate_stream *s, const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t y_stride)
 {
-    const fastgate_lstm *lstm = s->lstm;
-    const size_t output = lstm->output_size;
     void *const next = s->h[1 - s->now];
-    fg_step_layers(lstm, s->batch, &(fg_step){.x = {(void *)x, x_stride}, .h = {s->h[s->now], 0}, .c = {s->c, 0},
-                                              .h_out = {next, 0}, .c_out = {s->c, 0}, .m = s->m});
+    fg_step_layers(s->lstm, s->batch, &(fg_step){.x = {(void *)x, x_stride}, .h = {s->h[s->now], 0}, .c = {s->c, 0},
+                                                 .h_out = {next, 0}, .c_out = {s->c, 0}, .m = s->m});
     s->now = 1 - s->now;
-    const fg_rows last = {fg_at(next, (lstm->options.layers - 1) * s->batch * output, lstm->width),
-                       (ptrdiff_t)output};
-    fg_copy_rows(lstm, s->batch, (fg_rows){y, y_stride}, last, output);
+    copy_output(s->lstm, s->batch, next, y, y_stride);
 }
 
 /* Copies elements of state (layers, batch, size), those in `rows`, to or from packed (layers, count, size). */
@@ -89,8 +93,7 @@ void fastgate_stream_step_rows(fastgate_stream *s, const size_t *rows, size_t co
                                            .h_out = {next, 0}, .c_out = {s->c_rows, 0}, .m = s->m});
     copy_chosen(s, rows, count, h, next, output, 1);
     copy_chosen(s, rows, count, s->c, s->c_rows, hidden, 1);
-    const fg_rows last = {fg_at(next, (lstm->options.layers - 1) * count * output, lstm->width), (ptrdiff_t)output};
-    fg_copy_rows(lstm, count, (fg_rows){y, y_stride}, last, output);
+    copy_output(lstm, count, next, y, y_stride);
 }
 
 void fastgate_stream_reset(fastgate_stream *s, size_t b)

@@ -81,8 +81,9 @@ cdef class Stream:
     cdef readonly _Recurrent source
     cdef readonly object batch  # None or the number of rows
     cdef size_t rows
-    cdef bint running  # a step that released the GIL
+    cdef size_t running  # steps that released the GIL
     cdef tuple h_shape
     cdef tuple c_shape
     cdef int check_same(self, size_t batch) except -1
+    cdef void advance(self, const size_t *indices, size_t count, const fastgate_part *x, void *y) noexcept nogil
     cdef bint fits(self, object x, object chosen) noexcept

@@ -86,7 +86,6 @@ cdef class Stream:
         """
         cdef int type = self.source.type_number
         cdef size_t size = self.source.side_size, batch = self.rows, count = batch
-        cdef const size_t *indices
         cdef fastgate_part part
         chosen = None
         if rows is not None:
@@ -112,20 +111,23 @@ cdef class Stream:
             _arrays.check_output(target, shape_of(<PyObject *>x, size), self.source.dtype())
             raise changed()
         cdef void *y = data(<PyObject *>target)
-        if chosen is not None:
-            indices = <const size_t *>data(<PyObject *>chosen)
-            self.running = True
-            with nogil:
-                fastgate_stream_step_rows(self.stream, indices, count, part.data, part.stride, y, size)
-            self.running = False
-        elif count * self.source.nbytes < NOGIL_BYTES:
-            fastgate_stream_step(self.stream, part.data, part.stride, y, size)
+        cdef const size_t *indices = <const size_t *>data_or_null(chosen)
+        if count * self.source.nbytes < NOGIL_BYTES:
+            self.advance(indices, count, &part, y)
         else:
-            self.running = True
+            self.running += 1
             with nogil:
-                fastgate_stream_step(self.stream, part.data, part.stride, y, size)
-            self.running = False
+                self.advance(indices, count, &part, y)
+            self.running -= 1
         return out
+
+    cdef inline void advance(self, const size_t *indices, size_t count, const fastgate_part *x, void *y) noexcept nogil:
+        """A step of these rows, or of all without indices."""
+        cdef size_t size = self.source.side_size
+        if indices == NULL:
+            fastgate_stream_step(self.stream, x.data, x.stride, y, size)
+        else:
+            fastgate_stream_step_rows(self.stream, indices, count, x.data, x.stride, y, size)
 
     cdef inline int check_same(self, size_t batch) except -1:
         """Whether it still has so many rows, after conversions that may have run code of the user."""
@@ -199,10 +201,11 @@ cdef class Stream:
         chosen = None if rows is None else _parameters.stream_rows(rows, self.batch)
         self.check_same(batch)
         cdef size_t count = batch if chosen is None else chosen.size
+        cdef const size_t *indices = <const size_t *>data_or_null(chosen)
         if self.source.side_size == 0:
             return  # rows without elements may be more than can be counted
         for b in range(count):
-            fastgate_stream_reset(self.stream, b if chosen is None else (<const size_t *>data(<PyObject *>chosen))[b])
+            fastgate_stream_reset(self.stream, b if indices == NULL else indices[b])
 
     def __repr__(self):
         return f"<stream of {self.source!r}, batch={self.batch}>"
