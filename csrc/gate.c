@@ -245,11 +245,6 @@ static int parts_add_up(const fastgate_part *parts, size_t part_count, size_t in
     return !input_size;
 }
 
-/* Threads share a batch by its rows if the gate has up to this size, because each thread's cache then holds all of it.
- * With a larger gate they share the blocks, so that each thread's cache holds some of them. */
-#define WHOLE_GATE_BYTES (1024 * 1024)
-#define BATCH_PIECE 24 /* rows of x, a whole group of rows of the kernels where the weights are cached */
-
 /* A call that is divided into pieces, of the blocks or of the batch. */
 typedef struct {
     const fg_call *call;
@@ -263,7 +258,7 @@ typedef struct {
  * whole groups of rows and about a millisecond's blocks: int8 rounds x again for every kernel call, so they are few. */
 static void run_blocks(const shared_call *s, size_t first_block, size_t blocks, size_t first, size_t count)
 {
-    const size_t most_rows = (FG_WATCH_COST / (s->cost * blocks) / BATCH_PIECE + 1) * BATCH_PIECE;
+    const size_t most_rows = (FG_WATCH_COST / (s->cost * blocks) / FG_GROUP_ROWS + 1) * FG_GROUP_ROWS;
     for (size_t rows; count; first += rows, count -= rows) {
         rows = count < 2 * most_rows ? count : most_rows;
         for (size_t block = 0, some; block < blocks; block += some) {
@@ -286,11 +281,13 @@ static void run_piece(void *context, size_t i)
         run_blocks(s, first, count, 0, s->batch);
 }
 
+/* Threads share a batch by its rows if the cache of each thread can hold the whole gate.  With a larger gate they share
+ * the blocks, so that the cache of each thread holds some of them. */
 static void share(unsigned threads, size_t cost, size_t nbytes, shared_call *s)
 {
-    const size_t batch_pieces = (s->batch + BATCH_PIECE - 1) / BATCH_PIECE;
+    const size_t batch_pieces = (s->batch + FG_CACHED_GROUP_ROWS - 1) / FG_CACHED_GROUP_ROWS;
     s->of_batch = (s->blocks < threads && batch_pieces > s->blocks) ||
-                  (nbytes <= WHOLE_GATE_BYTES && s->batch >= threads * BATCH_PIECE);
+                  (nbytes <= FG_CACHED_BYTES && s->batch >= threads * FG_CACHED_GROUP_ROWS);
     const size_t size = s->of_batch ? batch_pieces : s->blocks;
     if (threads > size)
         threads = (unsigned)size;

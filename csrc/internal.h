@@ -152,6 +152,14 @@ typedef struct {
     const fg_cell *cell; /* for FG_CELL */
 } fg_call;
 
+/* Up to this many bytes, the weights of a call stay in the second cache from one group of rows of x to the next. */
+#define FG_CACHED_BYTES (1024 * 1024)
+
+/* The most rows of x in a group: the kernels read the weights of a span once for all tiles of a group.  The totals of a
+ * group are on the stack, 24 KB of them.  Smaller groups leave more of the first cache to x, where weights are cached. */
+#define FG_GROUP_ROWS 96
+#define FG_CACHED_GROUP_ROWS 24
+
 /* Computes y for the rows of W in the blocks [first_block, first_block + blocks) and for the rows
  * [first, first + count) of x. */
 typedef void fg_packed_kernel(const fg_call *call, size_t first_block, size_t blocks, size_t first, size_t count);
