@@ -202,7 +202,9 @@ def draw_batch(report: dict[str, Any], path: Path) -> None:
         axes.minorticks_off()
         ticks = [s["batch"] for s in sizes if s["batch"] not in (3, 7)]
         axes.set_xticks(ticks, ticks)
-    all_axes[-1].set_xlabel("vectors in a call")
+        axes.set_xticks([3, 7], minor=True)  # there is no room for their labels
+        axes.tick_params("x", which="minor", length=5, color=GREY)
+    all_axes[-1].set_xlabel("vectors in a call (the two marks are 3 and 7)")
     handles, labels = all_axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, ncols=3, loc="upper left", bbox_to_anchor=(0, 0.965))
     title(figure, "A batch from Python, float32, one core: higher is better")
@@ -226,7 +228,8 @@ def draw_storage(report: dict[str, Any], path: Path) -> None:
         errors.plot(at, [s["rms"] for s in sides], "_", c=SHADES[i % 3], ms=12, mew=2.5)
     times.set_title("Time of a call with one vector, one core", loc="left")
     times.set_ylabel("time / float32's")
-    times.legend(ncols=len(chosen), loc="lower right", bbox_to_anchor=(1, 1.1), handlelength=1, borderaxespad=0)
+    times.legend(ncols=len(chosen), loc="lower right", bbox_to_anchor=(1, 1.1), handlelength=1, borderaxespad=0,
+                 title="size of W", alignment="right")  # fmt: skip
     errors.set_yscale("log")
     errors.set_title("Error of y, random weights:  ● largest   ━ RMS", loc="left")
     errors.set_ylabel("error against float64")
