@@ -16,7 +16,7 @@
 #include <time.h>
 
 #define PANEL (FG_LINE / sizeof(float))
-#define BLOCK (FG_PANELS * PANEL)
+#define BLOCK (FG_BLOCK_PANELS * PANEL)
 
 static double now(void)
 {
@@ -80,26 +80,19 @@ static int measure(const char *size)
     sides s = {0};
     if (sscanf(size, "%zux%zu", &s.inputs, &s.hidden) != 2 || !s.hidden || s.hidden % PANEL)
         return fprintf(stderr, "%s: INPUTSxHIDDEN, HIDDEN a multiple of %zu\n", size, PANEL), 1;
-    const size_t n = s.inputs, H = s.hidden, columns = n + H, segments[2] = {n, H};
-    const size_t bytes = 4 * H / PANEL * fg_panel_bytes(FASTGATE_FLOAT32, segments);
+    const size_t n = s.inputs, H = s.hidden;
+    const fg_shape shape = {H, 4, {n, H}};
     float *weight_ih = numbers(4 * H * n), *weight_hh = numbers(4 * H * H), *bias = numbers(4 * H);
-    float *weight = malloc(4 * H * columns * sizeof *weight), *ordered = malloc(4 * H * sizeof *ordered);
     void *packed = NULL;
     s.x = numbers(n);
     s.y = malloc(H * sizeof *s.y);
     for (int i = 0; i < 2; i++)
         s.h[i] = calloc(H, sizeof(float));
     s.c = calloc(H, sizeof(float));
-    if (!weight_ih || !weight_hh || !bias || !weight || !ordered || !s.x || !s.y || !s.h[0] || !s.h[1] || !s.c ||
-        posix_memalign(&packed, FG_LINE, bytes))
+    if (!weight_ih || !weight_hh || !bias || !s.x || !s.y || !s.h[0] || !s.h[1] || !s.c ||
+        posix_memalign(&packed, FG_LINE, fg_packed_bytes(FASTGATE_FLOAT32, &shape)))
         return 1;
-    for (size_t row = 0; row < 4 * H; row++) { /* the order of fg_cell */
-        const size_t from = row % BLOCK / PANEL * H + row / BLOCK * PANEL + row % PANEL;
-        memcpy(weight + row * columns, weight_ih + from * n, n * sizeof *weight);
-        memcpy(weight + row * columns + n, weight_hh + from * H, H * sizeof *weight);
-        ordered[row] = bias[from];
-    }
-    const fg_matrix matrix = {weight, (ptrdiff_t)columns, 1, ordered, 4 * H, {n, H}};
+    const fg_matrix matrix = {shape, {weight_ih, weight_hh}, {(ptrdiff_t)n, (ptrdiff_t)H}, 1, bias};
     if (fg_pack(packed, FASTGATE_FLOAT32, &matrix))
         return 1;
     s.packed = packed;
@@ -127,7 +120,7 @@ static int measure(const char *size)
     fflush(stdout);
     fastgate_stream_free(s.stream);
     fastgate_lstm_free(lstm);
-    void *const all[] = {weight_ih, weight_hh, bias, weight, ordered, packed, (void *)s.x, s.y, s.h[0], s.h[1], s.c};
+    void *const all[] = {weight_ih, weight_hh, bias, packed, (void *)s.x, s.y, s.h[0], s.h[1], s.c};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
     return 0;

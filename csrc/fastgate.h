@@ -304,10 +304,10 @@ int fastgate_lstm_has_peephole(const fastgate_lstm *lstm, size_t index);
 /*
  * Writes the weights at index = layer * directions + direction, as they were rounded, into arrays of the shapes in
  * fastgate_lstm_weights.  bias may be NULL if it is not wanted.  peephole and projection are not touched if there are
- * none.  Returns FASTGATE_ERROR_MEMORY if there is no memory for a temporary copy of them.
+ * none.
  */
-int fastgate_lstm_unpack(const fastgate_lstm *lstm, size_t index, void *weight_ih, void *weight_hh,
-                         void *bias, void *peephole, void *projection);
+void fastgate_lstm_unpack(const fastgate_lstm *lstm, size_t index, void *weight_ih, void *weight_hh,
+                          void *bias, void *peephole, void *projection);
 
 /* These do what the functions for gates do, with all layers in one buffer or file. */
 size_t fastgate_lstm_saved_size(const fastgate_lstm *lstm);

@@ -10,7 +10,8 @@ struct fastgate_gate {
     fg_packed_kernel *kernel;
     fastgate_storage storage;
     unsigned threads;
-    size_t output_size, segments[2];
+    fg_shape shape;
+    size_t output_size; /* those of an LSTM's gates are padded to whole panels */
     size_t nbytes;
     const char *packed; /* aligned; within `memory`, or in a buffer that was loaded */
     void *memory;       /* allocated; NULL if the gate was loaded */
@@ -42,15 +43,14 @@ const char *fastgate_strerror(int code)
 /* Packed weights of this size or more begin at a multiple of it, and ask for huge pages. */
 #define HUGE_PAGE ((size_t)2 << 20)
 
-size_t fg_packed_bytes(fastgate_storage storage, size_t output_size, const size_t segments[2])
+size_t fg_packed_bytes(fastgate_storage storage, const fg_shape *shape)
 {
-    const size_t limit = PTRDIFF_MAX - HUGE_PAGE, rows = fg_panel_rows(storage);
-    const size_t panels = output_size / rows + (output_size % rows != 0);
+    const size_t limit = PTRDIFF_MAX - HUGE_PAGE, panels = fg_panels_of(shape, storage);
     const size_t longest = limit / FG_LINE / 2 - 4; /* two segments of this length do not overflow size_t */
-    if (panels && (segments[0] > longest || segments[1] > longest ||
-                   panels > limit / fg_panel_bytes(storage, segments)))
+    if (panels && (shape->segments[0] > longest || shape->segments[1] > longest ||
+                   panels > limit / fg_panel_bytes(storage, shape->segments)))
         return SIZE_MAX;
-    return panels ? panels * fg_panel_bytes(storage, segments) : 0;
+    return panels ? panels * fg_panel_bytes(storage, shape->segments) : 0;
 }
 
 /* Where packed weights of this size begin in allocated memory that has room to align them. */
@@ -63,8 +63,8 @@ static char *aligned_in(void *memory, size_t nbytes)
     return packed;
 }
 
-int fg_create_in_place(fastgate_gate **gate, fastgate_storage storage, size_t output_size, const size_t segments[2],
-                       unsigned threads, const char *packed)
+int fg_create_in_place(fastgate_gate **gate, fastgate_storage storage, const fg_shape *shape, unsigned threads,
+                       const char *packed)
 {
     fastgate_gate *made = malloc(sizeof *made);
     if (!made)
@@ -72,9 +72,11 @@ int fg_create_in_place(fastgate_gate **gate, fastgate_storage storage, size_t ou
     *made = (fastgate_gate){.kernel = fg_active_kernel(storage),
                             .storage = storage,
                             .threads = threads ? threads : 1,
-                            .output_size = output_size,
-                            .segments = {segments[0], segments[1]},
-                            .nbytes = fg_packed_bytes(storage, output_size, segments),
+                            .shape = *shape,
+                            .output_size = shape->gates == 1
+                                               ? shape->rows
+                                               : fg_panels_of(shape, storage) * fg_panel_rows(storage),
+                            .nbytes = fg_packed_bytes(storage, shape),
                             .packed = packed};
     *gate = made;
     return FASTGATE_OK;
@@ -82,7 +84,7 @@ int fg_create_in_place(fastgate_gate **gate, fastgate_storage storage, size_t ou
 
 int fg_create(fastgate_gate **gate, fastgate_storage storage, const fg_matrix *m, unsigned threads)
 {
-    const size_t nbytes = fg_packed_bytes(storage, m->rows, m->segments);
+    const size_t nbytes = fg_packed_bytes(storage, &m->shape);
     if (nbytes == SIZE_MAX)
         return FASTGATE_ERROR_MEMORY;
     void *memory = malloc(nbytes + (nbytes < HUGE_PAGE ? FG_LINE : HUGE_PAGE));
@@ -92,7 +94,7 @@ int fg_create(fastgate_gate **gate, fastgate_storage storage, const fg_matrix *m
     fastgate_gate *made;
     int rc = fg_pack(packed, storage, m);
     if (!rc)
-        rc = fg_create_in_place(&made, storage, m->rows, m->segments, threads, packed);
+        rc = fg_create_in_place(&made, storage, &m->shape, threads, packed);
     if (rc) {
         free(memory);
         return rc;
@@ -108,7 +110,7 @@ int fastgate_gate_create(fastgate_gate **gate, fastgate_storage storage, size_t 
 {
     if ((unsigned)storage > FASTGATE_FLOAT64)
         return FASTGATE_ERROR_VALUE;
-    const fg_matrix m = {weight, row_stride, column_stride, bias, output_size, {input_size, 0}};
+    const fg_matrix m = {{output_size, 1, {input_size, 0}}, {weight}, {row_stride}, column_stride, bias};
     return fg_create(gate, storage, &m, threads);
 }
 
@@ -128,7 +130,7 @@ size_t fastgate_gate_output_size(const fastgate_gate *gate)
 
 size_t fastgate_gate_input_size(const fastgate_gate *gate)
 {
-    return gate->segments[0] + gate->segments[1];
+    return gate->shape.segments[0] + gate->shape.segments[1];
 }
 
 fastgate_storage fastgate_gate_storage(const fastgate_gate *gate)
@@ -148,7 +150,8 @@ size_t fastgate_gate_nbytes(const fastgate_gate *gate)
 
 void fastgate_gate_unpack(const fastgate_gate *gate, void *weight, void *bias)
 {
-    fg_unpack(gate->packed, gate->storage, gate->output_size, gate->segments, weight, bias);
+    const ptrdiff_t columns = (ptrdiff_t)gate->shape.segments[0];
+    fg_unpack(gate->packed, gate->storage, &(fg_matrix){gate->shape, {weight}, {columns}, 1, bias});
 }
 
 /* ---- saved ------------------------------------------------------------------------------------- */
@@ -159,13 +162,13 @@ static fg_saved header_of(const fastgate_gate *gate)
                       .kind = FG_SAVED_GATE,
                       .storage = gate->storage,
                       .threads = gate->threads,
-                      .input_size = gate->segments[0],
+                      .input_size = gate->shape.segments[0],
                       .output_size = gate->output_size};
 }
 
-void fg_copy_packed(void *to, const fastgate_gate *gate)
+const char *fg_packed_of(const fastgate_gate *gate)
 {
-    memcpy(to, gate->packed, gate->nbytes);
+    return gate->packed;
 }
 
 size_t fastgate_gate_saved_size(const fastgate_gate *gate)
@@ -176,7 +179,7 @@ size_t fastgate_gate_saved_size(const fastgate_gate *gate)
 void fastgate_gate_save(const fastgate_gate *gate, void *buffer)
 {
     const fg_saved header = header_of(gate);
-    fg_copy_packed((char *)buffer + sizeof header, gate);
+    memcpy((char *)buffer + sizeof header, gate->packed, gate->nbytes);
     fg_seal(buffer, &header);
 }
 
@@ -189,14 +192,14 @@ int fastgate_gate_load(fastgate_gate **gate, const void *buffer, size_t size)
         return rc;
     if (header.storage > FASTGATE_FLOAT64 || header.input_size > SIZE_MAX || header.output_size > SIZE_MAX)
         return FASTGATE_ERROR_FORMAT;
-    const size_t segments[2] = {(size_t)header.input_size, 0};
-    rc = fg_create_in_place(&made, (fastgate_storage)header.storage, (size_t)header.output_size, segments,
-                            header.threads, (const char *)buffer + sizeof header);
+    const fg_shape shape = {(size_t)header.output_size, 1, {(size_t)header.input_size, 0}};
+    rc = fg_create_in_place(&made, (fastgate_storage)header.storage, &shape, header.threads,
+                            (const char *)buffer + sizeof header);
     if (rc)
         return rc;
     const fg_saved expected = header_of(made);
     if (made->nbytes == SIZE_MAX || !fg_same_header(&header, &expected) ||
-        !fg_is_packed(made->packed, made->storage, made->output_size, 1, segments, 1)) {
+        !fg_is_packed(made->packed, made->storage, &shape, 1)) {
         fastgate_gate_free(made);
         return FASTGATE_ERROR_FORMAT;
     }
@@ -208,12 +211,9 @@ int fastgate_gate_save_file(const fastgate_gate *gate, const char *path)
 {
     const size_t size = fastgate_gate_saved_size(gate);
     void *buffer = malloc(size);
-    if (!buffer)
-        return FASTGATE_ERROR_MEMORY;
-    fastgate_gate_save(gate, buffer);
-    const int rc = fg_write_file(path, buffer, size);
-    free(buffer);
-    return rc;
+    if (buffer)
+        fastgate_gate_save(gate, buffer);
+    return fg_write_file(path, buffer, size);
 }
 
 int fastgate_gate_load_file(fastgate_gate **gate, const char *path)
@@ -221,9 +221,8 @@ int fastgate_gate_load_file(fastgate_gate **gate, const char *path)
     fg_file file;
     fastgate_gate *made;
     int rc = fg_open_file(&file, path);
-    if (rc)
-        return rc;
-    rc = fastgate_gate_load(&made, file.data, file.size);
+    if (!rc)
+        rc = fastgate_gate_load(&made, file.data, file.size);
     if (rc) {
         fg_close_file(&file);
         return rc;
@@ -245,36 +244,37 @@ static int parts_add_up(const fastgate_part *parts, size_t part_count, size_t in
     return !input_size;
 }
 
-/* A call that is divided into pieces, of the blocks or of the batch. */
+/* A call that is divided into tasks, of the blocks or of the batch. */
 typedef struct {
     const fg_call *call;
     fg_packed_kernel *kernel;
-    size_t blocks, batch, pieces;
+    size_t blocks, batch, tasks;
     int of_batch;
-    size_t cost; /* of a block, for a row of x */
+    size_t block_bytes;
 } shared_call;
 
 /* Runs these blocks for these rows of x, or until the call is interrupted.  Between two looks at the interrupt it runs
  * whole groups of rows and about a millisecond's blocks: int8 rounds x again for every kernel call, so they are few. */
 static void run_blocks(const shared_call *s, size_t first_block, size_t blocks, size_t first, size_t count)
 {
-    const size_t most_rows = (FG_WATCH_COST / (s->cost * blocks) / FG_GROUP_ROWS + 1) * FG_GROUP_ROWS;
+    const size_t most_rows = (4 * FG_WATCH_COST / (s->block_bytes * blocks) / FG_GROUP_ROWS + 1) * FG_GROUP_ROWS;
+    size_t looks = 0; /* the first one is left to the caller */
     for (size_t rows; count; first += rows, count -= rows) {
         rows = count < 2 * most_rows ? count : most_rows;
         for (size_t block = 0, some; block < blocks; block += some) {
-            some = smaller(16 * FG_WATCH_COST / (s->cost * rows) + 1, blocks - block);
-            if (fg_interrupted(s->cost * rows * some))
+            some = smaller(16 * FG_WATCH_COST / fg_cost(s->block_bytes, rows) + 1, blocks - block);
+            if (looks++ && fg_interrupted())
                 return;
             s->kernel(s->call, first_block + block, some, first, rows);
         }
     }
 }
 
-static void run_piece(void *context, size_t i)
+static void run_task(void *context, size_t i)
 {
     const shared_call *s = context;
     const size_t size = s->of_batch ? s->batch : s->blocks;
-    const size_t first = size * i / s->pieces, count = size * (i + 1) / s->pieces - first;
+    const size_t first = size * i / s->tasks, count = size * (i + 1) / s->tasks - first;
     if (s->of_batch)
         run_blocks(s, 0, s->blocks, first, count);
     else
@@ -285,21 +285,15 @@ static void run_piece(void *context, size_t i)
  * the blocks, so that the cache of each thread holds some of them. */
 static void share(unsigned threads, size_t cost, size_t nbytes, shared_call *s)
 {
-    const size_t batch_pieces = (s->batch + FG_CACHED_GROUP_ROWS - 1) / FG_CACHED_GROUP_ROWS;
-    s->of_batch = (s->blocks < threads && batch_pieces > s->blocks) ||
+    const size_t batch_tasks = (s->batch + FG_CACHED_GROUP_ROWS - 1) / FG_CACHED_GROUP_ROWS;
+    s->of_batch = (s->blocks < threads && batch_tasks > s->blocks) ||
                   (nbytes <= FG_CACHED_BYTES && s->batch >= threads * FG_CACHED_GROUP_ROWS);
-    const size_t size = s->of_batch ? batch_pieces : s->blocks;
+    const size_t size = s->of_batch ? batch_tasks : s->blocks;
     if (threads > size)
         threads = (unsigned)size;
-    /* more pieces than threads, so that a thread that ends early takes over some */
-    s->pieces = threads * smaller(size / threads, 4);
-    fg_share(threads, s->pieces, cost >= FG_WAKE_COST, run_piece, s);
-}
-
-/* The cost of a row of x in a batch of that size */
-static size_t row_cost(const fastgate_gate *gate, size_t batch)
-{
-    return batch < 4 ? gate->nbytes : gate->nbytes / 4;
+    /* more tasks than threads, so that a thread that ends early takes over some */
+    s->tasks = threads * smaller(size / threads, 4);
+    fg_share(threads, s->tasks, cost >= FG_WAKE_COST, run_task, s);
 }
 
 int fg_run(const fastgate_gate *gate, size_t batch, fg_call *call)
@@ -308,30 +302,30 @@ int fg_run(const fastgate_gate *gate, size_t batch, fg_call *call)
         return 0;
     call->packed = gate->packed;
     call->rows = gate->output_size;
-    memcpy(call->segments, gate->segments, sizeof call->segments);
-    const size_t block = FG_PANELS * fg_panel_rows(gate->storage);
+    memcpy(call->segments, gate->shape.segments, sizeof call->segments);
+    const size_t block = FG_BLOCK_PANELS * fg_panel_rows(gate->storage);
     const size_t blocks = gate->output_size / block + (gate->output_size % block != 0);
-    const size_t cost = row_cost(gate, batch) * batch;
+    const size_t cost = fg_cost(gate->nbytes, batch);
     if (cost < FG_SHARE_COST) {
         gate->kernel(call, 0, blocks, 0, batch);
         return 0;
     }
     const unsigned threads = fg_threads_of(gate->threads);
-    shared_call s = {call, gate->kernel, blocks, batch, 0, 0, row_cost(gate, batch) / blocks};
+    shared_call s = {call, gate->kernel, blocks, batch, 0, 0, gate->nbytes / blocks};
     if (threads > 1)
         share(threads, cost, gate->nbytes, &s);
     else
         run_blocks(&s, 0, blocks, 0, batch);
-    return fg_interrupted(0);
+    return fg_stopped();
 }
 
 int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_part *parts,
                       size_t part_count, void *y, ptrdiff_t y_stride)
 {
-    if (!parts_add_up(parts, part_count, gate->segments[0]))
+    if (!parts_add_up(parts, part_count, gate->shape.segments[0]))
         return FASTGATE_ERROR_SHAPE;
     fg_watch watch;
-    fg_begin(&watch, row_cost(gate, batch) * batch);
+    fg_begin(&watch, fg_cost(gate->nbytes, batch));
     fg_run(gate, batch, &(fg_call){.last_segment = 1, .parts = parts, .y = y, .y_stride = y_stride,
                                    .ending = FG_SIGMOID});
     return fg_end(&watch);
@@ -344,23 +338,23 @@ int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t inpu
 {
     if (storage != FASTGATE_FLOAT32 && storage != FASTGATE_FLOAT64)
         return FASTGATE_ERROR_VALUE;
-    const ptrdiff_t width = (ptrdiff_t)fg_real_bytes(storage);
-    const size_t cost = (input_size + 1) * (size_t)width; /* of a row of W */
+    const size_t width = fg_real_bytes(storage), cost = (input_size + 1) * width; /* of a row of W */
     /* rows of W between two looks at the interrupt are a multiple of this; column-major weights need long columns */
     const size_t unit = row_stride != 1 ? 64 : input_size < 65536 ? 1024 : 256;
     fg_watch watch;
     fg_begin(&watch, cost * output_size * batch);
-    const size_t most = watch.asked ? (4 * FG_WATCH_COST / (cost * unit) + 1) * unit : output_size;
+    const size_t most = watch.callback ? (4 * FG_WATCH_COST / (cost * unit) + 1) * unit : output_size;
+    /* the rows of x between two looks */
+    const size_t few = watch.callback ? FG_WATCH_COST / 4 / (cost * smaller(most, output_size) + 1) + 1 : batch;
     for (size_t first = 0; first < output_size; first += most) {
         const ptrdiff_t i = (ptrdiff_t)first;
-        const fg_matrix m = {input_size ? (const char *)weight + i * row_stride * width : weight, row_stride,
-                             column_stride, bias ? (const char *)bias + i * width : NULL,
-                             smaller(most, output_size - first), {input_size, 0}};
+        const fg_matrix m = {{smaller(most, output_size - first), 1, {input_size, 0}},
+                             {input_size ? fg_at(weight, i * row_stride, width) : weight}, {row_stride},
+                             column_stride, bias ? fg_at(bias, i, width) : NULL};
         for (ptrdiff_t b = 0; (size_t)b < batch; b++) {
-            if (watch.asked && fg_interrupted(cost * m.rows))
+            if (watch.callback && (size_t)b % few == 0 && fg_interrupted())
                 return fg_end(&watch);
-            fg_run_once(storage, &m, input_size ? (const char *)x + b * x_stride * width : x,
-                        (char *)y + (b * y_stride + i) * width);
+            fg_run_once(storage, &m, input_size ? fg_at(x, b * x_stride, width) : x, fg_at(y, b * y_stride + i, width));
         }
     }
     return fg_end(&watch);

@@ -63,7 +63,7 @@ static inline size_t fg_real_bytes(fastgate_storage storage)
  * for each row.  A span whose size is not a multiple of four is padded with weights of 0.
  */
 #define FG_LINE 64
-#define FG_PANELS 4 /* panels in a block */
+#define FG_BLOCK_PANELS 4 /* panels in a block */
 #define FG_QUAD 4   /* inputs whose int8 weights share a line */
 #define FG_INT8_SPAN 512
 
@@ -105,13 +105,33 @@ static inline size_t fg_panel_bytes(fastgate_storage storage, const size_t segme
     return fg_head_bytes(storage) + (bytes + FG_LINE - 1) / FG_LINE * FG_LINE;
 }
 
-/* [bias, W]: element (i, k) of W is weight[i * row_stride + k * column_stride].  bias may be NULL, for zeros. */
+/*
+ * [bias, W], as the caller has it: element (i, k) of segment s of W is weight[s][i * row_stride[s] + k *
+ * column_stride].  A gate is one matrix of `rows` rows.  The four gates of an LSTM are four of them, one after the
+ * other, and panels are packed from each in turn: the first rows of i, f, g and o, then the next ones.
+ */
 typedef struct {
-    const void *weight;
-    ptrdiff_t row_stride, column_stride;
-    const void *bias;
-    size_t rows, segments[2]; /* the inputs of each segment; their sum is the number of columns */
+    size_t rows, gates, segments[2]; /* the rows of one gate; 1 or 4; the inputs of each segment */
+} fg_shape;
+
+typedef struct {
+    fg_shape shape;
+    const void *weight[2];
+    ptrdiff_t row_stride[2], column_stride;
+    const void *bias; /* (gates * rows,), or NULL for zeros */
 } fg_matrix;
+
+static inline size_t fg_panels_of(const fg_shape *shape, fastgate_storage storage)
+{
+    const size_t rows = fg_panel_rows(storage);
+    return shape->gates * (shape->rows / rows + (shape->rows % rows != 0));
+}
+
+/* The address of an element of `width` bytes */
+static inline void *fg_at(const void *array, ptrdiff_t index, size_t width)
+{
+    return (char *)array + index * (ptrdiff_t)width;
+}
 
 /* What a call computes from the sums z = W x + bias. */
 typedef enum {
@@ -155,8 +175,9 @@ typedef struct {
 /* Up to this many bytes, the weights of a call stay in the second cache from one group of rows of x to the next. */
 #define FG_CACHED_BYTES (1024 * 1024)
 
-/* The most rows of x in a group: the kernels read the weights of a span once for all tiles of a group.  The totals of a
- * group are on the stack, 24 KB of them.  Smaller groups leave more of the first cache to x, where weights are cached. */
+/* The most rows of x in a group: the kernels read the weights of a span once for all tiles of a group.  The totals of
+ * a group are on the stack, 24 KB of them.  Where weights are cached, smaller groups leave more of the first cache to
+ * x. */
 #define FG_GROUP_ROWS 96
 #define FG_CACHED_GROUP_ROWS 24
 
@@ -175,35 +196,31 @@ typedef struct {
 /* Writes the packed form of m, fg_packed_bytes.  Returns FASTGATE_ERROR_VALUE if a weight does not fit the storage. */
 int fg_pack(char *packed, fastgate_storage storage, const fg_matrix *m);
 
-/* Writes the weights as they were rounded, (rows, columns) and row-major, and the bias (rows,). */
-void fg_unpack(const char *packed, fastgate_storage storage, size_t rows, const size_t segments[2], void *weight,
-               void *bias);
+/* Writes to the arrays of m: the weights as they were rounded, and the bias if it is not NULL. */
+void fg_unpack(const char *packed, fastgate_storage storage, const fg_matrix *m);
 
 /*
- * Whether fg_pack can have written this, so that unpacking and packing it again gives the same bytes: all padding is
- * zero, each 16-bit weight is one to which a float rounds, and the scales and sums of int8 are those of its weights.  A
- * float or double may have any bits, and a 16-bit weight may be infinite or a quiet NaN.  The panels form
- * groups of `group`, 1 in a gate and 4 in an LSTM's gates; in each group the first rows of every panel are in use, as
- * many in all groups together as `rows` says.
+ * Whether fg_pack can have written this for a matrix of this shape, so that unpacking and packing it again gives the
+ * same bytes: all padding is zero, each 16-bit weight is one to which a float rounds, and the scales and sums of int8
+ * are those of its weights.  A float or double may have any bits, and a 16-bit weight may be infinite or a quiet NaN.
  */
-int fg_is_packed(const char *packed, fastgate_storage storage, size_t rows, size_t group, const size_t segments[2],
-                 int has_bias);
+int fg_is_packed(const char *packed, fastgate_storage storage, const fg_shape *shape, int has_bias);
 
 /* Whether each run of `line` bytes is zero after its first `used` bytes. */
 int fg_is_zero_past(const void *lines, size_t bytes, size_t line, size_t used);
 
 /* The bytes of the packed form; SIZE_MAX if they and the room to align them do not fit ptrdiff_t. */
-size_t fg_packed_bytes(fastgate_storage storage, size_t output_size, const size_t segments[2]);
+size_t fg_packed_bytes(fastgate_storage storage, const fg_shape *shape);
 
-/* Creates what fastgate_gate_create does, from a matrix of one or two segments. */
+/* Creates what fastgate_gate_create does.  An LSTM's four gates have whole panels of outputs each. */
 int fg_create(fastgate_gate **gate, fastgate_storage storage, const fg_matrix *m, unsigned threads);
 
 /* Creates a gate from packed weights, which stay where they are. */
-int fg_create_in_place(fastgate_gate **gate, fastgate_storage storage, size_t output_size, const size_t segments[2],
-                       unsigned threads, const char *packed);
+int fg_create_in_place(fastgate_gate **gate, fastgate_storage storage, const fg_shape *shape, unsigned threads,
+                       const char *packed);
 
-/* Copies the packed form, fg_packed_bytes. */
-void fg_copy_packed(void *to, const fastgate_gate *gate);
+/* The packed form, of fastgate_gate_nbytes */
+const char *fg_packed_of(const fastgate_gate *gate);
 
 /* Runs a call on a batch; it sets packed, rows and segments itself.  Returns 1 if the call was interrupted. */
 int fg_run(const fastgate_gate *gate, size_t batch, fg_call *call);
@@ -217,8 +234,8 @@ void fg_run_once(fastgate_storage storage, const fg_matrix *m, const void *x, vo
 /* The most threads that share a call. */
 #define FG_THREAD_LIMIT 256
 
-/* The threads of a gate that was created with `asked`: that number, or the one of fastgate_override_threads. */
-unsigned fg_threads_of(unsigned asked);
+/* The threads of a gate that was created with this number: that, or the number of fastgate_override_threads. */
+unsigned fg_threads_of(unsigned created_with);
 
 /*
  * Calls task(context, i) once for each i < count, on up to `threads` threads, of which the calling thread is one, and
@@ -233,11 +250,24 @@ unsigned fg_threads_of(unsigned asked);
  */
 void fg_share(unsigned threads, size_t count, int wake, void (*task)(void *context, size_t i), void *context);
 
+/* a * b, or SIZE_MAX, which no allocation grants, if the product does not fit ptrdiff_t */
+static inline size_t fg_product(size_t a, size_t b)
+{
+    size_t product;
+    return __builtin_mul_overflow(a, b, &product) || product > PTRDIFF_MAX ? SIZE_MAX : product;
+}
+
 /*
- * The cost of a call is the bytes of weights that it reads; in a batch, about a fourth of these bytes for each row of
- * x.  Sharing a call gains from about 5 microseconds of work on, and waking a thread from about 150 microseconds on.
- * A call that costs less than FG_WATCH_COST cannot be interrupted.
+ * The cost of a call is the bytes of weights that it reads.  In a batch, every row of x after the first one costs a
+ * fourth of these bytes, which is about what its products take.
  */
+static inline size_t fg_cost(size_t nbytes, size_t batch)
+{
+    return fg_product(nbytes, batch + 3) / 4;
+}
+
+/* Sharing a call gains from about 5 microseconds of work on, and waking a thread from about 150 microseconds on.  A
+ * call that costs less than FG_WATCH_COST cannot be interrupted. */
 #define FG_SHARE_COST (384 * 1024)
 #define FG_WAKE_COST (4 * 1024 * 1024)
 #define FG_WATCH_COST (4 * 1024 * 1024)
@@ -245,9 +275,8 @@ void fg_share(unsigned threads, size_t count, int wake, void (*task)(void *conte
 /* A call that can be interrupted.  Between fg_begin and fg_end, fg_interrupted tells its thread, and the workers that
  * run its tasks, whether it was. */
 typedef struct {
-    int (*asked)(void); /* what fastgate_set_interrupt set; NULL if nothing asks */
+    int (*callback)(void); /* what fastgate_set_interrupt set; NULL if the call cannot be interrupted */
     atomic_int interrupted;
-    size_t left;    /* the work until the clock is read again */
     uint64_t since; /* when the call began or last asked, in ns */
 } fg_watch;
 
@@ -256,7 +285,7 @@ int fg_unwatch_call(fg_watch *w);
 
 static inline void fg_begin(fg_watch *w, size_t cost)
 {
-    w->asked = NULL;
+    w->callback = NULL;
     if (cost >= FG_WATCH_COST)
         fg_watch_call(w);
 }
@@ -264,13 +293,15 @@ static inline void fg_begin(fg_watch *w, size_t cost)
 /* Returns FASTGATE_OK or FASTGATE_ERROR_INTERRUPTED. */
 static inline int fg_end(fg_watch *w)
 {
-    return w->asked ? fg_unwatch_call(w) : FASTGATE_OK;
+    return w->callback ? fg_unwatch_call(w) : FASTGATE_OK;
 }
 
-/* Whether the call of this thread must end now.  It is called before each piece of work with the cost of that
- * piece, which only decides when to read the clock: with few weights or large strides the true cost is up to a hundred
- * times higher. */
-int fg_interrupted(size_t cost);
+/* Whether the call of this thread must end now.  It reads the clock, so some microseconds of work should lie between
+ * two calls. */
+int fg_interrupted(void);
+
+/* Whether fg_interrupted() was true before in this call. */
+int fg_stopped(void);
 
 /* How many tasks of a row of a pipeline are done, on cache lines of its own. */
 typedef struct {
@@ -340,11 +371,13 @@ typedef struct {
     size_t size; /* 0: there is no file */
 } fg_file;
 
+/* If it fails, there is no file. */
 int fg_open_file(fg_file *file, const char *path);
 void fg_close_file(fg_file *file);
 
-/* Replaces the file by a new one; processes that have mapped the old one keep it. */
-int fg_write_file(const char *path, const void *data, size_t size);
+/* Replaces the file by a new one; processes that have mapped the old one keep it.  Frees data, which may be NULL: it
+ * then returns FASTGATE_ERROR_MEMORY. */
+int fg_write_file(const char *path, void *data, size_t size);
 
 #pragma GCC visibility pop
 

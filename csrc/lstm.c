@@ -5,68 +5,45 @@
 
 /* ---- weights ----------------------------------------------------------------------------------- */
 
-/* The row of the packed gates that holds gate g (0 to 3: i, f, g, o) of a unit. */
-static size_t packed_row(const fastgate_lstm *lstm, size_t g, size_t unit)
+static fg_shape shape_of_gates(const fastgate_lstm *lstm, size_t index)
 {
-    const size_t panel = lstm->panel;
-    return unit / panel * FG_PANELS * panel + g * panel + unit % panel;
+    return (fg_shape){lstm->options.hidden_size, 4, {fg_inputs_of(lstm, index), lstm->output_size}};
 }
 
-/* Copies a row of `bytes` from an array of the caller, which may be NULL, or into it. */
-static void exchange_row(char *packed, const void *given, size_t row, size_t bytes, int to_packed)
+static fg_shape shape_of_projection(const fastgate_lstm *lstm)
 {
-    if (!given || !bytes)
-        return;
-    char *const at = (char *)given + row * bytes;
-    memcpy(to_packed ? packed : at, to_packed ? at : packed, bytes);
+    return (fg_shape){lstm->options.projection_size, 1, {lstm->options.hidden_size, 0}};
 }
 
-/* Copies weights and biases from the caller's arrays, whose rows are (4, hidden_size), to rows in the order of
- * packed_row, which hold [W_ih | W_hh], or back.  Rows of padded units are not touched. */
-static void exchange(const fastgate_lstm *lstm, size_t inputs, char *packed, char *bias,
-                     const fastgate_lstm_weights *given, int to_packed)
+/* The gates of a layer as the caller has them; fg_unpack writes to the same arrays. */
+static fg_matrix gates_of(const fastgate_lstm *lstm, size_t index, const fastgate_lstm_weights *given)
 {
-    const size_t hidden = lstm->options.hidden_size, width = lstm->width;
-    const size_t x_bytes = inputs * width, h_bytes = lstm->output_size * width;
-    for (size_t g = 0; g < 4; g++)
-        for (size_t unit = 0; unit < hidden; unit++) {
-            const size_t from = g * hidden + unit, row = packed_row(lstm, g, unit);
-            char *to = packed + row * (x_bytes + h_bytes);
-            exchange_row(to, given->weight_ih, from, x_bytes, to_packed);
-            exchange_row(to + x_bytes, given->weight_hh, from, h_bytes, to_packed);
-            exchange_row(bias + row * width, given->bias, from, width, to_packed);
-        }
+    const fg_shape shape = shape_of_gates(lstm, index);
+    return (fg_matrix){shape, {given->weight_ih, given->weight_hh},
+                       {(ptrdiff_t)shape.segments[0], (ptrdiff_t)shape.segments[1]}, 1, given->bias};
 }
 
-/* Zeros for the gates of a layer in the order of packed_row, followed by those of the bias. */
-static char *room_for_gates(const fastgate_lstm *lstm, size_t inputs, char **bias)
+static fg_matrix projection_of(const fastgate_lstm *lstm, const void *weight)
 {
-    const size_t rows = fg_product(4, fg_padded_units(lstm)), output = lstm->output_size;
-    if (rows == SIZE_MAX || inputs > PTRDIFF_MAX - 1 - output)
-        return NULL;
-    const size_t bytes = fg_product(fg_product(rows, inputs + output + 1), lstm->width);
-    char *room = bytes == SIZE_MAX ? NULL : calloc(bytes ? bytes : 1, 1);
-    if (room)
-        *bias = room + rows * (inputs + output) * lstm->width;
-    return room;
+    return (fg_matrix){shape_of_projection(lstm), {weight}, {(ptrdiff_t)lstm->options.hidden_size}, 1, NULL};
+}
+
+/* Copies peepholes (3, from_size) to (3, to_size), as far as both have them. */
+static void copy_peephole(const fastgate_lstm *lstm, void *to, size_t to_size, const void *from, size_t from_size)
+{
+    const ptrdiff_t output = (ptrdiff_t)to_size, input = (ptrdiff_t)from_size;
+    fg_copy_rows(lstm, 3, (fg_rows){to, output}, (fg_rows){(void *)from, input}, smaller(to_size, from_size));
 }
 
 static int create_layer(fastgate_lstm *lstm, size_t index, const fastgate_lstm_weights *given)
 {
     const fastgate_lstm_options *o = &lstm->options;
-    const size_t inputs = fg_inputs_of(lstm, index), units = fg_padded_units(lstm);
+    const size_t units = fg_padded_units(lstm);
+    const fg_matrix gates = gates_of(lstm, index, given), projection = projection_of(lstm, given->projection);
     fg_layer *made = &lstm->layers[index];
-    char *bias, *weight = room_for_gates(lstm, inputs, &bias);
-    if (!weight)
-        return FASTGATE_ERROR_MEMORY;
-    const fg_matrix gates = {weight, (ptrdiff_t)(inputs + lstm->output_size), 1, bias, 4 * units,
-                             {inputs, lstm->output_size}};
-    exchange(lstm, inputs, weight, bias, given, 1);
     int rc = fg_create(&made->gates, o->storage, &gates, o->threads);
-    free(weight);
     if (!rc && o->projection_size)
-        rc = fastgate_gate_create(&made->projection, o->storage, o->projection_size, o->hidden_size,
-                                  given->projection, (ptrdiff_t)o->hidden_size, 1, NULL, o->threads);
+        rc = fg_create(&made->projection, o->storage, &projection, o->threads);
     if (rc)
         return rc;
     lstm->nbytes += fastgate_gate_nbytes(made->gates);
@@ -77,16 +54,14 @@ static int create_layer(fastgate_lstm *lstm, size_t index, const fastgate_lstm_w
         made->peephole = peephole;
         if (!peephole)
             return FASTGATE_ERROR_MEMORY;
-        for (size_t p = 0; p < 3; p++)
-            memcpy(fg_at(peephole, p * units, lstm->width), fg_at(given->peephole, p * o->hidden_size, lstm->width),
-                   o->hidden_size * lstm->width);
+        copy_peephole(lstm, peephole, units, given->peephole, o->hidden_size);
         lstm->nbytes += 3 * units * lstm->width;
     }
     return FASTGATE_OK;
 }
 
 /* Checks the options and allocates an LSTM whose layers are still empty. */
-static int begin(fastgate_lstm **lstm, const fastgate_lstm_options *o)
+static int create_empty(fastgate_lstm **lstm, const fastgate_lstm_options *o)
 {
     if ((unsigned)o->storage > FASTGATE_FLOAT64 || !(o->clip >= 0) || !(o->gate_clip >= 0))
         return FASTGATE_ERROR_VALUE;
@@ -103,7 +78,7 @@ static int begin(fastgate_lstm **lstm, const fastgate_lstm_options *o)
     made->options.gate_clip = fabs(o->gate_clip);
     made->output_size = o->projection_size ? o->projection_size : o->hidden_size;
     made->width = fg_real_bytes(o->storage);
-    made->panel = fg_panel_rows(o->storage);
+    made->panel_rows = fg_panel_rows(o->storage);
     *lstm = made;
     return FASTGATE_OK;
 }
@@ -112,7 +87,7 @@ int fastgate_lstm_create(fastgate_lstm **lstm, const fastgate_lstm_options *opti
                          const fastgate_lstm_weights *weights)
 {
     fastgate_lstm *made;
-    int rc = begin(&made, options);
+    int rc = create_empty(&made, options);
     if (rc)
         return rc;
     for (size_t i = 0; i < fg_count_of(options) && !rc; i++)
@@ -158,28 +133,18 @@ int fastgate_lstm_has_peephole(const fastgate_lstm *lstm, size_t index)
     return lstm->layers[index].peephole != NULL;
 }
 
-int fastgate_lstm_unpack(const fastgate_lstm *lstm, size_t index, void *weight_ih, void *weight_hh,
-                         void *bias, void *peephole, void *projection)
+void fastgate_lstm_unpack(const fastgate_lstm *lstm, size_t index, void *weight_ih, void *weight_hh,
+                          void *bias, void *peephole, void *projection)
 {
     const fastgate_lstm_options *o = &lstm->options;
     const fg_layer *from = &lstm->layers[index];
-    const size_t inputs = fg_inputs_of(lstm, index), units = fg_padded_units(lstm);
-    char *packed_bias, *packed = room_for_gates(lstm, inputs, &packed_bias);
-    void *no_bias = calloc(o->projection_size + 1, lstm->width);
-    if (!packed || !no_bias) {
-        free(packed), free(no_bias);
-        return FASTGATE_ERROR_MEMORY;
-    }
-    fastgate_gate_unpack(from->gates, packed, packed_bias);
     const fastgate_lstm_weights to = {weight_ih, weight_hh, bias, NULL, NULL};
-    exchange(lstm, inputs, packed, packed_bias, &to, 0);
-    for (size_t p = 0; p < 3 && from->peephole; p++)
-        memcpy(fg_at(peephole, p * o->hidden_size, lstm->width), fg_at(from->peephole, p * units, lstm->width),
-               o->hidden_size * lstm->width);
+    const fg_matrix gates = gates_of(lstm, index, &to), projected = projection_of(lstm, projection);
+    fg_unpack(fg_packed_of(from->gates), o->storage, &gates);
+    if (from->peephole)
+        copy_peephole(lstm, peephole, o->hidden_size, from->peephole, fg_padded_units(lstm));
     if (from->projection)
-        fastgate_gate_unpack(from->projection, projection, no_bias);
-    free(packed), free(no_bias);
-    return FASTGATE_OK;
+        fg_unpack(fg_packed_of(from->projection), o->storage, &projected);
 }
 
 /* ---- saved ------------------------------------------------------------------------------------- */
@@ -193,12 +158,11 @@ typedef struct {
 /* The sections of the layer that begins at *end, which moves behind them.  Sizes overflow as in fg_section. */
 static sections place_layer(const fastgate_lstm *lstm, size_t index, int has_peephole, size_t *end)
 {
-    const fastgate_lstm_options *o = &lstm->options;
-    const size_t inputs = fg_inputs_of(lstm, index), units = fg_padded_units(lstm);
+    const fg_shape gates = shape_of_gates(lstm, index), projection = shape_of_projection(lstm);
     sections p = {0};
-    p.gates_bytes = fg_packed_bytes(o->storage, 4 * units, (size_t[]){inputs, lstm->output_size});
-    p.projection_bytes = fg_packed_bytes(o->storage, o->projection_size, (size_t[]){o->hidden_size, 0});
-    p.peephole_bytes = has_peephole ? 3 * units * lstm->width : 0;
+    p.gates_bytes = fg_packed_bytes(lstm->options.storage, &gates);
+    p.projection_bytes = fg_packed_bytes(lstm->options.storage, &projection);
+    p.peephole_bytes = has_peephole ? 3 * fg_padded_units(lstm) * lstm->width : 0;
     p.gates = fg_section(end, p.gates_bytes);
     p.projection = fg_section(end, p.projection_bytes);
     p.peephole = fg_section(end, p.peephole_bytes);
@@ -241,9 +205,9 @@ void fastgate_lstm_save(const fastgate_lstm *lstm, void *buffer)
     for (size_t i = 0; i < fg_count_of(&lstm->options); i++) {
         const fg_layer *from = &lstm->layers[i];
         const sections p = place_layer(lstm, i, from->peephole != NULL, &end);
-        fg_copy_packed((char *)buffer + p.gates, from->gates);
+        memcpy((char *)buffer + p.gates, fg_packed_of(from->gates), p.gates_bytes);
         if (from->projection)
-            fg_copy_packed((char *)buffer + p.projection, from->projection);
+            memcpy((char *)buffer + p.projection, fg_packed_of(from->projection), p.projection_bytes);
         if (from->peephole) {
             has_peephole[i] = 1;
             memcpy((char *)buffer + p.peephole, from->peephole, p.peephole_bytes);
@@ -267,15 +231,14 @@ static int load_layers(fastgate_lstm *lstm, const char *buffer, size_t size)
         const sections p = place_layer(lstm, i, has_peephole, &end);
         if (end > size || (has_peephole && (has_peephole != 1 || !units)))
             return FASTGATE_ERROR_FORMAT;
-        const size_t segments[2] = {fg_inputs_of(lstm, i), lstm->output_size}, of_projection[2] = {o->hidden_size, 0};
-        if (!fg_is_packed(buffer + p.gates, o->storage, o->hidden_size, 4, segments, 1) ||
-            !fg_is_packed(buffer + p.projection, o->storage, o->projection_size, 1, of_projection, 0) ||
+        const fg_shape gates = shape_of_gates(lstm, i), projection = shape_of_projection(lstm);
+        if (!fg_is_packed(buffer + p.gates, o->storage, &gates, 1) ||
+            !fg_is_packed(buffer + p.projection, o->storage, &projection, 0) ||
             !fg_is_zero_past(buffer + p.peephole, p.peephole_bytes, units * lstm->width, o->hidden_size * lstm->width))
             return FASTGATE_ERROR_FORMAT;
-        int rc = fg_create_in_place(&made->gates, o->storage, 4 * units, segments, o->threads, buffer + p.gates);
+        int rc = fg_create_in_place(&made->gates, o->storage, &gates, o->threads, buffer + p.gates);
         if (!rc && o->projection_size)
-            rc = fg_create_in_place(&made->projection, o->storage, o->projection_size, of_projection, o->threads,
-                                    buffer + p.projection);
+            rc = fg_create_in_place(&made->projection, o->storage, &projection, o->threads, buffer + p.projection);
         if (rc)
             return rc;
         made->peephole = has_peephole ? buffer + p.peephole : NULL;
@@ -307,7 +270,7 @@ int fastgate_lstm_load(fastgate_lstm **lstm, const void *buffer, size_t size)
                                      .gate_clip = header.gate_clip,
                                      .batch_first = (header.flags & FG_SAVED_BATCH_FIRST) != 0,
                                      .threads = header.threads};
-    rc = begin(&made, &o);
+    rc = create_empty(&made, &o);
     if (rc)
         return rc == FASTGATE_ERROR_MEMORY ? rc : FASTGATE_ERROR_FORMAT;
     made->in_place = 1;
@@ -328,12 +291,9 @@ int fastgate_lstm_save_file(const fastgate_lstm *lstm, const char *path)
 {
     const size_t size = fastgate_lstm_saved_size(lstm);
     void *buffer = malloc(size);
-    if (!buffer)
-        return FASTGATE_ERROR_MEMORY;
-    fastgate_lstm_save(lstm, buffer);
-    const int rc = fg_write_file(path, buffer, size);
-    free(buffer);
-    return rc;
+    if (buffer)
+        fastgate_lstm_save(lstm, buffer);
+    return fg_write_file(path, buffer, size);
 }
 
 int fastgate_lstm_load_file(fastgate_lstm **lstm, const char *path)
@@ -341,9 +301,8 @@ int fastgate_lstm_load_file(fastgate_lstm **lstm, const char *path)
     fg_file file;
     fastgate_lstm *made;
     int rc = fg_open_file(&file, path);
-    if (rc)
-        return rc;
-    rc = fastgate_lstm_load(&made, file.data, file.size);
+    if (!rc)
+        rc = fastgate_lstm_load(&made, file.data, file.size);
     if (rc) {
         fg_close_file(&file);
         return rc;
@@ -370,7 +329,7 @@ int fg_step_layer(const fastgate_lstm *lstm, size_t index, size_t batch, const f
                           .clip = o->clip > 0 ? o->clip : INFINITY,
                           .gate_clip = o->gate_clip > 0 ? o->gate_clip : INFINITY,
                           .input_forget = o->input_forget};
-    const fg_rows out = layer->projection ? (fg_rows){s->m, (ptrdiff_t)o->hidden_size} : s->h_out;
+    const fg_rows out = layer->projection ? (fg_rows){s->unprojected, (ptrdiff_t)o->hidden_size} : s->h_out;
     const int ahead = s->totals.data != NULL;
     if (fg_run(layer->gates, batch, &(fg_call){.first_segment = (size_t)ahead, .last_segment = 2,
                                                .parts = parts + ahead, .start = s->totals.data,
@@ -379,7 +338,7 @@ int fg_step_layer(const fastgate_lstm *lstm, size_t index, size_t batch, const f
         return 1;
     if (!layer->projection)
         return 0;
-    const fastgate_part part = {s->m, o->hidden_size, (ptrdiff_t)o->hidden_size};
+    const fastgate_part part = {s->unprojected, o->hidden_size, (ptrdiff_t)o->hidden_size};
     return fg_run(layer->projection, batch, &(fg_call){.last_segment = 1, .parts = &part, .y = s->h_out.data,
                                                        .y_stride = s->h_out.stride, .ending = FG_LINEAR});
 }
@@ -388,7 +347,7 @@ void fg_step_layers(const fastgate_lstm *lstm, size_t batch, const fg_step *all)
 {
     const fastgate_lstm_options *o = &lstm->options;
     const ptrdiff_t output = (ptrdiff_t)lstm->output_size, hidden = (ptrdiff_t)o->hidden_size;
-    fg_step s = {.x = all->x, .m = all->m};
+    fg_step s = {.x = all->x, .unprojected = all->unprojected};
     for (size_t i = 0; i < o->layers; i++) {
         const size_t h_at = i * batch * lstm->output_size, c_at = i * batch * o->hidden_size;
         s.h = (fg_rows){fg_at(all->h.data, h_at, lstm->width), output};
@@ -407,9 +366,9 @@ int fastgate_lstm_step(const fastgate_lstm *lstm, size_t batch, const void *x, p
     if (lstm->options.directions != 1 || lstm->options.backwards)
         return FASTGATE_ERROR_SHAPE;
     const fg_step all = {.x = {(void *)x, x_stride}, .h = {(void *)h, 0}, .c = {(void *)c, 0},
-                         .h_out = {h_out, 0}, .c_out = {c_out, 0}, .m = scratch};
+                         .h_out = {h_out, 0}, .c_out = {c_out, 0}, .unprojected = scratch};
     fg_watch watch;
-    fg_begin(&watch, lstm->nbytes * batch);
+    fg_begin(&watch, fg_cost(lstm->nbytes, batch));
     fg_step_layers(lstm, batch, &all);
     return fg_end(&watch);
 }

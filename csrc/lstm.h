@@ -20,7 +20,7 @@ struct fastgate_lstm {
     fastgate_lstm_options options;
     size_t output_size;
     size_t width;  /* bytes of an element of an array */
-    size_t panel;  /* units in a panel */
+    size_t panel_rows; /* units in a panel */
     size_t nbytes; /* of all layers */
     int in_place;  /* whether peepholes are in a buffer that was loaded */
     fg_file file;  /* the file that was loaded, if any */
@@ -42,13 +42,7 @@ static inline size_t fg_inputs_of(const fastgate_lstm *lstm, size_t index)
 /* hidden_size, rounded up to whole panels */
 static inline size_t fg_padded_units(const fastgate_lstm *lstm)
 {
-    return (lstm->options.hidden_size + lstm->panel - 1) / lstm->panel * lstm->panel;
-}
-
-/* The address of an element of `width` bytes */
-static inline void *fg_at(const void *array, size_t index, size_t width)
-{
-    return (char *)array + index * width;
+    return (lstm->options.hidden_size + lstm->panel_rows - 1) / lstm->panel_rows * lstm->panel_rows;
 }
 
 /* The rows of a batch, `stride` elements apart. */
@@ -62,7 +56,7 @@ typedef struct {
     fg_rows x, h, c;
     fg_rows h_out, c_out; /* c_out may be c */
     fg_rows totals;       /* (batch, 4 padded units), the biases and products with x; or NULL, and x is read */
-    void *m;              /* (batch, hidden_size): h before the projection; scratch */
+    void *unprojected;    /* (batch, hidden_size): h before the projection; scratch */
 } fg_step;
 
 /* Runs one step of a layer.  Returns 1 if it was interrupted. */
@@ -78,13 +72,6 @@ static inline void fg_copy_rows(const fastgate_lstm *lstm, size_t batch, fg_rows
     for (ptrdiff_t b = 0; b < (ptrdiff_t)batch && size; b++)
         memcpy((char *)to.data + b * to.stride * width, (char *)from.data + b * from.stride * width,
                size * lstm->width);
-}
-
-/* a * b, or SIZE_MAX, which no allocation grants, if the product does not fit ptrdiff_t */
-static inline size_t fg_product(size_t a, size_t b)
-{
-    size_t product;
-    return __builtin_mul_overflow(a, b, &product) || product > PTRDIFF_MAX ? SIZE_MAX : product;
 }
 
 /* Several arrays in one allocation.  They are laid out twice: without memory, which adds up their sizes, and again

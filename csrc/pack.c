@@ -5,13 +5,7 @@
 #include <float.h>
 #include <math.h>
 
-/* The place of a[index], of an array of the type in which the gate is given. */
-static void *place(const void *a, fastgate_storage storage, ptrdiff_t index)
-{
-    return (char *)a + index * (ptrdiff_t)fg_real_bytes(storage);
-}
-
-/* Copies a number of that type, bit by bit: an assignment may change a signaling NaN, or not, as it is compiled. */
+/* Copies a number of the type in which weights are given, bit by bit: an assignment may change a signaling NaN. */
 static void copy_number(void *to, const void *from, fastgate_storage storage)
 {
     if (storage == FASTGATE_FLOAT64)
@@ -20,24 +14,33 @@ static void copy_number(void *to, const void *from, fastgate_storage storage)
         memcpy(to, from, sizeof(float));
 }
 
-/* Element (i, k) of m. */
-static const void *weight_at(const fg_matrix *m, fastgate_storage storage, size_t i, size_t k)
+/* Element (i, k) of m */
+static void *weight_at(const fg_matrix *m, fastgate_storage storage, size_t i, size_t k)
 {
-    return place(m->weight, storage, (ptrdiff_t)i * m->row_stride + (ptrdiff_t)k * m->column_stride);
+    const size_t s = k >= m->shape.segments[0];
+    const ptrdiff_t column = (ptrdiff_t)(k - (s ? m->shape.segments[0] : 0)) * m->column_stride;
+    return fg_at(m->weight[s], (ptrdiff_t)i * m->row_stride[s] + column, fg_real_bytes(storage));
 }
 
-/* Where the weight of row r and column k of a panel is, for every storage except int8. */
+/* The weights of the segment of column *k in a panel.  *k becomes the column's index within the segment. */
+static char *segment_of(const char *panel, fastgate_storage storage, const size_t segments[2], size_t *k)
+{
+    size_t skipped = fg_head_bytes(storage);
+    if (*k >= segments[0]) {
+        skipped += fg_segment_bytes(storage, segments[0]);
+        *k -= segments[0];
+    }
+    return (char *)panel + skipped;
+}
+
+/* Where the weight of row r and column k of a panel is, for every storage except int8 */
 static char *weight_of(const char *panel, fastgate_storage storage, const size_t segments[2], size_t r, size_t k)
 {
     const size_t line = fg_input_bytes(storage), width = line / fg_panel_rows(storage);
-    const char *segment = panel + FG_LINE;
-    if (k >= segments[0]) {
-        segment += fg_segment_bytes(storage, segments[0]);
-        k -= segments[0];
-    }
+    char *segment = segment_of(panel, storage, segments, &k);
     if (storage == FASTGATE_BFLOAT16)
-        return (char *)segment + k / 2 * FG_LINE + 2 * r * width + k % 2 * width;
-    return (char *)segment + k * line + r * width;
+        return segment + k / 2 * FG_LINE + 2 * r * width + k % 2 * width;
+    return segment + k * line + r * width;
 }
 
 /* Whether the weight fits. */
@@ -66,22 +69,14 @@ static void load_weight(void *weight, const char *from, fastgate_storage storage
 
 /* ---- int8 -------------------------------------------------------------------------------------- */
 
-/* The line of sums of the span of column k, of a panel; the weights of the span follow. */
-static char *int8_span_of(const char *panel, const size_t segments[2], size_t k)
+/* The weight of row r and column k of a panel; *sums becomes the line of sums of its span. */
+static int8_t *int8_weight(const char *panel, const size_t segments[2], size_t r, size_t k, int32_t **sums)
 {
-    const char *segment = panel + fg_head_bytes(FASTGATE_INT8);
-    if (k >= segments[0]) {
-        segment += fg_segment_bytes(FASTGATE_INT8, segments[0]);
-        k -= segments[0];
-    }
-    return (char *)segment + fg_segment_bytes(FASTGATE_INT8, k / FG_INT8_SPAN * FG_INT8_SPAN);
-}
-
-static int8_t *int8_weight(const char *panel, const size_t segments[2], size_t r, size_t k)
-{
-    const size_t place = (k < segments[0] ? k : k - segments[0]) % FG_INT8_SPAN;
-    char *line = int8_span_of(panel, segments, k) + (1 + place / FG_QUAD) * FG_LINE;
-    return (int8_t *)line + r * FG_QUAD + place % FG_QUAD;
+    char *span = segment_of(panel, FASTGATE_INT8, segments, &k);
+    span += fg_segment_bytes(FASTGATE_INT8, k / FG_INT8_SPAN * FG_INT8_SPAN);
+    k %= FG_INT8_SPAN;
+    *sums = (int32_t *)span;
+    return (int8_t *)span + (1 + k / FG_QUAD) * FG_LINE + r * FG_QUAD + k % FG_QUAD;
 }
 
 /* The scale of a row of int8 weights.  17 bits, so that its multiples by up to 127 are exact. */
@@ -90,15 +85,15 @@ static float scale_of(float largest)
     return fg_of_bits(fg_bits_of(largest / 127) & ~(uint32_t)0x7f);
 }
 
-/* Row i of m as row r of a panel, whose weights are zeros before. */
+/* Row i of m as row r of a panel, whose weights are zeros before */
 static int pack_int8_row(char *panel, const fg_matrix *m, size_t i, size_t r)
 {
-    const size_t columns = m->segments[0] + m->segments[1];
+    const size_t columns = m->shape.segments[0] + m->shape.segments[1];
     float largest = 0;
     for (size_t k = 0; k < columns; k++) {
         const float w = fabsf(*(const float *)weight_at(m, FASTGATE_INT8, i, k));
         if (!isfinite(w))
-            return FASTGATE_ERROR_VALUE;
+            return 0;
         largest = w > largest ? w : largest;
     }
     const float scale = scale_of(largest);
@@ -106,56 +101,76 @@ static int pack_int8_row(char *panel, const fg_matrix *m, size_t i, size_t r)
     for (size_t k = 0; k < columns && scale > 0; k++) {
         const float q = rintf(*(const float *)weight_at(m, FASTGATE_INT8, i, k) / scale);
         const int8_t w = (int8_t)(q > 127 ? 127 : q < -127 ? -127 : q);
-        *int8_weight(panel, m->segments, r, k) = w;
-        ((int32_t *)int8_span_of(panel, m->segments, k))[r] += w;
+        int32_t *sums;
+        *int8_weight(panel, m->shape.segments, r, k, &sums) = w;
+        sums[r] += w;
     }
-    return FASTGATE_OK;
-}
-
-static void unpack_int8_row(const char *panel, const size_t segments[2], size_t r, float *weight)
-{
-    float scale;
-    memcpy(&scale, panel + FG_LINE + r * sizeof scale, sizeof scale);
-    for (size_t k = 0; k < segments[0] + segments[1]; k++)
-        weight[k] = *int8_weight(panel, segments, r, k) * scale;
+    return 1;
 }
 
 /* ---- panels ------------------------------------------------------------------------------------ */
 
+/* The rows of a matrix that a panel holds, counted through all gates */
+typedef struct {
+    size_t first, count;
+} panel_rows;
+
+static panel_rows rows_of(const fg_shape *shape, fastgate_storage storage, size_t panel)
+{
+    const size_t first = panel / shape->gates * fg_panel_rows(storage);
+    return (panel_rows){panel % shape->gates * shape->rows + first,
+                        smaller(shape->rows - first, fg_panel_rows(storage))};
+}
+
 int fg_pack(char *packed, fastgate_storage storage, const fg_matrix *m)
 {
-    const size_t panel = fg_panel_rows(storage), bytes = fg_panel_bytes(storage, m->segments);
-    const size_t columns = m->segments[0] + m->segments[1];
-    for (size_t first = 0; first < m->rows; first += panel, packed += bytes) {
-        const size_t rows = smaller(m->rows - first, panel);
+    const size_t *segments = m->shape.segments;
+    const size_t bytes = fg_panel_bytes(storage, segments), columns = segments[0] + segments[1];
+    for (size_t panel = 0; panel < fg_panels_of(&m->shape, storage); panel++, packed += bytes) {
+        const panel_rows rows = rows_of(&m->shape, storage, panel);
         memset(packed, 0, bytes);
         if (m->bias)
-            memcpy(packed, place(m->bias, storage, (ptrdiff_t)first), rows * fg_real_bytes(storage));
-        for (size_t r = 0; r < rows && storage == FASTGATE_INT8; r++)
-            if (pack_int8_row(packed, m, first + r, r))
+            memcpy(packed, fg_at(m->bias, (ptrdiff_t)rows.first, fg_real_bytes(storage)),
+                   rows.count * fg_real_bytes(storage));
+        for (size_t r = 0; r < rows.count && storage == FASTGATE_INT8; r++)
+            if (!pack_int8_row(packed, m, rows.first + r, r))
                 return FASTGATE_ERROR_VALUE;
         for (size_t k = 0; k < columns && storage != FASTGATE_INT8; k++)
-            for (size_t r = 0; r < rows; r++)
-                if (!store_weight(weight_of(packed, storage, m->segments, r, k), storage,
-                                  weight_at(m, storage, first + r, k)))
+            for (size_t r = 0; r < rows.count; r++)
+                if (!store_weight(weight_of(packed, storage, segments, r, k), storage,
+                                  weight_at(m, storage, rows.first + r, k)))
                     return FASTGATE_ERROR_VALUE;
     }
     return FASTGATE_OK;
 }
 
-void fg_unpack(const char *packed, fastgate_storage storage, size_t rows, const size_t segments[2], void *weight,
-               void *bias)
+/* Writes row r of a panel as row i of m. */
+static void unpack_row(const char *panel, fastgate_storage storage, size_t r, const fg_matrix *m, size_t i)
 {
-    const size_t panel = fg_panel_rows(storage), bytes = fg_panel_bytes(storage, segments);
-    const size_t columns = segments[0] + segments[1];
-    for (size_t i = 0; i < rows; i++) {
-        const char *from = packed + i / panel * bytes;
-        copy_number(place(bias, storage, (ptrdiff_t)i), place(from, storage, (ptrdiff_t)(i % panel)), storage);
-        if (storage == FASTGATE_INT8 && columns)
-            unpack_int8_row(from, segments, i % panel, (float *)weight + i * columns);
-        for (size_t k = 0; k < columns && storage != FASTGATE_INT8; k++)
-            load_weight(place(weight, storage, (ptrdiff_t)(i * columns + k)),
-                        weight_of(from, storage, segments, i % panel, k), storage);
+    float scale = 0;
+    int32_t *sums;
+    if (storage == FASTGATE_INT8)
+        memcpy(&scale, panel + FG_LINE + r * sizeof scale, sizeof scale);
+    for (size_t k = 0; k < m->shape.segments[0] + m->shape.segments[1]; k++) {
+        void *weight = weight_at(m, storage, i, k);
+        if (storage == FASTGATE_INT8)
+            *(float *)weight = *int8_weight(panel, m->shape.segments, r, k, &sums) * scale;
+        else
+            load_weight(weight, weight_of(panel, storage, m->shape.segments, r, k), storage);
+    }
+}
+
+void fg_unpack(const char *packed, fastgate_storage storage, const fg_matrix *m)
+{
+    const size_t bytes = fg_panel_bytes(storage, m->shape.segments), width = fg_real_bytes(storage);
+    for (size_t panel = 0; panel < fg_panels_of(&m->shape, storage); panel++, packed += bytes) {
+        const panel_rows rows = rows_of(&m->shape, storage, panel);
+        for (size_t r = 0; r < rows.count; r++) {
+            const size_t i = rows.first + r;
+            if (m->bias)
+                copy_number(fg_at(m->bias, (ptrdiff_t)i, width), packed + r * width, storage);
+            unpack_row(packed, storage, r, m, i);
+        }
     }
 }
 
@@ -240,12 +255,11 @@ static int is_panel(const char *panel, fastgate_storage storage, size_t rows, co
     return good && fg_is_zero_past(at, (size_t)(end - at), FG_LINE / 2, 0);
 }
 
-int fg_is_packed(const char *packed, fastgate_storage storage, size_t rows, size_t group, const size_t segments[2],
-                 int has_bias)
+int fg_is_packed(const char *packed, fastgate_storage storage, const fg_shape *shape, int has_bias)
 {
-    const size_t panel = fg_panel_rows(storage), bytes = fg_panel_bytes(storage, segments);
-    for (size_t i = 0, first = 0; first < rows; first = ++i / group * panel, packed += bytes)
-        if (!is_panel(packed, storage, smaller(rows - first, panel), segments, has_bias))
+    const size_t bytes = fg_panel_bytes(storage, shape->segments);
+    for (size_t panel = 0; panel < fg_panels_of(shape, storage); panel++, packed += bytes)
+        if (!is_panel(packed, storage, rows_of(shape, storage, panel).count, shape->segments, has_bias))
             return 0;
     return 1;
 }

@@ -53,7 +53,7 @@ static int check_crc(const fg_saved *header, const void *buffer, size_t size)
     fg_watch watch;
     uint32_t crc = 0;
     fg_begin(&watch, size);
-    for (size_t at = CHECKED, some; at < size && !fg_interrupted(FG_WATCH_COST); at += some) {
+    for (size_t at = CHECKED, some; at < size && !fg_interrupted(); at += some) {
         some = smaller(size - at, FG_WATCH_COST);
         crc = fg_crc32(crc, (const char *)buffer + at, some);
     }
@@ -102,6 +102,7 @@ static int error_code(void)
 
 int fg_open_file(fg_file *file, const char *path)
 {
+    *file = (fg_file){NULL, 0};
     if (os_map(path, &file->data, &file->size))
         return error_code();
     if (file->size >= sizeof(fg_saved))
@@ -114,9 +115,10 @@ void fg_close_file(fg_file *file)
 {
     if (file->size)
         os_unmap(file->data, file->size);
+    file->size = 0;
 }
 
-int fg_write_file(const char *path, const void *data, size_t size)
+static int write_file(const char *path, const void *data, size_t size)
 {
     static atomic_uint writers;
     if (os_check_target(path)) /* /dev/null stays what it is */
@@ -147,4 +149,11 @@ int fg_write_file(const char *path, const void *data, size_t size)
     }
     free(beside);
     return failed ? error_code() : FASTGATE_OK;
+}
+
+int fg_write_file(const char *path, void *data, size_t size)
+{
+    const int rc = data ? write_file(path, data, size) : FASTGATE_ERROR_MEMORY;
+    free(data);
+    return rc;
 }

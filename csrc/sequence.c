@@ -18,10 +18,10 @@
 #define LEAST_PIECE_STEPS 8
 #define PIECE_STEPS 48
 
-/* The most rows in a slice of a batch with lengths, which copies all of its rows for each step; and the cost of such a
- * copy, with the misses of caches and of pages that it causes. */
+/* The most rows in a slice of a batch with lengths, which copies all of its rows for each step; and the steps of a row
+ * that are cleared between two looks at the interrupt. */
 #define SLICE_ROWS 4096
-#define COPY_COST 4096
+#define CLEARED_STEPS 4096
 
 /* (steps, batch, size), with `step` elements from one step to the next and `row` elements from one row to the next */
 typedef struct {
@@ -39,14 +39,15 @@ typedef struct {
 
 /* The scratch memory of a layer_run. */
 typedef struct {
-    void *m;      /* (batch, hidden_size), for a projection */
+    void *unprojected; /* (batch, hidden_size), for a projection */
     void *totals; /* (AHEAD_ROWS, 4 padded units) */
     void *x, *y, *h, *c; /* with lengths, copies of the rows: of x and y for a few steps, and of their state */
 } scratch;
 
 /*
- * A call of fastgate_lstm_run.  Its work is divided among threads in one of two ways: into slices of the batch, each in
- * both directions of a layer; or, in a pipeline, into pieces of the steps of every layer.
+ * A call of fastgate_lstm_run.  Its work is divided among threads in one of three ways: into slices of the batch, each
+ * in both directions of a layer; in a pipeline, into pieces of the steps of every layer; or not at all, and then
+ * threads share each step.
  */
 typedef struct {
     const fastgate_lstm *lstm;
@@ -115,24 +116,25 @@ static sequence run_ahead(const fastgate_lstm *lstm, size_t index, const layer_r
                     : (sequence){totals, (ptrdiff_t)size, (ptrdiff_t)(count * size)};
 }
 
-/* The cost of a step of one layer, in the unit of fg_run */
+/* The cost of a step of one layer in one direction */
 static size_t step_cost(const fastgate_lstm *lstm, size_t batch)
 {
-    return fg_product(lstm->nbytes / fg_count_of(&lstm->options), larger(smaller(batch, 3), batch / 4));
+    return fg_cost(lstm->nbytes / fg_count_of(&lstm->options), batch);
 }
 
 /* Runs a layer.  Each step writes h into y, where the next step reads it. */
 static void run_layer(const fastgate_lstm *lstm, size_t index, const layer_run *r, const scratch *space)
 {
-    const size_t ahead = steps_ahead(lstm, fg_inputs_of(lstm, index), r->batch), cost = step_cost(lstm, r->batch);
-    const size_t most = ahead ? ahead : FG_WATCH_COST / larger(cost, 1) + 1;
-    fg_step step = {.h = r->h, .c = r->c, .c_out = r->c, .m = space->m};
+    const size_t ahead = steps_ahead(lstm, fg_inputs_of(lstm, index), r->batch);
+    /* the steps between two looks at the interrupt */
+    const size_t most = ahead ? ahead : FG_WATCH_COST / larger(step_cost(lstm, r->batch), 1) + 1;
+    fg_step step = {.h = r->h, .c = r->c, .c_out = r->c, .unprojected = space->unprojected};
     for (size_t t = 0, count; t < r->steps; t += count) {
         count = smaller(most, r->steps - t);
         sequence totals = {NULL, 0, 0};
         if (ahead)
             totals = run_ahead(lstm, index, r, t, count, space->totals);
-        if ((t || cost * count >= FG_WATCH_COST / 64) && fg_interrupted(cost * count)) /* short calls skip it */
+        if (fg_interrupted())
             return;
         for (size_t i = 0; i < count; i++) {
             step.x = step_of(lstm, r->x, t + i);
@@ -167,13 +169,13 @@ static void run_lengths(const lstm_run *run, size_t index, const layer_run *r, i
     const fg_rows h = {space->h, (ptrdiff_t)output}, c = {space->c, (ptrdiff_t)hidden};
     for (size_t i = 0; i < r->batch; i++) {
         const size_t b = order[i * stride];
-        if (fg_interrupted(COPY_COST * (run->steps - lengths[b] + 1)))
+        if (fg_interrupted())
             return;
         copy_row(lstm, h, i, r->h, b, output);
         copy_row(lstm, c, i, r->c, b, hidden);
         for (size_t t = lengths[b]; t < run->steps && output; t++) {
             memset(row_of(lstm, step_of(lstm, r->y, t), b).data, 0, output * lstm->width);
-            if (t % SLICE_ROWS == SLICE_ROWS - 1 && fg_interrupted(FG_WATCH_COST))
+            if (t % CLEARED_STEPS == CLEARED_STEPS - 1 && fg_interrupted())
                 return;
         }
     }
@@ -182,7 +184,7 @@ static void run_lengths(const lstm_run *run, size_t index, const layer_run *r, i
             copy_row(lstm, r->h, b, h, running - 1, output);
             copy_row(lstm, r->c, b, c, running - 1, hidden);
         }
-        if (!running || fg_interrupted(COPY_COST * running))
+        if (!running || fg_interrupted())
             return;
         steps = smaller(larger(AHEAD_ROWS / running, 1), lengths[order[(running - 1) * stride]] - t);
         const layer_run few = {steps, running, {space->x, (ptrdiff_t)(running * inputs), (ptrdiff_t)inputs},
@@ -294,7 +296,7 @@ static void lay_out(fg_workspace *w, lstm_run *run)
     for (size_t i = 0; i < count && w->used < SIZE_MAX; i++) {
         /* the smallest batch that runs: that of the smallest slice or, with lengths, one row */
         const size_t ahead = steps_ahead(lstm, inputs, run->given ? 1 : run->batch / run->slices);
-        const scratch s = {.m = fg_array_in(w, o->projection_size ? rows : 0, o->hidden_size, width),
+        const scratch s = {.unprojected = fg_array_in(w, o->projection_size ? rows : 0, o->hidden_size, width),
                            .totals = fg_array_in(w, ahead ? AHEAD_ROWS : 0, 4 * fg_padded_units(lstm), width),
                            .x = fg_array_in(w, copies, inputs, width),
                            .y = fg_array_in(w, copies, output, width),
@@ -343,7 +345,7 @@ static void run_all(lstm_run *run)
         fg_pipeline(run->threads, wake, run->progress, o->layers, run->pieces, run_pipelined, run);
         return;
     }
-    for (run->layer = 0; run->layer < o->layers && !(run->layer && fg_interrupted(0)); run->layer++)
+    for (run->layer = 0; run->layer < o->layers && !fg_stopped(); run->layer++)
         fg_share(run->threads, run->slices * o->directions, wake, run_slice, run);
 }
 

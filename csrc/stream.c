@@ -6,7 +6,7 @@ struct fastgate_stream {
     size_t batch;
     void *h[2], *c; /* (layers, batch, size): h[now] and c are the state, and the next step writes the other h */
     void *h_rows, *c_rows; /* the states of the rows that fastgate_stream_step_rows advances, in their order */
-    void *m;        /* scratch of a projection */
+    void *unprojected; /* scratch of a projection */
     int now;
     fg_workspace workspace;
 };
@@ -20,7 +20,7 @@ static void lay_out_stream(fastgate_stream *s)
     s->c = fg_array_in(&s->workspace, count, o->hidden_size, width);
     s->h_rows = fg_array_in(&s->workspace, count, s->lstm->output_size, width);
     s->c_rows = fg_array_in(&s->workspace, count, o->hidden_size, width);
-    s->m = fg_array_in(&s->workspace, o->projection_size ? s->batch : 0, o->hidden_size, width);
+    s->unprojected = fg_array_in(&s->workspace, o->projection_size ? s->batch : 0, o->hidden_size, width);
 }
 
 int fastgate_stream_create(fastgate_stream **stream, const fastgate_lstm *lstm, size_t batch)
@@ -62,8 +62,9 @@ static void copy_output(const fastgate_lstm *lstm, size_t count, const void *h, 
 void fastgate_stream_step(fastgate_stream *s, const void *x, ptrdiff_t x_stride, void *y, ptrdiff_t y_stride)
 {
     void *const next = s->h[1 - s->now];
-    fg_step_layers(s->lstm, s->batch, &(fg_step){.x = {(void *)x, x_stride}, .h = {s->h[s->now], 0}, .c = {s->c, 0},
-                                                 .h_out = {next, 0}, .c_out = {s->c, 0}, .m = s->m});
+    const fg_step all = {.x = {(void *)x, x_stride}, .h = {s->h[s->now], 0}, .c = {s->c, 0}, .h_out = {next, 0},
+                         .c_out = {s->c, 0}, .unprojected = s->unprojected};
+    fg_step_layers(s->lstm, s->batch, &all);
     s->now = 1 - s->now;
     copy_output(s->lstm, s->batch, next, y, y_stride);
 }
@@ -89,8 +90,9 @@ void fastgate_stream_step_rows(fastgate_stream *s, const size_t *rows, size_t co
     void *const h = s->h[s->now], *const next = s->h[1 - s->now];
     copy_chosen(s, rows, count, h, s->h_rows, output, 0);
     copy_chosen(s, rows, count, s->c, s->c_rows, hidden, 0);
-    fg_step_layers(lstm, count, &(fg_step){.x = {(void *)x, x_stride}, .h = {s->h_rows, 0}, .c = {s->c_rows, 0},
-                                           .h_out = {next, 0}, .c_out = {s->c_rows, 0}, .m = s->m});
+    const fg_step all = {.x = {(void *)x, x_stride}, .h = {s->h_rows, 0}, .c = {s->c_rows, 0}, .h_out = {next, 0},
+                         .c_out = {s->c_rows, 0}, .unprojected = s->unprojected};
+    fg_step_layers(lstm, count, &all);
     copy_chosen(s, rows, count, h, next, output, 1);
     copy_chosen(s, rows, count, s->c, s->c_rows, hidden, 1);
     copy_output(lstm, count, next, y, y_stride);
@@ -106,32 +108,24 @@ void fastgate_stream_reset(fastgate_stream *s, size_t b)
     }
 }
 
-/* The bytes of h and of c, for all layers and rows */
-static size_t h_bytes(const fastgate_stream *s)
+/* Copies h and c of all layers and rows from the stream or, with `back`, to it. */
+static void copy_state(const fastgate_stream *s, void *h, void *c, int back)
 {
-    return s->lstm->options.layers * s->batch * s->lstm->output_size * s->lstm->width;
-}
-
-static size_t c_bytes(const fastgate_stream *s)
-{
-    return s->lstm->options.layers * s->batch * s->lstm->options.hidden_size * s->lstm->width;
-}
-
-/* memcpy for arrays that may be empty, and then NULL */
-static void copy(void *to, const void *from, size_t bytes)
-{
-    if (bytes)
-        memcpy(to, from, bytes);
+    void *const own[2] = {s->h[s->now], s->c}, *const other[2] = {h, c};
+    const size_t sizes[2] = {s->lstm->output_size, s->lstm->options.hidden_size};
+    for (size_t i = 0; i < 2; i++) {
+        const size_t bytes = s->lstm->options.layers * s->batch * sizes[i] * s->lstm->width;
+        if (bytes) /* else the arrays may be NULL */
+            memcpy(back ? own[i] : other[i], back ? other[i] : own[i], bytes);
+    }
 }
 
 void fastgate_stream_get_state(const fastgate_stream *s, void *h, void *c)
 {
-    copy(h, s->h[s->now], h_bytes(s));
-    copy(c, s->c, c_bytes(s));
+    copy_state(s, h, c, 0);
 }
 
 void fastgate_stream_set_state(fastgate_stream *s, const void *h, const void *c)
 {
-    copy(s->h[s->now], h, h_bytes(s));
-    copy(s->c, c, c_bytes(s));
+    copy_state(s, (void *)h, (void *)c, 1);
 }

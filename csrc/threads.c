@@ -1,14 +1,14 @@
 /*
  * The threads that share one call: a pool of workers, started by the calls that need them.
  *
- * The pool runs one job at a time; a caller that finds it taken runs its job alone.  The pieces of
+ * The pool runs one job at a time; a caller that finds it taken runs its job alone.  The tasks of
  * a job are split into one range for each participant: the caller is participant 0, worker p always
  * participant p, so that equal calls lead it through the same memory.  A participant takes the
- * pieces of its own range front to back, then single pieces from the ends of the others' ranges.
+ * tasks of its own range front to back, then single tasks from the ends of the others' ranges.
  *
- * A range is one atomic word, and taking a piece one compare-exchange on it, so nobody waits for a
- * worker that has not begun: its pieces are taken by others.  Until a worker has counted the pieces
- * that it ran, their job cannot end.  So a worker reads the job only after it took a piece of its
+ * A range is one atomic word, and taking a task one compare-exchange on it, so nobody waits for a
+ * worker that has not begun: its tasks are taken by others.  Until a worker has counted the tasks
+ * that it ran, their job cannot end.  So a worker reads the job only after it took a task of its
  * own range; one that wakes too late finds that range empty, or filled by a later job, which is then
  * its job.
  */
@@ -25,10 +25,10 @@ void fastgate_override_threads(unsigned threads)
     atomic_store_explicit(&threads_for_all, threads, memory_order_relaxed);
 }
 
-unsigned fg_threads_of(unsigned asked)
+unsigned fg_threads_of(unsigned created_with)
 {
     const unsigned for_all = atomic_load_explicit(&threads_for_all, memory_order_relaxed);
-    const unsigned threads = for_all ? for_all : asked;
+    const unsigned threads = for_all ? for_all : created_with;
     return threads < 1 ? 1 : threads < FG_THREAD_LIMIT ? threads : FG_THREAD_LIMIT;
 }
 
@@ -39,34 +39,28 @@ static _Thread_local int is_worker;
  * more than CPUs, the others may be those it waits for. */
 #define LOOKS 32
 
-static void run_alone(size_t count, void (*task)(void *, size_t), void *context)
-{
-    for (size_t i = 0; i < count; i++)
-        task(context, i);
-}
-
 /* How long an idle worker looks for its next job before it sleeps: longer than a busy caller pauses
  * between calls, and little enough to waste. */
 #define IDLE_NS 100000
 
 /*
- * The pieces of a range that nobody took yet: from `first` on, `left` many, as first << 32 | left; 0
- * where none are left.  ASLEEP is set while its worker sleeps, whatever the pieces.
+ * The tasks of a range that nobody took yet: from `first` on, `left` many, as first << 32 | left; 0
+ * where none are left.  ASLEEP is set while its worker sleeps, whatever the tasks.
  */
 typedef _Atomic uint64_t range;
 #define ASLEEP ((uint64_t)1 << 63)
 #define ONE_LATER ((uint64_t)1 << 32)
-#define MOST_PIECES INT32_MAX
+#define MOST_TASKS INT32_MAX
 
 /* Apart from what other threads write: two lines, which some CPUs fetch together. */
 #define APART _Alignas(128)
 
 static struct {
-    APART range pieces;
+    APART range tasks;
     APART os_sleeper sleeper; /* whose lock the worker holds where it falls asleep */
 } participants[FG_THREAD_LIMIT];
 
-static struct { /* written by its caller while no range has pieces */
+static struct { /* written by its caller while no range has tasks */
     APART void (*task)(void *context, size_t i);
     void *context;
     fg_watch *watched; /* of the caller */
@@ -75,7 +69,7 @@ static struct { /* written by its caller while no range has pieces */
 
 static struct {
     APART atomic_size_t count;
-} unfinished; /* pieces of the job, except those that workers ran and counted */
+} unfinished; /* tasks of the job, except those that workers ran and counted */
 
 static struct {
     APART atomic_bool taken;
@@ -95,41 +89,41 @@ static void pause_after(unsigned look)
 #endif
 }
 
-/* Takes a piece from the front or the end of a range; 0 if there is none. */
-static int take(range *from, int front, size_t *piece)
+/* Takes a task from the front or the end of a range; 0 if there is none. */
+static int take(range *from, int front, size_t *task)
 {
     uint64_t now = atomic_load_explicit(from, memory_order_relaxed), rest;
     do {
         const uint32_t first = (uint32_t)((now & ~ASLEEP) >> 32), left = (uint32_t)now;
         if (!left)
             return 0;
-        *piece = front ? first : (size_t)first + left - 1;
+        *task = front ? first : (size_t)first + left - 1;
         rest = left == 1 ? now & ASLEEP : now - 1 + (front ? ONE_LATER : 0);
     } while (!atomic_compare_exchange_weak_explicit(from, &now, rest, memory_order_acquire,
                                                     memory_order_relaxed));
     return 1;
 }
 
-/* Runs what participant `me` can take of the job, and returns how many pieces that was. */
+/* Runs what participant `me` can take of the job, and returns how many tasks that was. */
 static size_t take_part(unsigned me)
 {
     size_t i, done = 0;
-    for (; take(&participants[me].pieces, 1, &i); done++)
+    for (; take(&participants[me].tasks, 1, &i); done++)
         watched = job.watched, job.task(job.context, i);
     if (me && !done)
         return 0; /* the job may be over */
     for (unsigned step = 1; step < job.threads; step++) {
-        range *other = &participants[(me + step) % job.threads].pieces;
+        range *other = &participants[(me + step) % job.threads].tasks;
         for (; take(other, 0, &i); done++)
             watched = job.watched, job.task(job.context, i);
     }
     return done;
 }
 
-/* Sleeps, unless there are pieces. */
+/* Sleeps, unless there are tasks. */
 static void sleep_until_woken(unsigned me)
 {
-    range *own = &participants[me].pieces;
+    range *own = &participants[me].tasks;
     uint64_t none = 0;
     os_lock(&participants[me].sleeper);
     if (atomic_compare_exchange_strong_explicit(own, &none, ASLEEP, memory_order_relaxed,
@@ -139,9 +133,9 @@ static void sleep_until_woken(unsigned me)
     os_unlock(&participants[me].sleeper);
 }
 
-static void await_pieces(unsigned me)
+static void await_tasks(unsigned me)
 {
-    range *own = &participants[me].pieces;
+    range *own = &participants[me].tasks;
     const uint64_t start = os_nanoseconds();
     for (unsigned look = 1; !atomic_load_explicit(own, memory_order_relaxed); look++) {
         pause_after(look);
@@ -152,13 +146,13 @@ static void await_pieces(unsigned me)
     }
 }
 
-/* Wakes a worker if it sleeps and has pieces.  It can take the caller longer than a small job. */
+/* Wakes a worker if it sleeps and has tasks.  It can take the caller longer than a small job. */
 static void wake_worker(unsigned p)
 {
-    range *pieces = &participants[p].pieces;
-    if (atomic_load_explicit(pieces, memory_order_relaxed) <= ASLEEP)
+    range *tasks = &participants[p].tasks;
+    if (atomic_load_explicit(tasks, memory_order_relaxed) <= ASLEEP)
         return;
-    atomic_fetch_and_explicit(pieces, ~ASLEEP, memory_order_relaxed);
+    atomic_fetch_and_explicit(tasks, ~ASLEEP, memory_order_relaxed);
     os_lock(&participants[p].sleeper); /* so the worker waits by now, or has looked again */
     os_unlock(&participants[p].sleeper);
     os_wake(&participants[p].sleeper);
@@ -171,7 +165,7 @@ static OS_THREAD work(void *number)
     fesetenv(FE_DFL_ENV); /* not that of the thread which happened to start this one */
     os_name_thread();
     for (;;) {
-        await_pieces(me);
+        await_tasks(me);
         const size_t done = take_part(me);
         if (done)
             atomic_fetch_sub_explicit(&unfinished.count, done, memory_order_release);
@@ -185,7 +179,7 @@ static __attribute__((noinline)) void start_workers(unsigned wanted)
 {
     while (pool.workers < wanted && pool.workers < pool.most_workers) {
         const unsigned p = pool.workers + 1;
-        atomic_store_explicit(&participants[p].pieces, 0, memory_order_relaxed);
+        atomic_store_explicit(&participants[p].tasks, 0, memory_order_relaxed);
         os_init_sleeper(&participants[p].sleeper);
         if (os_start_thread(work, p))
             pool.most_workers = pool.workers;
@@ -199,12 +193,12 @@ static void begin_again(void)
 {
     pool.workers = 0;
     pool.most_workers = FG_THREAD_LIMIT - 1;
-    atomic_store_explicit(&participants[0].pieces, 0, memory_order_relaxed);
+    atomic_store_explicit(&participants[0].tasks, 0, memory_order_relaxed);
     atomic_store_explicit(&pool.taken, 0, memory_order_relaxed);
 }
 
 /* When the library is loaded, before there can be a fork or a second thread in a call. */
-__attribute__((constructor)) static void begin(void)
+__attribute__((constructor)) static void prepare_pool(void)
 {
     pool.most_workers = os_at_fork(begin_again) ? 0 : FG_THREAD_LIMIT - 1; /* without it, no workers */
 }
@@ -218,7 +212,7 @@ static void run_together(unsigned threads, size_t count, int wake)
     for (unsigned p = 0; p < threads; p++) {
         const uint64_t first = (uint64_t)count * p / threads;
         const uint64_t end = (uint64_t)count * (p + 1) / threads;
-        asleep |= atomic_fetch_or_explicit(&participants[p].pieces, first << 32 | (end - first),
+        asleep |= atomic_fetch_or_explicit(&participants[p].tasks, first << 32 | (end - first),
                                            memory_order_release);
     }
     if (asleep && (wake || os_nanoseconds() - pool.asleep_until < IDLE_NS))
@@ -228,7 +222,7 @@ static void run_together(unsigned threads, size_t count, int wake)
     for (unsigned look = 1;
          atomic_load_explicit(&unfinished.count, memory_order_acquire) != done; look++) {
         pause_after(look);
-        fg_interrupted(FG_WATCH_COST / LOOKS); /* the others may need long */
+        fg_interrupted(); /* the others may need long */
     }
     if (asleep)
         pool.asleep_until = os_nanoseconds();
@@ -239,13 +233,10 @@ void fg_share(unsigned threads, size_t count, int wake, void (*task)(void *conte
 {
     if (threads > count)
         threads = (unsigned)count;
-    if (threads < 2 || count > MOST_PIECES) {
-        run_alone(count, task, context);
-        return;
-    }
-    if (atomic_load_explicit(&pool.taken, memory_order_relaxed) ||
+    if (threads < 2 || count > MOST_TASKS || atomic_load_explicit(&pool.taken, memory_order_relaxed) ||
         atomic_exchange_explicit(&pool.taken, 1, memory_order_acquire)) {
-        run_alone(count, task, context);
+        for (size_t i = 0; i < count; i++)
+            task(context, i);
         return;
     }
     if (pool.workers < threads - 1)
@@ -266,23 +257,22 @@ unsigned fastgate_cpu_count(void)
 
 /* ---- interruption ------------------------------------------------------------------------------ */
 
-/* How often a call asks: often enough for an answer within 100 ms, pieces included; and seldom enough for a function
+/* How often a call asks: often enough for an answer within 100 ms, tasks included; and seldom enough for a function
  * that takes a lock, such as Python's, for which it may wait some ms. */
 #define ASK_NS 20000000
 
-static int (*_Atomic asked_by_calls)(void);
+static int (*_Atomic callback)(void);
 
 void fastgate_set_interrupt(int (*asked)(void))
 {
-    atomic_store_explicit(&asked_by_calls, asked, memory_order_release);
+    atomic_store_explicit(&callback, asked, memory_order_release);
 }
 
 void fg_watch_call(fg_watch *w)
 {
-    w->asked = atomic_load_explicit(&asked_by_calls, memory_order_acquire);
-    if (!w->asked)
+    w->callback = atomic_load_explicit(&callback, memory_order_acquire);
+    if (!w->callback)
         return;
-    w->left = 0;
     w->since = os_nanoseconds();
     atomic_init(&w->interrupted, 0);
     watched = w;
@@ -294,25 +284,25 @@ int fg_unwatch_call(fg_watch *w)
     return atomic_load_explicit(&w->interrupted, memory_order_relaxed) ? FASTGATE_ERROR_INTERRUPTED : FASTGATE_OK;
 }
 
-int fg_interrupted(size_t cost)
+int fg_stopped(void)
+{
+    return watched && atomic_load_explicit(&watched->interrupted, memory_order_relaxed);
+}
+
+int fg_interrupted(void)
 {
     fg_watch *w = watched;
-    if (!w || is_worker || atomic_load_explicit(&w->interrupted, memory_order_relaxed))
-        return w && atomic_load_explicit(&w->interrupted, memory_order_relaxed);
-    if (cost < w->left) {
-        w->left -= cost;
-        return 0;
-    }
-    w->left = FG_WATCH_COST;
-    if (os_nanoseconds() - w->since < ASK_NS)
-        return 0;
-    watched = NULL; /* for calls that it makes itself */
-    const int interrupted = w->asked() != 0;
+    if (!w || is_worker || fg_stopped() || os_nanoseconds() - w->since < ASK_NS)
+        return fg_stopped();
+    watched = NULL; /* for calls that the callback makes itself */
+    const int interrupted = w->callback() != 0;
     watched = w;
     w->since = os_nanoseconds();
     atomic_store_explicit(&w->interrupted, interrupted, memory_order_relaxed);
     return interrupted;
 }
+
+/* ---- pipelines --------------------------------------------------------------------------------- */
 
 /* The state of a row of a pipeline is twice the number of its tasks that have returned, plus 1 while one runs. */
 typedef struct {
@@ -338,13 +328,13 @@ static int run_next(const pipeline *p, size_t i)
 
 /* Runs tasks until all have returned, or the call is interrupted; those of later rows first: what they need was
  * computed a moment ago. */
-static void run_rows(void *context, size_t participant)
+static void run_rows(void *context, size_t unused)
 {
     const pipeline *p = context;
-    (void)participant;
+    (void)unused;
     for (unsigned look = 1;
          atomic_load_explicit(&p->progress[p->rows - 1].state, memory_order_acquire) / 2 < p->columns &&
-         !fg_interrupted(FG_WATCH_COST / LOOKS); look++) {
+         !fg_interrupted(); look++) {
         size_t i = p->rows;
         while (i && !run_next(p, i - 1))
             i--;

@@ -107,8 +107,8 @@ cdef extern from "fastgate.h" nogil:
     size_t fastgate_lstm_output_size(const fastgate_lstm *lstm)
     size_t fastgate_lstm_nbytes(const fastgate_lstm *lstm)
     bint fastgate_lstm_has_peephole(const fastgate_lstm *lstm, size_t index)
-    int fastgate_lstm_unpack(const fastgate_lstm *lstm, size_t index, void *weight_ih, void *weight_hh,
-                             void *bias, void *peephole, void *projection)
+    void fastgate_lstm_unpack(const fastgate_lstm *lstm, size_t index, void *weight_ih, void *weight_hh,
+                              void *bias, void *peephole, void *projection)
     size_t fastgate_lstm_saved_size(const fastgate_lstm *lstm)
     void fastgate_lstm_save(const fastgate_lstm *lstm, void *buffer)
     int fastgate_lstm_load(fastgate_lstm **lstm, const void *buffer, size_t size)

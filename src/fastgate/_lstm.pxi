@@ -115,13 +115,12 @@ cdef class _Recurrent:
             parameters["peephole"] = np.empty((3, self.hidden_size), dtype)
         if made.projection_size:
             parameters["projection"] = np.empty((self.side_size, self.hidden_size), dtype)
-        if fastgate_lstm_unpack(
+        fastgate_lstm_unpack(
             self.lstm, index,
             data_or_null(parameters["weight_ih"]), data_or_null(parameters["weight_hh"]),
             data_or_null(parameters["bias_ih"]), data_or_null(parameters.get("peephole")),
             data_or_null(parameters.get("projection")),
-        ) != FASTGATE_OK:
-            raise MemoryError("no memory to unpack an LSTM")
+        )
         return parameters
 
     cdef dict keywords(self):

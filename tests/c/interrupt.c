@@ -50,8 +50,7 @@ static const struct shape {
     size_t n, m, projection, layers, directions, steps, batch;
 } shapes[] = {
     {GATE, 300, 300, 0, 0, 0, 0, 600},      /* shared by rows of x, in one piece of blocks each */
-    {GATE, 2000, 3000, 0, 0, 0, 0, 3},      /* several pieces of blocks */
-    {GATE, 2000, 3000, 0, 0, 0, 0, 30},     /* shared by blocks */
+    {GATE, 2000, 3000, 0, 0, 0, 0, 60},     /* shared by blocks, in several pieces */
     {GATE, 0, 20, 0, 0, 0, 0, 500000},      /* more time than it counts */
     {ONCE, 300, 300, 0, 0, 0, 0, 100},
     {ONCE, 5000, 900, 0, 0, 0, 0, 3},       /* two pieces of rows */
@@ -60,11 +59,11 @@ static const struct shape {
     {RUN, 20, 40, 12, 1, 1, 60, 40},        /* parts of the batch */
     {RUN, 20, 40, 0, 2, 2, 100, 3},         /* directions */
     {RUN, 60, 64, 0, 3, 1, 100, 1},         /* a pipeline */
-    {RUN, 30, 200, 90, 1, 1, 12, 5},        /* shared steps */
+    {RUN, 30, 200, 90, 1, 1, 20, 5},        /* shared steps */
     {RUN, 3, 300, 90, 1, 1, 3, 200},        /* long steps */
     {LENGTHS, 20, 30, 0, 2, 1, 50, 30},
     {LENGTHS, 3, 4, 0, 1, 2, 3, 9000},      /* parts of some thousand rows */
-    {STEP, 40, 50, 20, 2, 1, 1, 1000},
+    {STEP, 40, 50, 20, 2, 1, 1, 2500},
     {STREAM, 40, 50, 20, 2, 1, 1, 1000},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
@@ -161,7 +160,8 @@ static void try_shape(void)
         fastgate_override_threads(threads);
         const long most = asked(got, 0, &rc);
         CHECK(!memcmp(got, want, size), "%u threads: other bits", threads);
-        CHECK((most > 0) == (now->way != STREAM) || (threads > 1 && !most), "%ld questions", most);
+        CHECK((most > 0) == (now->way != STREAM) || (threads > 1 && !most), "shape %zu, %s, %u threads: %ld questions",
+              (size_t)(now - shapes), storage_names[storage], threads, most);
         const long some[] = {most, most / 2, 1};
         for (int i = 0; i < 3 && some[i]; i++) {
             asked(got, some[i], &rc);
@@ -176,14 +176,14 @@ static void try_shape(void)
 
 /* ---- how often --------------------------------------------------------------------------------- */
 
-/* Once for 4 MiB of work, or where more of it is one piece, once for each: 24 rows of x, or 64 MiB. */
+/* A gate asks between two pieces, of 96 rows of x or of 64 MiB of work; a sequence for some 4 MiB of work. */
 static void try_counts(void)
 {
     static const struct {
         struct shape shape;
         long least;
-    } counts[] = {{{GATE, 256, 256, 0, 0, 0, 0, 24 * 400}, 100}, {{GATE, 1024, 3000, 0, 0, 0, 0, 72}, 3},
-                  {{GATE, 2000, 3000, 0, 0, 0, 0, 48}, 5},       {{ONCE, 256, 256, 0, 0, 0, 0, 1600}, 90},
+    } counts[] = {{{GATE, 256, 256, 0, 0, 0, 0, 24 * 400}, 99}, {{GATE, 1024, 3000, 0, 0, 0, 0, 72}, 3},
+                  {{GATE, 2000, 3000, 0, 0, 0, 0, 48}, 4},       {{ONCE, 256, 256, 0, 0, 0, 0, 1600}, 90},
                   {{ONCE, 2000, 3000, 0, 0, 0, 0, 1}, 2},
                   {{RUN, 64, 64, 0, 1, 1, 3000, 1}, 60},         {{RUN, 16, 64, 0, 1, 1, 3000, 4}, 60}};
     storage = FASTGATE_FLOAT32;
@@ -228,7 +228,7 @@ static void wait_for_yes(void *context, size_t i)
     (void)context, (void)i;
     for (atomic_fetch_add(&begun, 1); atomic_load(&begun) < 2;)
         sched_yield();
-    while (!pthread_equal(pthread_self(), caller) && !fg_interrupted(SIZE_MAX))
+    while (!pthread_equal(pthread_self(), caller) && !fg_interrupted())
         sched_yield();
 }
 
@@ -239,7 +239,7 @@ static void try_waiting(void)
     fg_begin(&watch, FG_WATCH_COST);
     fg_share(2, 2, 1, wait_for_yes, NULL);
     CHECK(fg_end(&watch) == FASTGATE_ERROR_INTERRUPTED && asks == 3, "%ld questions", asks);
-    CHECK(!fg_interrupted(SIZE_MAX) && asks == 3, "asked without a call");
+    CHECK(!fg_interrupted() && asks == 3, "asked without a call");
 }
 
 /* A function that makes calls, one of which is interrupted; the call that asks it goes on. */
@@ -247,6 +247,7 @@ static fastgate_gate *medium; /* of 1 MiB */
 static float medium_y[3 * 512];
 static void *nested_results;
 static int depth;
+static unsigned threads_of_all;
 static int ask_nested(void)
 {
     if (depth)
@@ -254,7 +255,8 @@ static int ask_nested(void)
     depth = 1;
     for (int i = 0; i < 3; i++) /* short ones, which count for none */
         CHECK(!fastgate_gate_run(medium, 3, &(fastgate_part){weight, 512, 512}, 1, medium_y, 512), "a short call");
-    CHECK(call(nested_results) == FASTGATE_ERROR_INTERRUPTED, "a call within");
+    /* while the outer call has the workers, this one may have only tasks that are too short to look at the clock */
+    CHECK(call(nested_results) == FASTGATE_ERROR_INTERRUPTED || threads_of_all > 1, "a call within");
     depth = 0;
     asks++;
     return 0;
@@ -275,7 +277,7 @@ static void try_nested(void)
                 fastgate_set_interrupt(NULL);
                 CHECK(!call(want), "run");
                 fastgate_set_interrupt(ask_nested);
-                fastgate_override_threads(threads);
+                fastgate_override_threads(threads_of_all = threads);
                 asks = 0;
                 CHECK(!call(got) && !memcmp(got, want, size), "shape %zu: with calls within", (size_t)(now - shapes));
                 CHECK(asks || threads > 1, "shape %zu: did not ask", (size_t)(now - shapes));

@@ -183,9 +183,7 @@ static void try_failing_allocations_of_lstm(void)
 #undef UNCHANGED
     void *ih = all_of(7, 4 * H * N), *hh = all_of(7, 4 * H * P), *bias = all_of(7, 4 * H);
     void *peephole = all_of(7, 3 * H), *projection = all_of(7, P * H);
-    FAIL_EACH(fastgate_lstm_unpack(lstm, CELLS - 1, ih, hh, bias, peephole, projection),
-              all_are(ih, 4 * H * N, 7) && all_are(hh, 4 * H * P, 7) && all_are(bias, 4 * H, 7) &&
-                  all_are(peephole, 3 * H, 7) && all_are(projection, P * H, 7))
+    fastgate_lstm_unpack(lstm, CELLS - 1, ih, hh, bias, peephole, projection);
     CHECK(all_are(ih, 4 * H * N, 0) && all_are(hh, 4 * H * P, 0) && all_are(bias, 4 * H, 0) &&
               all_are(peephole, 3 * H, 0) && all_are(projection, P * H, 0), "unpacked");
     FAIL_EACH(fastgate_lstm_save_file(lstm, path), access(path, F_OK))
@@ -241,7 +239,7 @@ static void try_sizes_of_lstm_that_overflow(void)
         size_t input, hidden, projection, layers;
     } sizes[] = {{1, SIZE_MAX, 0, 1},  {1, PTRDIFF_MAX / 64, 0, 1}, {1, PTRDIFF_MAX / 64 + 1, 0, 1},
                  {0, PTRDIFF_MAX, 0, 1}, {1, (size_t)1 << 30, 0, 1},  {1, SIZE_MAX - 15, 0, 1},
-                 {SIZE_MAX, 1, 0, 1},  {SIZE_MAX, 0, 0, 1},         {SIZE_MAX - 1, 1, 1, 1},
+                 {SIZE_MAX, 1, 0, 1},  {SIZE_MAX - 1, 1, 1, 1},
                  {PTRDIFF_MAX, 1, 0, 1}, {PTRDIFF_MAX / 64, 1, 0, 1}, {PTRDIFF_MAX / 256, 16, 0, 1},
                  {1, 1, SIZE_MAX, 1},  {1, 1, PTRDIFF_MAX / 64, 1}, {1, 0, PTRDIFF_MAX / 64 + 1, 1},
                  {1, (size_t)1 << 32, (size_t)1 << 32, 1},          {1, 1, 0, SIZE_MAX},
@@ -531,7 +529,7 @@ static void try_edges_of_lstm(const size_t *sizes, size_t count)
         for (int k = 0; k < XS; k++)
             if (k != PEEPHOLE || w.peephole)
                 clean(&f[k], size[k], at_end);
-        CHECK(!fastgate_lstm_unpack(lstm, 0, a[IH], a[HH], a[BIAS], a[PEEPHOLE], a[PROJECTION]), "unpack");
+        fastgate_lstm_unpack(lstm, 0, a[IH], a[HH], a[BIAS], a[PEEPHOLE], a[PROJECTION]);
         for (int k = 0; k < XS; k++)
             WRITTEN(k);
 #undef WRITTEN

@@ -413,9 +413,8 @@ static void try_files(void)
     file_refused("/nonexistent/gate", FASTGATE_ERROR_FILE, ENOENT);
     file_refused("/", FASTGATE_ERROR_FILE, 0);
     file_refused(DEVICE, FASTGATE_ERROR_FILE, ENODEV);
-    static const char zeros[100000];
-    for (size_t size = 0; size <= sizeof zeros; size += 20000) {
-        CHECK(!fg_write_file(path, zeros, size), "zeros");
+    for (size_t size = 0; size <= 100000; size += 20000) {
+        CHECK(!fg_write_file(path, calloc(size + 1, 1), size), "zeros");
         file_refused(path, FASTGATE_ERROR_FORMAT, 0);
     }
 

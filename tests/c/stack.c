@@ -127,7 +127,7 @@ static void save_and_load_lstm(void)
 {
     mark();
     fastgate_lstm *loaded;
-    CHECK(!fastgate_lstm_unpack(lstm, 0, zeros, zeros, zeros, zeros, zeros), "unpack");
+    fastgate_lstm_unpack(lstm, 0, zeros, zeros, zeros, zeros, zeros);
     fastgate_lstm_save(lstm, buffer);
     CHECK(!fastgate_lstm_load(&loaded, buffer, fastgate_lstm_saved_size(lstm)), "load");
     fastgate_lstm_free(loaded);
