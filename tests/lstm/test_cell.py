@@ -238,8 +238,8 @@ def test_out_may_overlap_any_input(api, shift):
     cell = api.LSTMCell(**p)
     for batch in (1, 3):
         size = batch * hidden
-        for moved in (0, 1):  # h or c
-            for under in range(3):  # x, h or c
+        for moved in (0, 1):  # the index of the output that lies in `memory`: h or c
+            for under in range(3):  # the index of the input that lies there: x, h or c
                 memory = draw(3 * size + 120)
                 args = [draw(batch, hidden, seed=k) for k in range(3)]
                 args[under] = memory[60 : 60 + size].reshape(batch, hidden)

@@ -52,6 +52,7 @@ def test_steps_of_a_stream_are_those_of_its_cell(api):
 
 
 def test_out_of_a_step_has_the_bits_of_a_new_result(api):
+    """The two streams of a source take turns, so that they also show that streams share no state."""
     for source in sources(api):
         for lead in [(), (3,), (0,)]:
             stream, other = source.stream(*lead), source.stream(*lead)
@@ -117,14 +118,6 @@ def test_reset_gives_zeros_to_the_chosen_rows_only(api):
         same(stream.step(draw(5)), first)
         source.stream(0).reset()
         source.stream(0).reset([])
-
-
-def test_streams_are_independent(api):
-    for source in sources(api):
-        stream, other = source.stream(2), source.stream(2)
-        xs = draw(4, 2, 5)
-        want = [stream.step(x) for x in xs]
-        same([other.step(x) for x in xs], want)
 
 
 @pytest.mark.parametrize("batch", [None, 3])
