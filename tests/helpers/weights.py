@@ -1,6 +1,7 @@
 """What the tests of weights from torch, Keras and ONNX share."""
 
 import numpy as np
+import pytest
 from . import draw, same_bits
 
 T, B, N, H = 6, 3, 4, 5  # steps, batch, inputs, units
@@ -65,3 +66,49 @@ def computed(onnx, nodes, there=None, opset=14, **how):
     """A model whose P these nodes compute; there: other initializers."""
     initializers = {k: v for k, v in onnx_weights(1).items() if k != "P"} | (there or {})
     return onnx_model(onnx, initializers, nodes, opset=opset, **how)
+
+
+def equations(x, kernel, recurrent_kernel, bias=0):
+    """y (T, H), h_n (1, H) and c_n (1, H) of an LSTM in float64, by the equations in Keras's documentation.
+
+    x is (T, n), kernel (n, 4 H), recurrent_kernel (H, 4 H) and bias (4 H,), with their columns in the order i, f, g, o.
+    """
+    h = c = np.zeros(len(recurrent_kernel))
+    y = []
+    for row in x.astype(np.float64):
+        i, f, g, o = np.split(row @ kernel.astype(np.float64) + h @ recurrent_kernel + bias, 4)
+        c = c / (1 + np.exp(-f)) + np.tanh(g) / (1 + np.exp(-i))
+        h = np.tanh(c) / (1 + np.exp(-o))
+        y.append(h)
+    return [np.array(y), h[np.newaxis], c[np.newaxis]]
+
+
+def onnx_graph(onnx, nodes, tensors, inputs, outputs, domains=(("", 14),), functions=(), **how):
+    """A model of these nodes. inputs and outputs are names of float tensors, or ValueInfos; domains have versions."""
+    helper = onnx.helper
+
+    def info(each):
+        return helper.make_tensor_value_info(each, onnx.TensorProto.FLOAT, None) if isinstance(each, str) else each
+
+    initializers = [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in tensors.items()]
+    graph = helper.make_graph(nodes, "graph", [*map(info, inputs)], [*map(info, outputs)], initializers, **how)
+    opsets = [helper.make_opsetid(*domain) for domain in domains]
+    return helper.make_model(graph, functions=list(functions), opset_imports=opsets, ir_version=8)
+
+
+def onnx_call(lstm, inputs, layout=0):
+    """Y, Y_h and Y_c of an ONNX LSTM node with these inputs, computed by `lstm`."""
+    turn = (lambda array: array.swapaxes(0, 1)) if layout else (lambda array: array)
+    state = None
+    if "initial_h" in inputs:
+        state = turn(inputs["initial_h"]), turn(inputs["initial_c"])
+    y, (h, c) = lstm(inputs["X"], state, lengths=inputs.get("sequence_lens"))
+    y = y.reshape(*y.shape[:2], 1 + lstm.bidirectional, -1)
+    return [y if layout else y.swapaxes(1, 2), turn(h), turn(c)]
+
+
+def run_onnx(source, inputs):
+    """All outputs that ONNX Runtime computes for a model or a file."""
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    source = source.SerializeToString() if hasattr(source, "SerializeToString") else str(source)
+    return runtime.InferenceSession(source, providers=["CPUExecutionProvider"]).run(None, inputs)

@@ -1,4 +1,4 @@
-"""A step of an LSTMCell: its numbers, its special values, its inputs and out."""
+"""A step of an LSTMCell: its numbers, special values, inputs and outputs. The truth is a step in float64."""
 
 import array
 import math
@@ -9,14 +9,14 @@ from helpers import draw, dtype_of, every_layout, storages
 from helpers.layers import draw_layer, draw_layers, draw_step, every_option, same, split
 from helpers.oracle import close_step
 
-SIZES = [0, 1, 15, 16, 17, 63, 64, 65]
+SIZES = [0, 1, 15, 16, 17, 63, 64, 65]  # on both sides of a panel and of a block
 
 
 # ---- a step -----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("hidden", SIZES)
-def test_sizes(api, n, hidden):
+def test_a_step_of_every_size_is_close_to_float64(api, n, hidden):
     p = draw_layer(n, hidden)
     x, h, c = draw_step(n=n, hidden=hidden)
     close_step(api.LSTMCell(**p)(x, h, c), x, h, c, p)
@@ -24,7 +24,7 @@ def test_sizes(api, n, hidden):
 
 @pytest.mark.parametrize("outputs", SIZES[1:])
 @pytest.mark.parametrize("hidden", [0, 1, 16, 31, 65])
-def test_sizes_of_projections(api, hidden, outputs):
+def test_a_projection_of_every_size_is_close_to_float64(api, hidden, outputs):
     p = draw_layer(5, hidden, outputs)
     x, h, c = draw_step(2, n=5, hidden=hidden, outputs=outputs)
     cell = api.LSTMCell(**p)
@@ -34,29 +34,27 @@ def test_sizes_of_projections(api, hidden, outputs):
 
 @storages
 @every_option
-def test_options(api, options, storage):
+def test_a_step_with_every_option_is_close_to_float64(api, options, storage):
     own, given = split(options)
     given["storage"] = storage
     p = draw_layer(21, 33, dtype=dtype_of(storage), **own)
     cell = api.LSTMCell(**p, **given)
     for lead in [(), (5,)]:
-        x, h, c = draw_step(
-            *lead, n=21, hidden=33, outputs=own.get("outputs"), dtype=dtype_of(storage)
-        )
+        x, h, c = draw_step(*lead, n=21, hidden=33, outputs=own.get("outputs"), dtype=dtype_of(storage))
         close_step(cell(x, h, c), x, h, c, p, **given)
         close_step(cell(x), x, 0 * h, 0 * c, p, **given)
 
 
 @pytest.mark.parametrize("n, hidden", [(500, 30), (1025, 7), (3, 300), (4000, 2)])
 @storages
-def test_long_rows(api, n, hidden, storage):
+def test_rows_of_several_spans_are_close_to_float64(api, n, hidden, storage):
     p = draw_layer(n, hidden, dtype=dtype_of(storage))
     x, h, c = draw_step(3, n=n, hidden=hidden, dtype=dtype_of(storage))
     close_step(api.LSTMCell(**p, storage=storage)(x, h, c), x, h, c, p, storage=storage)
 
 
 @pytest.mark.parametrize("lead", [(0,), (1,), (7,), (2, 3), (2, 1, 3), (3, 0, 2)])
-def test_leading_axes(api, lead):
+def test_each_vector_of_a_batch_has_the_bits_of_a_call_of_its_own(api, lead):
     cell = api.LSTMCell(**draw_layer(5, 18))
     x, h, c = draw_step(*lead, n=5, hidden=18)
     result = cell(x, h, c)
@@ -82,7 +80,7 @@ def test_biases_are_added_in_the_dtype(api, storage):
     same(cell(a), cell(None, a))
 
 
-def test_clip_is_kept(api):
+def test_no_cell_state_exceeds_clip(api):
     p, (x, h, c) = draw_layer(4, 50), draw_step(9, n=4, hidden=50)
     limit = np.float32(0.3)
     _, c_n = api.LSTMCell(**p, clip=0.3)(x, h, 3 * c)
@@ -93,8 +91,8 @@ def test_clip_is_kept(api):
     same(api.LSTMCell(**p, clip=0.3, gate_clip=2.0)(x, h, c), one)
 
 
-def test_gate_clip_is_of_all_gates(api):
-    """Sums far off: i = f = sigma(2), g = tanh(2), o = sigma(2) or the same below."""
+def test_gate_clip_limits_the_sums_of_all_gates(api):
+    """Sums of +-100 are clipped to +-2, so that i = f = o = sigma(+-2) and g = tanh(+-2)."""
     for sign in (1, -1):
         bias = np.full(4, sign * 100, np.float32)
         cell = api.LSTMCell(np.zeros((4, 1), np.float32), np.zeros((4, 1), np.float32), bias, gate_clip=2)
@@ -105,12 +103,12 @@ def test_gate_clip_is_of_all_gates(api):
 
 
 def constant(api, i, f, g, o, **options):
-    """A cell of one unit that reads nothing: its gates' sums."""
+    """A cell of one unit without inputs, whose gates have these sums whatever h is."""
     return api.LSTMCell(np.empty((4, 0)).tolist(), [[0]] * 4, [i, f, g, o], **options)
 
 
 @pytest.mark.parametrize("storage, least", [("float32", 2.0**-100), ("float64", 2.0**-960)])
-def test_what_is_tiny_becomes_zero(api, storage, least):
+def test_states_below_the_least_magnitude_become_plus_zero(api, storage, least):
     dtype, x = dtype_of(storage), np.empty(0, dtype_of(storage))
     keeps = constant(api, -np.inf, np.inf, 0, np.inf, storage=storage)  # c' = c, h = tanh(c')
     below = np.nextafter(dtype(least), dtype(0))
@@ -120,17 +118,16 @@ def test_what_is_tiny_becomes_zero(api, storage, least):
             same(keeps(x, [0], c)[1], c)
     for value in (below, least / 2, np.finfo(dtype).smallest_subnormal, 0.0):
         for c in (value, -value):
-            same(keeps(x, [0], [c]), [np.zeros(1, dtype)] * 2)  # +0
-    halves = constant(api, -np.inf, np.inf, 0, 0, storage=storage)
-    h, c = halves(x, [0], [1.5 * least])
-    assert c == dtype(1.5 * least) and h == 0 and not np.signbit(h)
-    h, c = halves(x, [0], [-1.5 * least])
-    assert c == dtype(-1.5 * least) and h == 0 and not np.signbit(h)
+            same(keeps(x, [0], [c]), [np.zeros(1, dtype)] * 2)
+    halves = constant(api, -np.inf, np.inf, 0, 0, storage=storage)  # c' = c, h = tanh(c') / 2
+    for c in (1.5 * least, -1.5 * least):
+        same(halves(x, [0], [c]), [np.zeros(1, dtype), np.array([c], dtype)])
     h, c = constant(api, -np.inf, np.inf, 0, 0, storage=storage, clip=least / 2)(x, [0], [1])
-    assert h == c == 0, "first the limit, then this"
+    assert h == c == 0, "c is clipped first, and then set to zero because it is tiny"
 
 
-def test_a_silent_stream_falls_silent(api):
+def test_a_state_that_decays_reaches_zero(api):
+    """It never becomes a subnormal number, which would slow down a stream that gets no input."""
     stream = constant(api, -np.inf, 0, 0, 0).stream()
     stream.state = [1], [1]
     for k in range(1, 103):
@@ -142,7 +139,7 @@ def test_a_silent_stream_falls_silent(api):
 
 
 @pytest.mark.parametrize("storage", ["float16", "bfloat16"])
-def test_16_bit_arrays_are_taken_as_they_are(api, storage):
+def test_16_bit_weights_give_the_bits_of_the_same_weights_in_float32(api, storage):
     half = np.float16 if storage == "float16" else pytest.importorskip("ml_dtypes").bfloat16
     p = {key: value.astype(half) for key, value in draw_layer(4, 5, 3, peephole=True).items()}
     floats = {key: value.astype(np.float32) for key, value in p.items()}
@@ -152,8 +149,8 @@ def test_16_bit_arrays_are_taken_as_they_are(api, storage):
     same(api.LSTM([p], storage=storage)(x), api.LSTM([floats], storage=storage)(x))
 
 
-def test_int8_scales_a_row_of_both_weights(api):
-    """[weight_ih | weight_hh] share a scale: the smaller ones are rounded away."""
+def test_int8_has_one_scale_for_a_row_of_both_weights(api):
+    """A row of weight_ih and weight_hh shares a scale, so that a much smaller weight_hh is rounded to zero."""
     p = draw_layer(6, 5, biases=0)
     p["weight_hh"] *= np.float32(1e-4)
     x, h, c = draw_step(n=6, hidden=5)
@@ -184,17 +181,17 @@ def test_nan_stays_in_its_row(api, options, storage):
         np.testing.assert_array_equal(np.isnan(h[4]), np.arange(17) == 2)
 
 
-def test_infinity(api):
+def test_infinite_inputs_are_close_to_float64(api):
     p = draw_layer(2, 20)
     p["weight_ih"][:, 0] = np.sign(p["weight_ih"][:, 0])
     x, h, c = draw_step(2, n=2, hidden=20)
     x[:, 0] = np.inf, -np.inf
     for options in ({}, {"clip": 0.5}, {"gate_clip": 3.0}):
         close_step(api.LSTMCell(**p, **options)(x, h, c), x, h, c, p, **options)
-    assert np.isnan(api.LSTMCell(**p)(x, h, np.full_like(c, np.inf))[1]).any()  # 0 inf
+    assert np.isnan(api.LSTMCell(**p)(x, h, np.full_like(c, np.inf))[1]).any()  # f = 0 gives 0 * inf
 
 
-def test_no_warnings(api, recwarn):
+def test_overflow_and_nan_give_no_warnings(api, recwarn):
     p = draw_layer(3, 5, 4, peephole=True)
     p["bias_ih"][:2], p["bias_hh"][:2] = np.inf, -np.inf
     p["weight_ih"][:] = 1e38
@@ -214,7 +211,7 @@ def test_no_warnings(api, recwarn):
 
 @storages
 @every_option
-def test_out(api, options, storage):
+def test_out_has_the_bits_of_a_new_result(api, options, storage):
     own, given = split(options)
     dtype = dtype_of(storage)
     cell = api.LSTMCell(**draw_layer(6, 17, dtype=dtype, **own), storage=storage, **given)
@@ -241,8 +238,8 @@ def test_out_may_overlap_any_input(api, shift):
     cell = api.LSTMCell(**p)
     for batch in (1, 3):
         size = batch * hidden
-        for moved in (0, 1):  # h or c
-            for under in range(3):  # x, h or c
+        for moved in (0, 1):  # the index of the output that lies in `memory`: h or c
+            for under in range(3):  # the index of the input that lies there: x, h or c
                 memory = draw(3 * size + 120)
                 args = [draw(batch, hidden, seed=k) for k in range(3)]
                 args[under] = memory[60 : 60 + size].reshape(batch, hidden)
@@ -252,7 +249,7 @@ def test_out_may_overlap_any_input(api, shift):
                 same(cell(*args, out=out), want)
 
 
-def test_out_may_exchange_h_and_c(api):
+def test_out_may_be_c_and_h_in_exchanged_places(api):
     cell = api.LSTMCell(**draw_layer(3, 20))
     x, h, c = draw_step(4, n=3, hidden=20)
     want = cell(x, h, c)
@@ -260,7 +257,7 @@ def test_out_may_exchange_h_and_c(api):
     same([c, h], want)
 
 
-def test_other_buffers(api):
+def test_all_buffers_are_taken(api):
     cell = api.LSTMCell(**draw_layer(3, 2))
     x, h, c = draw_step(n=3, hidden=2)
     want = cell(x, h, c)
@@ -282,7 +279,7 @@ def test_other_buffers(api):
     same(np.asarray(view), cell(x)[0][np.newaxis])
 
 
-def test_sequences_are_converted(api):
+def test_lists_are_converted(api):
     p = draw_layer(3, 2, 1, peephole=True)
     lists = {key: value.tolist() for key, value in p.items()}
     x, h, c = draw_step(4, n=3, hidden=2, outputs=1)
@@ -297,7 +294,7 @@ def test_sequences_are_converted(api):
     same([stream.step(row) for row in x.tolist()], list(want[0]))
 
 
-def test_inputs_of_any_layout(api):
+def test_inputs_of_every_layout_give_the_same_bits(api):
     cell = api.LSTMCell(**draw_layer(9, 9))
     x, h, c = draw_step(4, 3, n=9, hidden=9)
     want = cell(x, h, c)
@@ -306,8 +303,8 @@ def test_inputs_of_any_layout(api):
         same(cell(*others), want)
         same(cell(*others, out=out), want)
     lstm = api.LSTM(draw_layers(9, 9, both=True), batch_first=True)
-    want = lstm(x, (h[:2, :1].repeat(4, 1), c[:2, :1].repeat(4, 1)))
     states = (h[:2, :1].repeat(4, 1), c[:2, :1].repeat(4, 1))
+    want = lstm(x, states)
     for others in zip(every_layout(x), every_layout(states[0]), every_layout(states[1])):
         same(lstm(others[0], others[1:]), want)
         same(lstm(others[0], others[1:], out=np.empty_like(want[0])), want)
@@ -320,7 +317,7 @@ def test_inputs_of_any_layout(api):
 
 
 @pytest.mark.parametrize("storage", ["float32", "int8"])
-def test_parameters_of_any_layout(api, storage):
+def test_parameters_of_every_layout_give_the_same_bits(api, storage):
     p = draw_layer(3, 5, 4, peephole=True)
     x = draw(6, 3)
     args = draw_step(n=3, hidden=5, outputs=4)

@@ -1,4 +1,4 @@
-"""LSTM.gates: what the gates do over time."""
+"""LSTM.gates gives the gates and c of every step. The truth is the same function of fastgate.reference."""
 
 import fastgate
 import numpy as np
@@ -8,7 +8,7 @@ from helpers import draw, dtype_of, storages
 from helpers.layers import draw_layers, draw_state, every_option, same, split
 
 NAMES = ["input", "forget", "cell", "output", "c"]
-# sums are rounded to the dtype in a call, in float64 here; int8 also rounds x in a call
+# A call rounds its sums to the dtype, and for int8 it rounds x too; gates() adds in float64.
 TOLERANCES = {"float32": 2e-6, "float16": 2e-6, "bfloat16": 2e-6, "int8": 2e-3, "float64": 1e-13}
 
 
@@ -22,7 +22,7 @@ def close(got, want, storage):
 @pytest.mark.parametrize("both, reverse", [(False, False), (False, True), (True, False)])
 @pytest.mark.parametrize("lead", [(7,), (7, 3), (1, 1), (7, 0), (0, 3)])
 @every_option
-def test_against_the_oracle(options, lead, both, reverse):
+def test_gates_are_those_of_the_reference(options, lead, both, reverse):
     own, options = split(options)
     layers = draw_layers(5, 17, layers=2, both=both, **own)
     lstm = fastgate.LSTM(layers, reverse=reverse, **options)
@@ -36,15 +36,15 @@ def test_against_the_oracle(options, lead, both, reverse):
 
 
 @storages
-def test_storages(storage):
+def test_gates_of_every_storage_are_those_of_the_reference(storage):
     layers = draw_layers(65, 33, dtype=dtype_of(storage))
     x = draw(20, 2, 65, dtype=dtype_of(storage))
     got = fastgate.LSTM(layers, storage=storage).gates(x)
     close(got, reference.LSTM(layers, storage=storage).gates(x), storage)
 
 
-def test_they_are_those_of_the_call(api):
-    """c after the last step is the call's, and h is o tanh(c)."""
+def test_gates_agree_with_the_call_and_with_each_other(api):
+    """The last c is the c_n of the call, h = o tanh(c) is its y, and c = f c_before + i g."""
     lstm = api.LSTM(draw_layers(5, 17, layers=2))
     x = draw(9, 4, 5)
     y, (_, c_n) = lstm(x)
@@ -58,7 +58,7 @@ def test_they_are_those_of_the_call(api):
 
 
 @pytest.mark.parametrize("both, reverse", [(False, False), (False, True), (True, False)])
-def test_lengths(api, both, reverse):
+def test_gates_are_those_of_each_row_alone_and_zero_beyond_its_length(api, both, reverse):
     lstm = api.LSTM(draw_layers(3, 16, layers=2, both=both), reverse=reverse)
     lengths = [4, 0, 7, 1]
     x, state = draw(7, 4, 3), draw_state(lstm, 4)
@@ -72,7 +72,7 @@ def test_lengths(api, both, reverse):
             assert not got[name][length:, row].any()
 
 
-def test_batch_first(api):
+def test_batch_first_exchanges_axes(api):
     layers, x = draw_layers(3, 16), draw(2, 7, 3)
     got = api.LSTM(layers, batch_first=True).gates(x)
     want = api.LSTM(layers).gates(x.swapaxes(0, 1))
@@ -81,13 +81,13 @@ def test_batch_first(api):
 
 
 @pytest.mark.parametrize("n, hidden", [(0, 3), (3, 0), (0, 0)])
-def test_empty_sizes(api, n, hidden):
+def test_gates_of_no_inputs_or_no_units_have_the_right_shapes(api, n, hidden):
     gates = api.LSTM(draw_layers(n, hidden)).gates(np.ones((4, 2, n), np.float32))
     assert {array.shape for array in gates.values()} == {(4, 2, hidden)}
 
 
-def test_saturated_gates_are_exact(api):
-    """Far from 0 a gate is 0 or 1 or tiny, never outside."""
+def test_saturated_gates_stay_in_their_ranges(api):
+    """Sums far below 0 give sigmoids that are tiny but positive, and tanh is exactly -1."""
     layers = draw_layers(3, 4)
     layers[0]["weight_ih"] = np.full((16, 3), -100, np.float32)
     gates = api.LSTM(layers).gates(np.eye(3, dtype=np.float32)[:, np.newaxis] * 0.5)
@@ -95,20 +95,19 @@ def test_saturated_gates_are_exact(api):
     assert np.all(gates["cell"] == -1)
 
 
-def test_bad_input(api):
-    lstm = api.LSTM(draw_layers(3, 4, layers=2))
-    x = draw(5, 3)
-    for layer in (2, -3):
-        with pytest.raises(IndexError, match="layer .* of an LSTM of 2"):
-            lstm.gates(x, layer=layer)
-    for direction in (1, -1):
-        with pytest.raises(IndexError, match="direction .* of an LSTM of 1"):
-            lstm.gates(x, direction=direction)
-    with pytest.raises(TypeError):
-        lstm.gates(x, layer=1.0)
-    with pytest.raises(ValueError, match="must be"):
-        lstm.gates(draw(5, 4))
-    with pytest.raises(TypeError, match="float64"):
-        lstm.gates(x.astype(np.float64))
-    with pytest.raises(ValueError, match="lengths"):
-        lstm.gates(x, lengths=[5])
+@pytest.mark.parametrize(
+    "bad, error, told",
+    [
+        ({"layer": 2}, IndexError, "layer .* of an LSTM of 2"),
+        ({"layer": -3}, IndexError, "layer .* of an LSTM of 2"),
+        ({"layer": 1.0}, TypeError, "integer"),
+        ({"direction": 1}, IndexError, "direction .* of an LSTM of 1"),
+        ({"direction": -1}, IndexError, "direction .* of an LSTM of 1"),
+        ({"x": draw(5, 4)}, ValueError, "must be"),
+        ({"x": draw(5, 3, dtype=np.float64)}, TypeError, "float64"),
+        ({"lengths": [5]}, ValueError, "lengths"),
+    ],
+)
+def test_bad_arguments_are_refused(api, bad, error, told):
+    with pytest.raises(error, match=told):
+        api.LSTM(draw_layers(3, 4, layers=2)).gates(**{"x": draw(5, 3), **bad})

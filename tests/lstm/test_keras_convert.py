@@ -1,4 +1,4 @@
-"""Keras models converted by fastgate.keras compute what they did, on the backend that KERAS_BACKEND names."""
+"""Keras models that fastgate.keras converted compute what they did before. KERAS_BACKEND names the backend."""
 
 import copy
 import json
@@ -12,11 +12,11 @@ from helpers import draw
 from helpers.weights import distance, within
 
 if not os.environ.get("KERAS_BACKEND"):
-    pytest.skip("needs KERAS_BACKEND", allow_module_level=True)
-keras = pytest.importorskip("keras", minversion="3")
+    pytest.skip("KERAS_BACKEND does not name the backend of Keras", allow_module_level=True)
+keras = pytest.importorskip("keras", minversion="3", reason="Keras 3 is not installed")
 backend = keras.backend.backend()
 if backend not in ("torch", "tensorflow"):
-    pytest.skip(f"fastgate.keras is not for the backend {backend}", allow_module_level=True)
+    pytest.skip(f"fastgate.keras does not support the backend {backend}", allow_module_level=True)
 
 from fastgate.keras import convert  # noqa: E402 - imports Keras
 
@@ -40,7 +40,7 @@ def tensor(array):
 
 
 def sample(*shape, seed=0):
-    """A tensor of the dtype that layers have now."""
+    """A random tensor of the dtype that new layers get at present."""
     return tensor(draw(*shape, seed=seed).astype(keras.config.dtype_policy().name))
 
 
@@ -48,8 +48,16 @@ def drawn(weights):
     return [draw(*weight.shape, seed=i) / 2 for i, weight in enumerate(weights)]
 
 
+def loops_of(made):
+    """The loops of fastgate inside a converted layer or model."""
+    return [layer.inner_loop for layer in made._flatten_layers() if "inner_loop" in vars(layer)]
+
+
 def runs(make, calls):
-    """Compare what each of `calls` gives of a converted layer or model, of a plain one, and of one of float64."""
+    """Assert that the results of `calls` on a converted layer or model are as close to those in float64 as Keras's own.
+
+    `make` makes a layer or model. Each call gets one that is converted, one that is not, and one in float64.
+    """
     made = {}
     for name in ("ours", "theirs", "precise"):
         keras.config.set_dtype_policy("float64" if name == "precise" else "float32")
@@ -58,7 +66,7 @@ def runs(make, calls):
         made[name].set_weights(drawn(made[name].get_weights()))
     keras.config.set_dtype_policy("float32")
     convert(made["ours"])
-    loops = [layer.inner_loop for layer in made["ours"]._flatten_layers() if "inner_loop" in vars(layer)]
+    loops = loops_of(made["ours"])
     for loop in loops:
         loop.plain = forbidden
     for call in calls:
@@ -67,7 +75,7 @@ def runs(make, calls):
             keras.config.set_dtype_policy("float64" if name == "precise" else "float32")
             results.append(arrays(call(each)))
         keras.config.set_dtype_policy("float32")
-        assert loops and all(loop.packed[2] for loop in loops)  # fastgate ran
+        assert loops and all(loop.packed[2] for loop in loops), "fastgate did not compute"
         within(*results)
 
 
@@ -88,8 +96,8 @@ LAYERS = {
 @pytest.mark.parametrize("go_backwards", [False, True])
 @pytest.mark.parametrize("return_sequences", [False, True])
 @pytest.mark.parametrize("name", LAYERS)
-def test_layers(name, return_sequences, go_backwards, return_state):
-    """With return_state, an initial state is given too."""
+def test_a_layer_computes_what_it_did(name, return_sequences, go_backwards, return_state):
+    """The calls with return_state have an initial state too."""
     sizes = [4, 4, H, H] if name == "stacked" else [H, H]
 
     def call(layer, mask, zero):
@@ -100,14 +108,15 @@ def test_layers(name, return_sequences, go_backwards, return_state):
             options["initial_state"] = [state[:2], state[2:]] if name == "stacked" else state
         return layer(sample(B, T, N), **options)
 
-    masks = MASKS if name != "unroll" else ["no mask"]  # the rest is Keras's, where each backend has its own faults
+    # With unroll and a mask Keras computes, and each of its backends has faults of its own.
+    masks = MASKS if name != "unroll" else ["no mask"]
     options = {"return_sequences": return_sequences, "go_backwards": go_backwards, "return_state": return_state}
     calls = [lambda layer, k=(mask, zero): call(layer, *k) for mask in masks for zero in (False, True)]
     runs(lambda: LAYERS[name](**options), calls)
 
 
 @pytest.mark.parametrize("return_sequences, return_state", [(False, False), (True, False), (True, True)])
-def test_bidirectional(return_sequences, return_state):
+def test_a_bidirectional_computes_what_it_did(return_sequences, return_state):
     def call(layer, merge_mode, mask):
         layer.merge_mode = merge_mode
         return layer(sample(B, T, N), **({} if MASKS[mask] is None else {"mask": tensor(MASKS[mask])}))
@@ -118,7 +127,7 @@ def test_bidirectional(return_sequences, return_state):
 
 
 def model(stateful=False, **how):
-    """Masks come from its first layer; layers are inside others."""
+    """A model whose first layer makes the masks, with LSTMs in a Bidirectional and in a model inside the model."""
     inputs = keras.Input(batch_shape=(B, T, N)) if stateful else keras.Input((None, N))
     x = layers.Masking()(inputs)
     x = layers.LSTM(H, return_sequences=True, stateful=stateful, name="first", **how)(x)
@@ -132,8 +141,8 @@ def padded(mask, seed=0):
     return x if MASKS[mask] is None else x * MASKS[mask][..., np.newaxis]
 
 
-def test_models():
-    """predict, a batch of it that is smaller, and a call."""
+def test_a_model_computes_what_it_did():
+    """predict also gets a last batch that is smaller than the others."""
 
     def call(made, how, mask):
         x = padded(mask)
@@ -143,8 +152,7 @@ def test_models():
     runs(model, [lambda made, k=(how, mask): call(made, *k) for how in hows for mask in MASKS])
 
 
-def test_embedding():
-    """Its masks, of sequences whose length changes from call to call."""
+def test_masks_of_an_embedding_may_change_their_length():
 
     def make():
         cells = [layers.Embedding(10, N, mask_zero=True), layers.LSTM(H, return_sequences=True), layers.LSTM(H)]
@@ -155,7 +163,7 @@ def test_embedding():
 
 
 @pytest.mark.parametrize("how", ["predict", "call"])
-def test_stateful(how):
+def test_a_stateful_model_keeps_and_resets_its_states(how):
     def run(made, mask, seed):
         x = tensor(padded(mask, seed))
         return made.predict_on_batch(x) if how == "predict" else made(x)
@@ -176,27 +184,26 @@ def test_stateful(how):
 
 
 def pair(make=model, **how):
-    """A plain and a converted model of the same weights, and x."""
+    """A plain model, a converted one with the same weights, and x."""
     keras.utils.set_random_seed(0)
     plain, fast = make(**how), make(**how)
     x = padded("gaps")
-    plain.predict(x, verbose=0), fast.predict(x, verbose=0)  # traces what conversion must not keep
+    plain.predict(x, verbose=0), fast.predict(x, verbose=0)  # makes traces, which must not outlast the conversion
     fast.set_weights(plain.get_weights())
     assert convert(fast) is fast
     return plain, fast, x
 
 
 def agree(plain, fast, x):
-    """Assert that a converted model, which fastgate computes, agrees with a plain one."""
+    """Assert that the two models give the same, and that fastgate computed the converted one."""
     for call in (lambda made: made.predict(x, verbose=0), lambda made: made(tensor(x))):
         theirs = arrays(call(plain))
         assert distance(arrays(call(fast)), theirs) < 2e-6 * max(1, np.abs(theirs[0]).max())
-    loops = [layer.inner_loop for layer in fast._flatten_layers() if "inner_loop" in vars(layer)]
-    assert loops and all(loop.packed[2] for loop in loops)
+    assert loops_of(fast) and all(loop.packed[2] for loop in loops_of(fast))
 
 
 def change(made, how, x, tmp_path):
-    """Weights that change from what they were, equally in every model of the same weights."""
+    """Change the weights, in the same way for all models that have the same weights."""
     cell = made.get_layer("first").cell
     if how == "set_weights":
         made.set_weights(drawn(made.get_weights()))
@@ -221,7 +228,7 @@ def change(made, how, x, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["set_weights", "load_weights", "assign", "assign_add", "value", "sgd", "adam"])
-def test_weights_that_change(how, tmp_path):
+def test_changed_weights_are_used(how, tmp_path):
     plain, fast, x = pair()
     agree(plain, fast, x)
     before = fast.predict(x, verbose=0)
@@ -235,7 +242,7 @@ def test_weights_that_change(how, tmp_path):
 def test_weights_are_packed_once():
     _, fast, x = pair()
     loop = fast.get_layer("first").inner_loop
-    fast.predict(x, verbose=0)  # not as traced before the conversion
+    fast.predict(x, verbose=0)  # the first call traces the model again
     packed = loop.packed
     assert packed[2]
     fast.predict(x, verbose=0), fast(tensor(x))
@@ -258,7 +265,7 @@ def test_training_is_that_of_keras(how):
 
 
 def gradients(made, x):
-    """Of a loss, with respect to x and all weights, as a user of the backend computes them."""
+    """The gradients of a loss with respect to x and all weights, computed as users of the backend do it."""
     if backend == "torch":
         x = tensor(x).requires_grad_()
         made.zero_grad()
@@ -274,21 +281,21 @@ def gradients(made, x):
     return results
 
 
-def test_gradients():
-    """Outside training too, they are those of Keras."""
+def test_gradients_are_those_of_keras():
+    """This holds for calls with training=False too, where fastgate would compute if no gradient were wanted."""
     plain, fast, x = pair()
     theirs = arrays(gradients(plain, x))
     assert min(np.abs(array).max() for array in theirs) > 0
     assert distance(arrays(gradients(fast, x)), theirs) < 1e-5
 
 
-def test_saving(tmp_path):
+def test_saved_models_are_plain(tmp_path):
     plain, fast, x = pair()
     fast.save(tmp_path / "model.keras")
     fast.save_weights(tmp_path / "model.weights.h5")
     with zipfile.ZipFile(tmp_path / "model.keras") as archive:
         config = json.loads(archive.read("config.json"))
-    assert "fastgate" not in json.dumps(config), "it loads where there is no fastgate"
+    assert "fastgate" not in json.dumps(config), "the file must load where fastgate is not installed"
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert type(loaded.get_layer("first")) is layers.LSTM and "inner_loop" not in vars(loaded.get_layer("first"))
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), plain.predict(x, verbose=0))
@@ -302,10 +309,9 @@ def test_saving(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["deepcopy", "pickle", "clone", "again"])
-def test_copies(how, tmp_path):
-    """Copies are plain models."""
+def test_copies_are_plain_models_that_share_no_weights(how, tmp_path):
     plain, fast, x = pair()
-    if how in ("deepcopy", "pickle"):  # which Keras does by saving
+    if how in ("deepcopy", "pickle"):  # Keras saves and loads the model
         other = {"deepcopy": copy.deepcopy, "pickle": lambda model: pickle.loads(pickle.dumps(model))}[how](fast)
         np.testing.assert_array_equal(other.predict(x, verbose=0), plain.predict(x, verbose=0))
         convert(other)
@@ -328,7 +334,7 @@ class OwnLoop(layers.LSTM):
 Other = type("Other", (layers.LSTMCell,), {})
 
 
-LEFT = {
+NOT_CONVERTED = {
     "activation": lambda: layers.LSTM(H, activation="relu"),
     "recurrent_activation": lambda: layers.LSTM(H, recurrent_activation="hard_sigmoid"),
     "GRU": lambda: layers.GRU(H),
@@ -339,17 +345,17 @@ LEFT = {
 }
 
 
-@pytest.mark.parametrize("name", LEFT)
-def test_what_stays_with_keras(name):
-    layer = LEFT[name]()
+@pytest.mark.parametrize("name", NOT_CONVERTED)
+def test_other_layers_stay_with_keras(name):
+    layer = NOT_CONVERTED[name]()
     x = tensor(draw(B, T, N))
     want = arrays(layer(x))
     assert ("inner_loop" in vars(convert(layer))) == (name == "dtype")
     assert distance(arrays(layer(x)), want) == 0
 
 
-def test_compiled_and_exported(tmp_path):
-    """What runs where there is no Python is traced from Keras's own loop."""
+def test_compiled_and_exported_models_have_the_loop_of_keras(tmp_path):
+    """They run without Python, so that they cannot call fastgate."""
     plain, fast, x = pair()
     want = plain.predict(x, verbose=0)
     if backend == "torch":
@@ -367,7 +373,7 @@ def test_compiled_and_exported(tmp_path):
     assert distance(arrays(ran), [want]) < 1e-6
 
 
-def test_options():
+def test_storage_and_threads_reach_the_lstm():
     plain, fast, x = pair()
     convert(fast, storage="int8", threads=2)
     error = distance([fast.predict(x, verbose=0)], [plain.predict(x, verbose=0)])
@@ -375,7 +381,7 @@ def test_options():
     assert fast.get_layer("first").inner_loop.packed[2][0].storage == "int8"
 
 
-def test_bad_arguments():
+def test_bad_arguments_are_refused():
     with pytest.raises(TypeError, match="convert takes a model or layer of Keras 3, not builtins.list"):
         convert([])
     for how in ({"storage": "int4"}, {"threads": 0}):

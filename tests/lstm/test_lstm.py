@@ -12,7 +12,7 @@ from helpers import allocates_nothing, compiled_only, draw, dtype_of, storages
 from helpers.layers import draw_layer, draw_layers, draw_step, every_option, same, sources, split
 
 
-def test_properties(api, set_threads):
+def test_properties_and_repr_tell_sizes_and_options(api, set_threads):
     cell = api.LSTMCell(**draw_layer(5, 7, 3))
     assert (cell.input_size, cell.hidden_size, cell.output_size) == (5, 7, 3)
     assert (cell.storage, cell.threads) == ("float32", 1)
@@ -33,7 +33,7 @@ def test_properties(api, set_threads):
     assert lstm.threads == cell.threads == 2
 
 
-def test_immutable(api):
+def test_lstms_copy_their_weights_and_cannot_be_changed(api):
     p, layers = draw_layer(4, 3, 2, peephole=True), draw_layers(4, 3, 2, peephole=True)
     x = draw(5, 4)
     cell, lstm = api.LSTMCell(**p), api.LSTM(layers)
@@ -60,7 +60,7 @@ def test_copies_are_the_object_itself(api):
 
 @storages
 @every_option
-def test_pickle(api, options, storage):
+def test_a_pickle_computes_the_same(api, options, storage):
     own, given = split(options)
     dtype = dtype_of(storage)
     p = draw_layer(5, 7, dtype=dtype, **own)
@@ -81,11 +81,10 @@ def test_pickle(api, options, storage):
         same(loaded(x), lstm(x))
 
 
-def test_a_pickle_is_of_the_rounded_weights(api):
-    """It is made again of what it held, int8's rows with their scales."""
-    cell = api.LSTMCell(**draw_layer(9, 8, 7), storage="int8")
-    again = pickle.loads(pickle.dumps(cell))
-    assert pickle.dumps(again) == pickle.dumps(cell)
+def test_a_pickle_of_a_pickle_is_the_same(api):
+    """A pickle has the rounded weights. Rounding them again must give the same, with int8's scales too."""
+    pickled = pickle.dumps(api.LSTMCell(**draw_layer(9, 8, 7), storage="int8"))
+    assert pickle.dumps(pickle.loads(pickled)) == pickled
 
 
 def test_pickle_keeps_special_values(api):
@@ -106,7 +105,7 @@ def test_threads_do_not_change_bits(api, storage, set_threads):
     same(api.LSTM(layers, storage=storage)(x[:, 2])[0], want[0][:, 2])
 
 
-def test_signatures(api):
+def test_signatures_are_the_documented_ones(api):
     parameters = ["weight_ih", "weight_hh", "bias_ih", "bias_hh", "peephole", "projection"]
     step = ["clip", "gate_clip", "input_forget", "storage", "threads"]
     for function, names in {
@@ -128,7 +127,7 @@ def test_signatures(api):
     assert list(inspect.signature(stream.reset).parameters) == ["self", "rows"]
 
 
-def test_every_way_of_calling(api):
+def test_arguments_may_be_given_by_position_or_by_name(api):
     cell = api.LSTMCell(**draw_layer(3, 4))
     x, h, c = draw_step(n=3, hidden=4)
     want = cell(x, h, c)
@@ -149,7 +148,7 @@ def test_every_way_of_calling(api):
 
 @compiled_only
 def test_core_and_reference_agree_on_pickles():
-    """Each comes back as what it was, and the core's loads where there is none: see _parameters.make."""
+    """_parameters.make loads the pickles of both, and those of the core also where no core was compiled."""
     for core, reference in zip(sources(fastgate), sources(fastgate.reference)):
         make, arguments = core.__reduce__()
         assert make is fastgate._parameters.make
@@ -164,8 +163,7 @@ def test_core_and_reference_agree_on_pickles():
 
 
 @compiled_only
-def test_no_allocation():
-    """10,000 calls leave the heap as it was, and take no more of it in between than one does."""
+def test_calls_with_out_allocate_nothing():
     cell, _, lstm = sources(fastgate)
     x, h, c = draw_step(n=5, hidden=18)
     state, y = (h, c), np.empty(7, np.float32)

@@ -1,4 +1,4 @@
-"""Sequences through an LSTM: layers, directions, lengths, states and out."""
+"""Sequences through an LSTM: layers, directions, lengths, states and out. The truth is a run in float64."""
 
 import array
 import math
@@ -9,8 +9,12 @@ from helpers import draw, dtype_of, storages
 from helpers.layers import draw_layer, draw_layers, draw_state, draw_step, every_option, same, split
 from helpers.oracle import run
 
+
 def close_run(got, want, tolerance=1e-5, dtype=np.float32):
-    """The oracle's steps begin where its own ended, so differences add up: this is no error bound."""
+    """Assert that y, h_n and c_n are close to those of the oracle.
+
+    Each step of the oracle continues from its own state, so that differences add up: the tolerance is not a bound.
+    """
     for array_of, wanted in zip(got, want):
         assert array_of.shape == wanted.shape and array_of.dtype == dtype
         np.testing.assert_allclose(array_of, wanted.astype(dtype), rtol=0, atol=tolerance)
@@ -18,14 +22,16 @@ def close_run(got, want, tolerance=1e-5, dtype=np.float32):
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 17])
 @pytest.mark.parametrize("layers, both", [(1, False), (2, False), (3, False), (1, True), (2, True)])
-@pytest.mark.parametrize("outputs", [None, 6])
-def test_sequences(api, steps, layers, both, outputs):
-    made = draw_layers(5, 9, outputs, layers=layers, both=both)
-    size, directions = 9 if outputs is None else outputs, 1 + both
+@pytest.mark.parametrize(
+    "n, hidden, outputs", [(5, 9, None), (5, 9, 6), (0, 3, None), (3, 0, None), (0, 0, None), (3, 0, 2)]
+)
+def test_a_sequence_is_close_to_float64(api, steps, layers, both, n, hidden, outputs):
+    made = draw_layers(n, hidden, outputs, layers=layers, both=both)
+    size, directions = hidden if outputs is None else outputs, 1 + both
     for options in [{}, {"batch_first": True}, *([] if both else [{"reverse": True}])]:
         lstm = api.LSTM(made, **options)
-        for batch in [(), (3,)]:
-            x, state = draw(steps, *batch, 5), draw_state(lstm, *batch)
+        for batch in [(), (3,), (0,)]:
+            x, state = draw(steps, *batch, n), draw_state(lstm, *batch)
             first = x.swapaxes(0, 1) if lstm.batch_first and batch else x
             y, last = lstm(first, state)
             if lstm.batch_first and batch:
@@ -36,7 +42,7 @@ def test_sequences(api, steps, layers, both, outputs):
 
 @storages
 @every_option
-def test_sequences_of_every_storage(api, options, storage):
+def test_a_sequence_of_every_storage_is_close_to_float64(api, options, storage):
     own, given = split(options)
     dtype = dtype_of(storage)
     made = draw_layers(5, 9, layers=2, both=True, dtype=dtype, **own)
@@ -47,7 +53,7 @@ def test_sequences_of_every_storage(api, options, storage):
     close_run((y, *last), run(x, *state, made, storage=storage, **given), tolerance, dtype)
 
 
-def test_without_a_state_it_begins_with_zeros(api):
+def test_a_sequence_without_a_state_begins_with_zeros(api):
     for both in (False, True):
         lstm = api.LSTM(draw_layers(5, 9, 6, layers=2, both=both))
         for lead in [(3,), (3, 2), (0,), (1, 0)]:
@@ -57,7 +63,7 @@ def test_without_a_state_it_begins_with_zeros(api):
 
 
 def step_by_step(api, layers, x, state, **options):
-    """x (T, ..., n) through one LSTMCell after the other, forwards."""
+    """Run x (T, ..., n) through an LSTMCell for each layer, forwards, one step after the other."""
     h_n, c_n, y = [], [], x
     for k, layer in enumerate(layers):
         cell = api.LSTMCell(**layer, **options)
@@ -97,7 +103,7 @@ def test_a_sequence_is_its_steps(api, options, storage):
     + [(513, 20, None), (1025, 3, None), (3, 140, 5), (4097, 2, None)],
 )
 def test_a_sequence_of_any_size_is_its_steps(api, n, hidden, outputs, storage):
-    """Sums are cut into blocks, across the border of x and h, too."""
+    """The spans of a long sum begin anew where h follows x, in a sequence and in a step alike."""
     dtype = dtype_of(storage)
     layers = draw_layers(n, hidden, outputs, dtype=dtype)
     lstm = api.LSTM(layers, storage=storage)
@@ -109,15 +115,11 @@ def test_a_sequence_of_any_size_is_its_steps(api, n, hidden, outputs, storage):
 @pytest.mark.parametrize("both, reverse", [(False, False), (False, True), (True, False)])
 @pytest.mark.parametrize("storage", ["float32", "int8"])
 @pytest.mark.parametrize("batch_first", [False, True])
-def test_lengths(api, both, reverse, storage, batch_first):
-    """Each row is as it were alone; what lies beyond its length does not matter."""
-    lstm = api.LSTM(
-        draw_layers(3, 16, 5, layers=2, both=both, peephole=True),
-        storage=storage, reverse=reverse, batch_first=batch_first,
-    )
-    alone = api.LSTM(
-        draw_layers(3, 16, 5, layers=2, both=both, peephole=True), storage=storage, reverse=reverse
-    )
+def test_a_row_with_a_length_has_the_bits_of_the_row_alone(api, both, reverse, storage, batch_first):
+    """The steps of x beyond the length have no influence, not even NaN, and y is zero there."""
+    layers = draw_layers(3, 16, 5, layers=2, both=both, peephole=True)
+    lstm = api.LSTM(layers, storage=storage, reverse=reverse, batch_first=batch_first)
+    alone = api.LSTM(layers, storage=storage, reverse=reverse)
     lengths = [4, 0, 7, 1, 7, 2, 0, 3, 5]
     x, state = draw(7, 9, 3), draw_state(lstm, 9)
     for row, length in enumerate(lengths):
@@ -136,7 +138,7 @@ def test_lengths(api, both, reverse, storage, batch_first):
         same(y[length:, row], np.zeros_like(y[length:, row]))
 
 
-def test_kinds_of_lengths(api):
+def test_lengths_may_be_any_integers(api):
     lstm = api.LSTM(draw_layers(3, 4))
     x, lengths = draw(5, 3, 3), [5, 0, 2]
     want = lstm(x, lengths=lengths)
@@ -157,34 +159,32 @@ def test_the_place_in_the_batch_does_not_matter(api, storage):
     lstm = api.LSTM(draw_layers(7, 20, 9, layers=2, both=True, dtype=dtype), storage=storage)
     x, state = draw(5, 13, 7, dtype=dtype), draw_state(lstm, 13)
     y, (h, c) = lstm(x, state)
-    for rows in ([0], [12], [3, 2], [5, 5, 5, 1], list(range(8)), list(range(12, -1, -1))):
+    for rows in (4, [0], [12], [3, 2], [5, 5, 5, 1], list(range(8)), list(range(12, -1, -1))):  # 4 has no batch
         part = lstm(x[:, rows], (state[0][:, rows], state[1][:, rows]))
         same(part, (y[:, rows], (h[:, rows], c[:, rows])))
-    one = lstm(x[:, 4], (state[0][:, 4], state[1][:, 4]))
-    same(one, (y[:, 4], (h[:, 4], c[:, 4])))
 
 
-def test_layers_and_directions_are_made_of_single_ones(api):
+def test_layers_and_directions_have_the_bits_of_single_lstms(api):
     layers = draw_layers(4, 10, layers=2, both=True)
     lstm = api.LSTM(layers)
     x, state = draw(8, 3, 4), draw_state(lstm, 3)
     y, h_n, c_n = x, [], []
     for k, pair in enumerate(layers):
-        sides = []
+        outputs = []
         for d, layer in enumerate(pair):
             at = slice(2 * k + d, 2 * k + d + 1)
-            side, (h, c) = api.LSTM([layer], reverse=d == 1)(y, (state[0][at], state[1][at]))
-            sides.append(side)
+            output, (h, c) = api.LSTM([layer], reverse=d == 1)(y, (state[0][at], state[1][at]))
+            outputs.append(output)
             h_n.append(h)
             c_n.append(c)
-        y = np.concatenate(sides, axis=-1)
+        y = np.concatenate(outputs, axis=-1)
     same(lstm(x, state), (y, (np.concatenate(h_n), np.concatenate(c_n))))
     y, last = api.LSTM([layers[0][0]], reverse=True)(x)
     forwards, also_last = api.LSTM([layers[0][0]])(x[::-1])
     same((y, last), (forwards[::-1], also_last))
 
 
-def test_batch_first(api):
+def test_batch_first_exchanges_axes(api):
     layers = draw_layers(4, 6, layers=2)
     x = draw(5, 3, 4)
     y, state = api.LSTM(layers)(x)
@@ -196,7 +196,7 @@ def test_batch_first(api):
     same(lstm(x[:, 0]), api.LSTM(layers)(x[:, 0]))
 
 
-def test_a_sequence_can_be_cut(api):
+def test_a_sequence_can_go_on_from_the_state_of_its_first_half(api):
     lstm = api.LSTM(draw_layers(4, 6, layers=2))
     for x in (draw(9, 4), draw(9, 3, 4)):
         y, state = lstm(x)
@@ -206,7 +206,7 @@ def test_a_sequence_can_be_cut(api):
         same(last, state)
 
 
-def test_no_steps_give_the_state_back(api):
+def test_a_sequence_of_no_steps_gives_a_copy_of_the_state(api):
     for both in (False, True):
         lstm = api.LSTM(draw_layers(4, 6, layers=2, both=both))
         for batch in [(), (3,), (0,)]:
@@ -219,7 +219,7 @@ def test_no_steps_give_the_state_back(api):
             assert not np.any(lstm(x)[1][0]) and not np.any(lstm(x)[1][1])
 
 
-def test_nothing_given_is_changed(api):
+def test_inputs_may_be_read_only(api):
     lstm = api.LSTM(draw_layers(4, 6, layers=2, both=True))
     x, state, lengths = draw(5, 3, 4), draw_state(lstm, 3), np.array([5, 2, 0])
     for given in (x, *state, lengths):
@@ -232,22 +232,9 @@ def test_nothing_given_is_changed(api):
     cell(*args)
 
 
-@pytest.mark.parametrize("sizes", [(0, 3, None), (3, 0, None), (0, 0, None), (3, 0, 2)])
-@pytest.mark.parametrize("both", [False, True])
-def test_empty_sizes(api, sizes, both):
-    n, hidden, outputs = sizes
-    layers = draw_layers(n, hidden, outputs, layers=2, both=both)
-    lstm = api.LSTM(layers)
-    for batch in [(), (2,), (0,)]:
-        x, state = draw(3, *batch, n), draw_state(lstm, *batch)
-        y, last = lstm(x, state)
-        assert y.shape == (3, *batch, lstm.output_size)
-        close_run((y, *last), run(x, *state, layers))
-
-
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("batch_first", [False, True])
-def test_out_of_a_sequence(api, both, batch_first):
+def test_out_of_a_sequence_may_overlap_x(api, both, batch_first):
     lstm = api.LSTM(draw_layers(12, 6, 6, layers=2, both=both), batch_first=batch_first)
     size = lstm.output_size
     for lead in [(5,), (5, 3), (1, 1), (0, 2), (4, 0)]:
@@ -257,7 +244,7 @@ def test_out_of_a_sequence(api, both, batch_first):
         y, state = lstm(x, out=out)
         assert y is out
         same((y, state), want)
-        for shift in (0, 1, -3, 13):  # over x
+        for shift in (0, 1, -3, 13):  # where out begins, from the start of x
             memory = draw(x.size + 40)
             x = memory[20 : 20 + x.size].reshape(x.shape)
             want = lstm(x.copy())

@@ -1,4 +1,4 @@
-"""LSTM cells of Flax compute what they did there."""
+"""LSTM cells of Flax compute what they did there. The truth is the equations in its documentation, and Flax itself."""
 
 import os
 
@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 from fastgate import weights
 from helpers import draw
-from helpers.weights import T, arrays, distance, same
+from helpers.weights import T, arrays, distance, equations, same
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a GPU's products have fewer bits
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # products are less precise on a GPU
 H, N, B = 5, 3, 2
 
 
 def cell(n=N, seed=0, biases="h"):
-    """A cell of flax.linen: kernels (inputs, units) of each gate, and biases beside those of h."""
-    names = [side + gate for side in "ih" for gate in "ifgo"]
+    """The tree of a flax.linen cell: a kernel (inputs, units) for each gate of x (names with i) and of h.
+
+    biases has "i" if the gates of x have biases, and "h" if those of h have biases.
+    """
+    names = [source + gate for source in "ih" for gate in "ifgo"]
     tree = {name: {"kernel": draw(n if name[0] == "i" else H, H, seed=seed + k)} for k, name in enumerate(names)}
     for k, name in enumerate(names):
         if name[0] in biases:
@@ -23,34 +26,29 @@ def cell(n=N, seed=0, biases="h"):
 
 
 def optimized(tree):
-    """The same as nnx.OptimizedLSTMCell has it, and as nnx.LSTMCell."""
+    """The same cell in the forms of nnx.OptimizedLSTMCell and nnx.LSTMCell."""
     both = {}
-    for side, name in (("i", "dense_i"), ("h", "dense_h")):
-        layers = [tree[side + gate] for gate in "ifgo"]
+    for source, name in (("i", "dense_i"), ("h", "dense_h")):
+        layers = [tree[source + gate] for gate in "ifgo"]
         both[name] = {kind: np.concatenate([each[kind] for each in layers], -1) for kind in layers[0]}
     return both, {name.replace("if", "if_"): layer for name, layer in tree.items()}
 
 
-def equations(x, tree):
-    """Flax's documentation in float64: x (T, n) -> y (T, H), h and c at the end."""
-    w = {name: layer["kernel"].astype(float) for name, layer in tree.items()}
-    b = {name: layer.get("bias", np.zeros(H)) for name, layer in tree.items()}
-    h = c = np.zeros(H)
-    y = []
-    for row in x.astype(float):
-        i, f, g, o = (row @ w["i" + k] + b["i" + k] + h @ w["h" + k] + b["h" + k] for k in "ifgo")
-        c = c / (1 + np.exp(-f)) + np.tanh(g) / (1 + np.exp(-i))
-        h = np.tanh(c) / (1 + np.exp(-o))
-        y.append(h)
-    return [np.array(y), h[np.newaxis], c[np.newaxis]]
+def flax_equations(x, tree):
+    """y, h_n and c_n of x (T, n) in float64."""
+
+    def of_gates(source, name):
+        return np.hstack([tree[source + gate].get(name, np.zeros(H)) for gate in "ifgo"])
+
+    return equations(x, of_gates("i", "kernel"), of_gates("h", "kernel"), of_gates("i", "bias") + of_gates("h", "bias"))
 
 
 @pytest.mark.parametrize("biases", ["h", "ih", ""])
-def test_forms(api, biases):
+def test_every_form_of_a_tree_gives_the_same_lstm(api, biases):
     tree, x = cell(biases=biases), draw(T, N)
     lstm = api.LSTM.from_flax({"params": tree})
     assert lstm.batch_first and not api.LSTM.from_flax(tree, batch_first=False).batch_first
-    assert distance(arrays(lstm(x)), equations(x, tree)) < 1e-6
+    assert distance(arrays(lstm(x)), flax_equations(x, tree)) < 1e-6
     flat = {f"params/{name}/{kind}": array for name, layer in tree.items() for kind, array in layer.items()}
     values = {name: {kind: {"value": array} for kind, array in layer.items()} for name, layer in tree.items()}
     keys = {tuple(key.split("/")): array for key, array in flat.items()}
@@ -58,10 +56,10 @@ def test_forms(api, biases):
         same(api.LSTM.from_flax(source), lstm)
 
 
-def test_a_cell(api):
+def test_an_lstmcell_takes_one_cell(api):
     tree, x = cell(), draw(1, N)
     h, c = api.LSTMCell.from_flax({"params": {"a": tree, "b": cell(seed=9)}}, "a")(x)
-    assert distance([h, h, c], equations(x, tree)) < 1e-6
+    assert distance([h, h, c], flax_equations(x, tree)) < 1e-6
     with pytest.raises(ValueError, match="2 LSTM cells: 'params/a', 'params/b'; choose by cells="):
         api.LSTMCell.from_flax({"params": {"a": tree, "b": cell(seed=9)}})
     with pytest.raises(ValueError, match="an LSTMCell has one layer and one direction"):
@@ -71,7 +69,7 @@ def test_a_cell(api):
 MODEL = {"params": {"one": {"cell": cell()}, "two": {"cell": cell(H, 30)}, "b": {"one": cell(N, 60)}, "head": {}}}
 
 
-def test_cells_that_are_chosen(api):
+def test_cells_are_chosen_by_their_paths(api):
     [one], [two], [other] = (weights.from_flax(MODEL["params"][k])[0] for k in ("one", "two", "b"))
     for name, layer in (("one/cell", one), ("params/two/cell", two), ("b/one", other), ("/params/b/one/", other)):
         same(api.LSTM.from_flax(MODEL, name), api.LSTM([layer], batch_first=True), layer["weight_ih"].shape[1])
@@ -83,7 +81,7 @@ def test_cells_that_are_chosen(api):
 
 @pytest.mark.parametrize("place", ["", "params/Bidirectional_0/"])
 @pytest.mark.parametrize("end", ["", "/cell"])
-def test_both_directions(api, place, end):
+def test_forward_and_backward_cells_are_two_directions(api, place, end):
     forward, backward = cell(), cell(seed=9)
     flat = {}
     for name, tree in (("backward_rnn", backward), ("forward_rnn", forward)):
@@ -121,12 +119,12 @@ def without(name, kind="kernel", add=None):
         ([cell()], None, TypeError, r"from_flax takes a mapping .*, not builtins.list: give .*nnx.state\(mod"),
     ],
 )
-def test_parameters_that_are_wrong(source, cells, error, told):
+def test_wrong_parameters_are_refused(source, cells, error, told):
     with pytest.raises(error, match=told):
         weights.from_flax(source, cells)
 
 
-def test_a_gru():
+def test_a_gru_is_refused():
     tree = {name: layer for name, layer in cell().items() if name[1] != "f"}
     with pytest.raises(ValueError, match="cell '' has no 'if/kernel'"):
         weights.from_flax(tree)
@@ -137,12 +135,16 @@ def test_a_gru():
 
 @pytest.fixture
 def jax():
-    return pytest.importorskip("jax", reason="flax needs jax")
+    return pytest.importorskip("jax", reason="jax, which Flax needs, is not installed")
+
+
+@pytest.fixture
+def linen(jax):
+    return pytest.importorskip("flax.linen", reason="flax is not installed")
 
 
 @pytest.mark.parametrize("name", ["LSTMCell", "OptimizedLSTMCell"])
-def test_linen_cells(api, jax, name):
-    linen = pytest.importorskip("flax.linen")
+def test_linen_cells_compute_what_they_did(api, jax, linen, name):
     module = getattr(linen, name)(H)
     x, carry = draw(B, N), (draw(B, H, seed=1), draw(B, H, seed=2))
     variables = module.init(jax.random.key(0), carry, x)
@@ -153,9 +155,8 @@ def test_linen_cells(api, jax, name):
 
 
 @pytest.mark.parametrize("both", [False, True])
-def test_linen_sequences(api, jax, both):
-    """As exporters of variables have it: with names of classes, or of Bidirectional's parts."""
-    linen = pytest.importorskip("flax.linen")
+def test_linen_models_compute_what_they_did(api, jax, linen, both):
+    """The variables of a model are named after the classes of cells, or after the parts of Bidirectional."""
 
     class Model(linen.Module):
         @linen.compact
@@ -176,8 +177,8 @@ def test_linen_sequences(api, jax, both):
 
 @pytest.mark.parametrize("name", ["LSTMCell", "OptimizedLSTMCell"])
 @pytest.mark.parametrize("both", [False, True])
-def test_nnx(api, jax, name, both):
-    nnx = pytest.importorskip("flax.nnx")
+def test_nnx_modules_compute_what_they_did(api, jax, name, both):
+    nnx = pytest.importorskip("flax.nnx", reason="flax is not installed")
     rngs = nnx.Rngs(0)
     rnns = [nnx.RNN(getattr(nnx, name)(N, H, rngs=rngs), rngs=rngs) for _ in range(2)]
     module = nnx.Bidirectional(*rnns, rngs=rngs) if both else rnns[0]

@@ -1,11 +1,11 @@
-"""fastgate.weights needs no package but NumPy until one is asked for."""
+"""What all importers share: fastgate.weights imports no framework by itself, and refuses other objects."""
 
 import pytest
 from fastgate import weights
-from helpers import run_python
+from helpers import draw, run_python
 
 
-def test_nothing_is_imported():
+def test_fastgate_imports_no_framework():
     run = run_python("""
         import sys, fastgate
         assert "fastgate.weights" not in sys.modules
@@ -16,7 +16,7 @@ def test_nothing_is_imported():
     assert not {"torch", "keras", "tensorflow", "h5py", "onnx", "ml_dtypes"} & set(run.stdout.split())
 
 
-def test_onnx_is_asked_for():
+def test_an_error_says_how_to_install_onnx():
     code = """
         import sys, fastgate.weights
         sys.modules["onnx"] = None
@@ -26,6 +26,17 @@ def test_onnx_is_asked_for():
 
 
 @pytest.mark.parametrize("load", [weights.from_torch, weights.from_keras])
-def test_something_else(load):
+def test_objects_of_other_types_are_refused(load):
     with pytest.raises(TypeError, match=r"takes an? .*, not builtins\.int"):
         load(3)
+
+
+@pytest.mark.parametrize(
+    "load, framework, hint",
+    [(weights.from_torch, "torch", r"the torch\.nn\.LSTM in"), (weights.from_paddle, "paddle", "the LSTM inside it")],
+)
+@pytest.mark.parametrize("name", ["LSTM", "LSTMCell"])
+def test_classes_that_only_have_the_name_of_an_lstm_are_refused(load, framework, hint, name):
+    module = type(name, (), {"state_dict": lambda self: {"weight_ih": draw(20, 3), "weight_hh": draw(20, 5)}})()
+    with pytest.raises(TypeError, match=rf"\.{name} is neither a {framework}\.nn\.LSTM nor .*: give {hint}"):
+        load(module)

@@ -1,4 +1,4 @@
-"""LSTMs from ONNX compute what they did there."""
+"""LSTMs from ONNX compute what they did there. The truth is ONNX's reference evaluator and ONNX Runtime."""
 
 import io
 
@@ -6,27 +6,14 @@ import numpy as np
 import pytest
 from fastgate import weights
 from helpers import draw, same_bits
-from helpers.weights import B, H, N, T, arrays, computed, distance, onnx_model, onnx_weights, same
+from helpers.layers import same as same_arrays
+from helpers.weights import B, H, N, T, computed, distance, onnx_call, onnx_model, onnx_weights, run_onnx, same
 
-
-@pytest.fixture
-def onnx():
-    return pytest.importorskip("onnx")
-
-
-def onnx_call(lstm, inputs, layout=0):
-    """Y, Y_h and Y_c of a call, as ONNX has them."""
-    turn = (lambda array: array.swapaxes(0, 1)) if layout else (lambda array: array)
-    state = None
-    if "initial_h" in inputs:
-        state = turn(inputs["initial_h"]), turn(inputs["initial_c"])
-    y, (h, c) = lstm(inputs["X"], state, lengths=inputs.get("sequence_lens"))
-    y = y.reshape(*y.shape[:2], len(h), -1)  # the directions
-    return [y if layout else y.swapaxes(1, 2), turn(h), turn(c)]
+onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 
 
 def onnx_inputs(directions, layout=0):
-    """X, sequence_lens, initial_h and initial_c."""
+    """Inputs of the node by name: X, sequence_lens, initial_h and initial_c."""
     state = (B, directions, H) if layout else (directions, B, H)
     lengths = np.array([T, 2, 5], np.int32)
     x = draw(B, T, N) if layout else draw(T, B, N)
@@ -36,13 +23,13 @@ def onnx_inputs(directions, layout=0):
 @pytest.mark.parametrize("layout", [0, 1])
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 @pytest.mark.parametrize("bias, peepholes", [(True, True), (False, True), (True, False), (False, False)])
-def test_onnx_reference(api, onnx, layout, direction, bias, peepholes):
+def test_a_node_computes_what_the_reference_evaluator_does(api, layout, direction, bias, peepholes):
     reference = pytest.importorskip("onnx.reference")
     directions = 1 + (direction == "bidirectional")
     initializers = onnx_weights(directions, bias, peepholes)
     model = onnx_model(onnx, initializers, direction=direction, layout=layout)
     inputs = onnx_inputs(directions, layout)
-    inputs["sequence_lens"][:] = T  # the evaluator knows no other
+    inputs["sequence_lens"][:] = T  # the evaluator ignores the lengths
     want = reference.ReferenceEvaluator(model).run(None, inputs)
     assert distance(onnx_call(api.LSTM.from_onnx(model), inputs, layout), want) < 5e-6
 
@@ -59,20 +46,17 @@ def test_onnx_reference(api, onnx, layout, direction, bias, peepholes):
     ],
     ids=str,
 )
-def test_onnxruntime(api, onnx, direction, attributes):
-    runtime = pytest.importorskip("onnxruntime")
+def test_a_node_computes_what_onnxruntime_does(api, direction, attributes):
     directions = 1 + (direction == "bidirectional")
     if "activations" in attributes:
         attributes = attributes | {"activations": attributes["activations"] * directions}
     model = onnx_model(onnx, onnx_weights(directions), direction=direction, **attributes)
     inputs = onnx_inputs(directions)
-    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    want = session.run(None, inputs)
-    assert distance(onnx_call(api.LSTM.from_onnx(model), inputs), want) < 5e-6
+    assert distance(onnx_call(api.LSTM.from_onnx(model), inputs), run_onnx(model, inputs)) < 5e-6
 
 
-def test_onnx_conformance(api, onnx):
-    """The LSTM cases of ONNX's own suite, whose weights are inputs of the graph."""
+def test_the_lstm_cases_of_the_conformance_suite_of_onnx_pass(api):
+    """The weights of these cases are inputs of the graph."""
     pytest.importorskip("onnx.backend.test.case.node.lstm")
     everything = onnx.backend.test.case.node._NodeTestCases
     cases = {case.name: case for case in everything if case.name.startswith("test_lstm")}
@@ -88,7 +72,7 @@ def test_onnx_conformance(api, onnx):
                 assert distance([got[each.name]], [want]) < 1e-6, case.name
 
 
-def test_onnx_sources(api, onnx, tmp_path):
+def test_models_bytes_and_paths_give_the_same_lstm(api, tmp_path):
     model = onnx_model(onnx, onnx_weights(1))
     path = tmp_path / "lstm.onnx"
     onnx.save(model, path)
@@ -99,7 +83,7 @@ def test_onnx_sources(api, onnx, tmp_path):
         weights.from_onnx(model.graph)
 
 
-def test_onnx_weights_that_are_computed(api, onnx):
+def test_weights_may_be_computed_by_other_nodes(api):
     node = onnx.helper.make_node
     there = onnx_weights(1)
     model = onnx_model(
@@ -112,7 +96,7 @@ def test_onnx_weights_that_are_computed(api, onnx):
         },
         [
             node("Constant", [], ["rows"], value=onnx.numpy_helper.from_array(there["W"][0])),
-            node("Unsqueeze", ["rows"], ["W"], axes=[0]),  # an input from opset 13 on
+            node("Unsqueeze", ["rows"], ["W"], axes=[0]),  # from opset 13 on, axes is an input
             node("Transpose", ["columns"], ["R"], perm=[0, 2, 1]),
             node("Concat", ["part", "rest"], ["joined"], axis=1),
             node("Identity", ["joined"], ["B"]),
@@ -127,8 +111,8 @@ def test_onnx_weights_that_are_computed(api, onnx):
     same(api.LSTM.from_onnx(model, weights={"P": there["P"]}), want, N)
 
 
-def test_onnx_branches(api, onnx):
-    """Voice activity detectors have an LSTM in either branch, one for each sampling rate."""
+def test_nodes_in_branches_are_found(api):
+    """Voice activity detectors have an If with an LSTM in each branch, one for each sampling rate."""
     models = onnx_model(onnx, onnx_weights(1)), onnx_model(onnx, onnx_weights(1, False), called="8k")
     inner = [model.graph for model in models]
     want = [api.LSTM.from_onnx(onnx.helper.make_model(graph)) for graph in inner]
@@ -136,9 +120,7 @@ def test_onnx_branches(api, onnx):
         del graph.input[:]
     outer = onnx.numpy_helper.from_array(onnx_weights(1)["R"], "R")
     inner[0].initializer.remove(next(each for each in inner[0].initializer if each.name == "R"))
-    branch = onnx.helper.make_node(
-        "If", ["rate"], ["Y", "Y_h", "Y_c"], then_branch=inner[0], else_branch=inner[1]
-    )
+    branch = onnx.helper.make_node("If", ["rate"], ["Y", "Y_h", "Y_c"], then_branch=inner[0], else_branch=inner[1])
     model = onnx.helper.make_model(onnx.helper.make_graph([branch], "graph", [], [], [outer]))
     for name, each in zip(("lstm", "8k"), want):
         same(api.LSTM.from_onnx(model, name), each, N)
@@ -146,10 +128,10 @@ def test_onnx_branches(api, onnx):
         weights.from_onnx(model)
 
 
-def test_onnx_choice(api, onnx):
+def test_a_node_is_chosen_by_its_name_or_output(api):
     model = onnx_model(onnx, onnx_weights(1))
-    same(api.LSTM.from_onnx(model, "lstm"), api.LSTM.from_onnx(model), N)
-    same(api.LSTM.from_onnx(model, "Y"), api.LSTM.from_onnx(model), N)
+    for name in ("lstm", "Y", ["lstm"]):
+        same(api.LSTM.from_onnx(model, name), api.LSTM.from_onnx(model), N)
     with pytest.raises(ValueError, match="0 LSTM nodes or outputs are called 'other'; there are 'lstm'"):
         weights.from_onnx(model, "other")
     model.graph.node[0].op_type = "GRU"
@@ -158,7 +140,7 @@ def test_onnx_choice(api, onnx):
 
 
 @pytest.mark.parametrize("storage", ["float64", "float16", "bfloat16"])
-def test_onnx_dtypes(api, onnx, storage):
+def test_weights_of_other_dtypes_keep_their_bits(api, storage):
     dtype = pytest.importorskip("ml_dtypes").bfloat16 if storage == "bfloat16" else np.dtype(storage)
     there = {name: array.astype(dtype) for name, array in onnx_weights(2).items()}
     model = onnx_model(onnx, there, direction="bidirectional")
@@ -167,9 +149,7 @@ def test_onnx_dtypes(api, onnx, storage):
     wide = np.float64 if storage == "float64" else np.float32
     want = onnx_model(onnx, {k: v.astype(wide) for k, v in there.items()}, direction="bidirectional")
     x = draw(T, B, N).astype(wide)
-    got, want = (arrays(api.LSTM.from_onnx(m, storage=storage)(x)) for m in (model, want))
-    for a, b in zip(got, want, strict=True):
-        same_bits(a, b)
+    same_arrays(*(api.LSTM.from_onnx(each, storage=storage)(x) for each in (model, want)))
 
 
 @pytest.mark.parametrize(
@@ -192,33 +172,33 @@ def test_onnx_dtypes(api, onnx, storage):
         ({"clip": "1"}, "attribute clip is of type STRING, not FLOAT"),
     ],
 )
-def test_onnx_nodes_that_are_refused(onnx, attributes, told):
+def test_other_attributes_are_refused(attributes, told):
     with pytest.raises(ValueError, match=told):
         weights.from_onnx(onnx_model(onnx, onnx_weights(1), **attributes))
 
 
 @pytest.mark.parametrize("name", "WRBP")
 @pytest.mark.parametrize("shape", [(), (20,), (20, 4), (1, 1, 20, 5), (1, 0, 0)])
-def test_onnx_shapes_that_are_refused(onnx, name, shape):
+def test_weights_of_another_shape_are_refused(name, shape):
     with pytest.raises(ValueError, match=rf"\b[WR] is of shape|{name} is of shape"):
         weights.from_onnx(onnx_model(onnx, onnx_weights(1) | {name: draw(*shape)}))
 
 
 @pytest.mark.parametrize("name", "WR")
-def test_onnx_nodes_without_weights(onnx, name):
+def test_nodes_without_weights_are_refused(name):
     model = onnx_model(onnx, {key: array for key, array in onnx_weights(1).items() if key != name})
     with pytest.raises(ValueError, match=f"the LSTM node 'lstm' has no '{name}'"):
         weights.from_onnx(model)
 
 
 @pytest.mark.parametrize("given", [["W"], [("W", 1)], "W", 3])
-def test_onnx_weights_are_a_mapping(onnx, given):
+def test_weights_must_be_a_mapping(given):
     with pytest.raises(TypeError, match="weights is a mapping from names to arrays, not builtins"):
         weights.from_onnx(onnx_model(onnx, onnx_weights(1)), weights=given)
 
 
 @pytest.mark.parametrize("source", [b"no model", b"\xff" * 40])
-def test_onnx_files_that_are_none(onnx, source, tmp_path):
+def test_files_of_something_else_are_refused(source, tmp_path):
     (tmp_path / "a.onnx").write_bytes(source)
     for each in (source, tmp_path / "a.onnx"):
         with pytest.raises(ValueError, match="not an ONNX model, or a damaged one"):
@@ -226,7 +206,7 @@ def test_onnx_files_that_are_none(onnx, source, tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"data_type": 99}, {"data_type": 0}, {"raw_data": b"123"}, {"dims": [2**40, 1, 1]}])
-def test_onnx_tensors_that_are_damaged(onnx, change):
+def test_damaged_tensors_are_refused(change):
     model = onnx_model(onnx, onnx_weights(1))
     for name, value in change.items():
         if name == "dims":
@@ -238,9 +218,9 @@ def test_onnx_tensors_that_are_damaged(onnx, change):
         weights.from_onnx(model)
 
 
-def test_onnx_data_in_other_files(api, onnx, tmp_path, monkeypatch):
-    """A path has a place, where they are; bytes and models have none, so that nothing is read for them."""
-    model = onnx_model(onnx, onnx_weights(1), [constant_node(onnx, "zero")])
+def test_tensors_in_other_files_are_read_only_beside_a_path(api, tmp_path, monkeypatch):
+    """Bytes and ModelProtos have no directory. Files of the working directory must not be read for them."""
+    model = onnx_model(onnx, onnx_weights(1), [constant_node("zero")])
     want = api.LSTM.from_onnx(model)
     path = tmp_path / "a.onnx"
     onnx.save(model, path, save_as_external_data=True, location="a.data", size_threshold=0, convert_attribute=True)
@@ -250,22 +230,22 @@ def test_onnx_data_in_other_files(api, onnx, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match="the data of 'W' are in another file: give the path of the model"):
             weights.from_onnx(source)
     model = onnx.load(path, load_external_data=False)
-    model.graph.node[0].output[0] = "P"  # the attribute of a Constant is a tensor, too
+    model.graph.node[0].output[0] = "P"  # the value of a Constant is a tensor in another file too
     del model.graph.initializer[:]
     model.graph.initializer.extend(computed(onnx, []).graph.initializer)
     with pytest.raises(ValueError, match="the data of '.*' are in another file"):
         weights.from_onnx(model)
 
 
-def constant_node(onnx, name):
+def constant_node(name):
     return onnx.helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(draw(1, 3 * H), "tensor"))
 
 
 # ---- initial states -----------------------------------------------------------------------------
 
 
-def stateful(onnx, directions=1, batch=1, layout=0, **changes):
-    """A model with initial states that are constants of a batch, or repeated for the batch of X."""
+def stateful(directions=1, batch=1, layout=0, **changes):
+    """A model whose initial states are constants for a batch of this size."""
     shape = (batch, directions, H) if layout else (directions, batch, H)
     states = {"initial_h": draw(*shape), "initial_c": 3 * draw(*shape, seed=1)} | changes
     direction = "bidirectional" if directions == 2 else "forward"
@@ -275,31 +255,28 @@ def stateful(onnx, directions=1, batch=1, layout=0, **changes):
 @pytest.mark.parametrize("layout", [0, 1])
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("batch", [1, B])
-def test_onnx_initial_states(api, onnx, directions, batch, layout):
-    model = stateful(onnx, directions, batch, layout)
+def test_constant_initial_states_are_refused_and_given_by_onnx_state(api, directions, batch, layout):
+    model = stateful(directions, batch, layout)
     told = r"initial_h is a constant .*weights\.onnx_state\(.*\{'initial_h': array, 'initial_c': array\}"
     with pytest.raises(ValueError, match=told):
         api.LSTM.from_onnx(model)
     h, c = weights.onnx_state(model, "lstm")
     assert h.shape == c.shape == (directions, batch, H)
     lstm = api.LSTM.from_onnx(model, weights={"initial_h": h, "initial_c": c})
-    inputs = onnx_inputs(directions, layout)
-    inputs["sequence_lens"][:] = T
-    reference = pytest.importorskip("onnx.reference")
-    x = inputs["X"][:batch] if layout else inputs["X"][:, :batch]
-    inputs = {"X": x, "sequence_lens": inputs["sequence_lens"][:batch]}
+    x = draw(batch, T, N) if layout else draw(T, batch, N)
+    inputs = {"X": x, "sequence_lens": np.full(batch, T, np.int32)}
     for name in ("initial_h", "initial_c"):
         del model.graph.input[[each.name for each in model.graph.input].index(name)]
-    want = reference.ReferenceEvaluator(model).run(None, inputs)
+    want = pytest.importorskip("onnx.reference").ReferenceEvaluator(model).run(None, inputs)
     turn = (lambda array: array.swapaxes(0, 1)) if layout else (lambda array: array)
     given = inputs | {"initial_h": turn(h), "initial_c": turn(c)}
     assert distance(onnx_call(lstm, given, layout), want) < 5e-6
 
 
 @pytest.mark.parametrize("name", ["initial_h", "initial_c"])
-def test_onnx_one_initial_state(onnx, name):
+def test_one_constant_initial_state_is_refused(name):
     other = {"initial_h": "initial_c", "initial_c": "initial_h"}[name]
-    model = stateful(onnx, **{other: np.zeros((1, 1, H), np.float32)})
+    model = stateful(**{other: np.zeros((1, 1, H), np.float32)})
     with pytest.raises(ValueError, match=f"{name} is a constant of the model and not zero"):
         weights.from_onnx(model)
     state = dict(zip(("initial_h", "initial_c"), weights.onnx_state(model)))
@@ -308,8 +285,8 @@ def test_onnx_one_initial_state(onnx, name):
 
 @pytest.mark.parametrize("shape_of", ["X", "inner"])
 @pytest.mark.parametrize("value", [0, 1])
-def test_onnx_states_of_a_batch_that_is_not_known(onnx, value, shape_of):
-    """As exporters repeat a state for the batch of an input: shapes are all that it depends on."""
+def test_a_state_that_is_repeated_for_the_batch_is_a_constant(value, shape_of):
+    """Exporters repeat a state for the batch of an input. It depends on the shape of the input, and on nothing else."""
     node = onnx.helper.make_node
     nodes = [
         node("Abs", ["X"], ["inner"]),
@@ -342,9 +319,9 @@ def test_onnx_states_of_a_batch_that_is_not_known(onnx, value, shape_of):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("sizes", [None, {"x": {0: "B", 1: "T"}}], ids=["fixed", "free"])
 @pytest.mark.parametrize("is_learned", [True, False])
-def test_onnx_states_that_torch_writes(api, onnx, is_learned, sizes):
-    """A learned state, repeated for the batch, of which the exporter makes Shape, Equal, Where, Expand and Slice."""
-    torch = pytest.importorskip("torch")
+def test_states_of_exports_of_torch_are_found(api, is_learned, sizes):
+    """The exporter repeats a learned state for the batch by Shape, Equal, Where, Expand and Slice."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
     torch.manual_seed(0)
 
     class Model(torch.nn.Module):
@@ -375,8 +352,8 @@ def test_onnx_states_that_torch_writes(api, onnx, is_learned, sizes):
         assert lstm.hidden_size == H
 
 
-def test_onnx_states_of_the_call(onnx):
-    """Inputs of the graph, and what is computed from them, by whatever operator."""
+def test_states_that_depend_on_inputs_are_left_to_the_call():
+    """The states are inputs of the graph, or computed from them by any operator."""
     for nodes in ([], [onnx.helper.make_node("Relu", ["initial_h"], ["h0"])]):
         model = onnx_model(onnx, onnx_weights(1), nodes)
         if nodes:
@@ -392,11 +369,11 @@ def test_onnx_states_of_the_call(onnx):
     del model.graph.node[0].input[4:]
     assert not np.any(weights.onnx_state(model)) and weights.onnx_state(model)[0].shape == (1, 1, H)
     with pytest.raises(ValueError, match=r"the initial state is of shape \(1, 1, 6\), not \(1, B, 5\)"):
-        weights.onnx_state(stateful(onnx, initial_h=draw(1, 1, 6), initial_c=draw(1, 1, 6)))
+        weights.onnx_state(stateful(initial_h=draw(1, 1, 6), initial_c=draw(1, 1, 6)))
 
 
-def test_onnx_states_from_branches(api, onnx):
-    """As torch.jit makes of an optional state: branches take what is around them, which depends on the call, or not."""
+def test_states_from_branches_depend_on_what_the_branches_take(api):
+    """torch.jit makes such branches of an optional state. They take an input or a constant of the graph around them."""
     helper = onnx.helper
     out = [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)]
     then, other = (
@@ -419,8 +396,7 @@ def test_onnx_states_from_branches(api, onnx):
 # ---- graphs in graphs -------------------------------------------------------------------------
 
 
-def test_onnx_graphs_in_graphs(onnx):
-    """Many of them: they are searched without recursion, too."""
+def test_deeply_nested_graphs_are_searched():
     helper = onnx.helper
     out = helper.make_tensor_value_info("Y", onnx.TensorProto.FLOAT, None)
     graph = onnx_model(onnx, onnx_weights(1)).graph

@@ -1,4 +1,4 @@
-"""ONNX nodes that feed each other are the layers of one LSTM, if what lies between them only moves numbers."""
+"""ONNX nodes that feed each other are the layers of one LSTM, if the nodes between them only move numbers."""
 
 import io
 
@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from fastgate import weights
 from helpers import draw, same_bits
-from helpers.weights import B, H, T, arrays, distance, onnx_model, onnx_weights, same
+from helpers.weights import B, H, N, T, arrays, distance, onnx_call, onnx_graph, run_onnx, same
 
-onnx = pytest.importorskip("onnx")
-node, N = onnx.helper.make_node, 4
-FLOAT = onnx.TensorProto.FLOAT
+onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+node, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+FLOAT, INT32 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
 
 
 def layer(name, x, n, directions=1, seed=0, **how):
-    """An LSTM node with output name_Y, and its initializers."""
+    """An LSTM node whose output is called name_Y, and its weights."""
     shapes = {"W": (4 * H, n), "R": (4 * H, H), "B": (8 * H,)}
     tensors = {f"{name}_{k}": draw(directions, *shape, seed=seed + i) for i, (k, shape) in enumerate(shapes.items())}
     how = {"direction": "bidirectional"} | how if directions == 2 else how
@@ -23,17 +23,13 @@ def layer(name, x, n, directions=1, seed=0, **how):
     return node("LSTM", inputs, [f"{name}_Y", f"{name}_h", f"{name}_c"], name, hidden_size=H, **how), tensors
 
 
-def model_of(nodes, tensors, outputs=("top_Y", "top_h", "top_c"), more=(), opset=14, **how):
-    info = onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph(
-        nodes, "graph", [info("x", FLOAT, None), *more], [info(name, FLOAT, None) for name in outputs],
-        [onnx.numpy_helper.from_array(array, name) for name, array in tensors.items()], **how,
-    )  # fmt: skip
-    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
+def model_of(nodes, tensors, outputs=("top_Y", "top_h", "top_c"), more=(), **how):
+    """A model of these nodes; more: its inputs besides x."""
+    return onnx_graph(onnx, nodes, tensors, ["x", *more], outputs, **how)
 
 
 I = np.int64  # noqa: E741
-BETWEEN = {  # of bottom_Y, to y
+BETWEEN = {  # directions of the layers, nodes that make y of bottom_Y, and their constants
     "squeeze": (1, [node("Squeeze", ["bottom_Y", "one"], ["y"])], {"one": I([1])}),
     "squeeze all": (1, [node("Squeeze", ["bottom_Y"], ["y"])], {}),
     "zeros": (2, [node("Transpose", ["bottom_Y"], ["t"], perm=[0, 2, 1, 3]), node("Reshape", ["t", "s"], ["y"])],
@@ -58,15 +54,13 @@ def stack(between, directions=1, more=None, n=None, **how):
 
 
 @pytest.mark.parametrize("name", BETWEEN)
-def test_two_layers(api, name):
+def test_nodes_that_only_move_numbers_join_two_layers(api, name):
     directions, between, more = BETWEEN[name]
     model = stack(between, directions, more)
     x = draw(T, B, N)
-    run = pytest.importorskip("onnxruntime").InferenceSession(model.SerializeToString()).run(None, {"x": x})
     lstm = api.LSTM.from_onnx(model)
-    y, (h, c) = lstm(x)
-    got = [y.reshape(T, B, directions, H).swapaxes(1, 2), h[-directions:], c[-directions:]]
-    assert distance(got, run) < 1e-6
+    y, h, c = onnx_call(lstm, {"X": x})
+    assert distance([y, h[-directions:], c[-directions:]], run_onnx(model, {"x": x})) < 1e-6
     same(api.LSTM.from_onnx(model, ["bottom", "top"]), lstm, N)
     same(api.LSTM.from_onnx(model, ("bottom_Y", "top_c")), lstm, N)
     alone = api.LSTM.from_onnx(model, "top")
@@ -75,7 +69,7 @@ def test_two_layers(api, name):
 
 @pytest.mark.parametrize("layout", [0, 1])
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
-def test_options_of_layers(api, layout, direction):
+def test_layers_with_the_same_options_are_one_lstm(api, layout, direction):
     how = {"layout": layout, "clip": 0.75, "direction": direction}
     bottom, tensors = layer("bottom", "x", N, **how)
     top, others = layer("top", "y", H, seed=5, **how)
@@ -110,7 +104,7 @@ NOT_BETWEEN = {
 
 
 @pytest.mark.parametrize("name", NOT_BETWEEN)
-def test_nodes_that_do_not_feed_each_other(name):
+def test_layers_with_other_nodes_between_them_are_refused(name):
     between, told = NOT_BETWEEN[name]
     more = {"one": I([1]), "s": I([5, -1, H]), "zero": I([0]), "many": I([99]), "fixed": I([2, 3, H])}
     more |= {} if between else {"y": draw(T, B, H)}
@@ -125,25 +119,25 @@ def test_nodes_that_do_not_feed_each_other(name):
         weights.from_onnx(model)
 
 
-def test_a_length_that_the_model_tells(api):
-    """Exporters of fixed sizes write them into Reshape."""
-    info = onnx.helper.make_tensor_value_info("bottom_Y", FLOAT, [T, 1, B, H])
+def test_a_reshape_to_fixed_sizes_needs_the_shape_of_its_input(api):
+    """Exports with fixed sizes have such a Reshape, and say in value_info what shapes values have."""
+    shape = info("bottom_Y", FLOAT, [T, 1, B, H])
     bottom, tensors = layer("bottom", "x", N)
     top, others = layer("top", "y", H, seed=5)
     reshape = node("Reshape", ["bottom_Y", "fixed"], ["y"])
     tensors |= others
-    model = model_of([bottom, reshape, top], {**tensors, "fixed": I([T, B, H])}, value_info=[info])
+    model = model_of([bottom, reshape, top], {**tensors, "fixed": I([T, B, H])}, value_info=[shape])
     assert api.LSTM.from_onnx(model).num_layers == 2
     for wrong in ([B, T, H], [1, T * B, H]):
-        model = model_of([bottom, reshape, top], {**tensors, "fixed": I(wrong)}, value_info=[info])
+        model = model_of([bottom, reshape, top], {**tensors, "fixed": I(wrong)}, value_info=[shape])
         with pytest.raises(ValueError, match="'Reshape' between them put it in another order"):
             weights.from_onnx(model)
-    info.type.tensor_type.shape.dim[0].dim_value = 2**40  # no such array is made
-    model = model_of([bottom, reshape, top], {**tensors, "fixed": I([7, 5, H])}, value_info=[info])
+    shape.type.tensor_type.shape.dim[0].dim_value = 2**40  # an array of this shape must not be made
+    model = model_of([bottom, reshape, top], {**tensors, "fixed": I([7, 5, H])}, value_info=[shape])
     assert api.LSTM.from_onnx(model).num_layers == 2
 
 
-def test_chains(api):
+def test_chains_are_found_and_chosen_by_names(api):
     nodes, tensors = [], {}
     for name, x in (("a", "x"), ("b", "a"), ("c", "b"), ("d", "x"), ("e", "d")):
         each, more = layer(name, f"{x}_y" if x != "x" else x, H, seed=len(nodes))
@@ -158,17 +152,17 @@ def test_chains(api):
         weights.from_onnx(model, ["a", "c"])
     with pytest.raises(ValueError, match="'a' does not take the output of 'a'"):
         weights.from_onnx(model, ["a", "a"])
-    nodes[6].input[0] = "b_y"  # d: two take the output of b
+    nodes[6].input[0] = "b_y"  # d takes the output of b, as c does
     with pytest.raises(ValueError, match=r"2 chains of LSTM nodes: \['a', 'b', 'c'\], \['a', 'b', 'd', 'e'\]"):
         weights.from_onnx(model_of(nodes, {**tensors, "one": I([1])}, ["c_Y", "e_Y"]))
-    nodes[0].input[0] = "b_y"  # a cycle
+    nodes[0].input[0] = "b_y"  # a takes the output of b, and b that of a
     for count in (4, 6):
         with pytest.raises(ValueError, match="is computed from itself|there are 0 chains of LSTM nodes"):
             weights.from_onnx(model_of(nodes[:count], {**tensors, "one": I([1])}, ["b_Y"]))
 
 
 @pytest.mark.parametrize("names", [[], [1], 3, [None], ["top", 2]], ids=str)
-def test_names_that_are_none(names):
+def test_names_of_other_types_are_refused(names):
     directions, between, more = BETWEEN["squeeze"]
     with pytest.raises(TypeError, match="node is the name of a node, or a sequence of at least one name, not "):
         weights.from_onnx(stack(between, directions, more), names)
@@ -183,38 +177,38 @@ def test_names_that_are_none(names):
         ({"layout": 1}, "'top' has .*'batch_first': True.*, but 'bottom'"),
     ],
 )
-def test_layers_that_differ(how, told):
+def test_layers_with_different_options_are_refused(how, told):
     between = [node("Squeeze", ["bottom_Y", "one"], ["a"]), node("Transpose", ["a"], ["y"], perm=[1, 0, 2])]
     between = between if "layout" in how else BETWEEN["squeeze"][1]
     with pytest.raises(ValueError, match=told):
         weights.from_onnx(stack(between, more={"one": I([1])}, **how))
 
 
-def test_lengths_that_differ():
-    info = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT32, [B]) for name in ("lens", "others")]
+def test_layers_with_different_lengths_are_refused():
+    lengths = [info(name, INT32, [B]) for name in ("lens", "others")]
     for inputs in ([["lens"], []], [[], ["lens"]], [["lens"], ["others"]]):
         with pytest.raises(ValueError, match="'top' has another input sequence_lens than 'bottom'"):
-            weights.from_onnx(stack_with(inputs, more=info))
+            weights.from_onnx(stack_with(inputs, more=lengths))
 
 
-def test_sizes_that_differ(api):
+def test_layers_whose_sizes_do_not_fit_are_refused(api):
     directions, between, more = BETWEEN["squeeze"]
     with pytest.raises(ValueError, match=r"layers\[1\].weight_ih of shape \(20, 9\) does not fit the layers before"):
         api.LSTM.from_onnx(stack(between, directions, more, n=9))
 
 
-# ---- what belongs to calls ----------------------------------------------------------------------
+# ---- states and lengths -------------------------------------------------------------------------
 
 
 def stack_with(inputs, more=None, constants=None):
-    """Two layers, each with these for sequence_lens, initial_h, initial_c; more: inputs of the graph."""
+    """Two layers, each with its sequence_lens, initial_h and initial_c in inputs; more: inputs of the model."""
     _, between, tensors = BETWEEN["squeeze"]
     bottom, one = layer("bottom", "x", N, more=inputs[0])
     top, other = layer("top", "y", H, seed=5, more=inputs[1])
     return model_of([bottom, *between, top], {**one, **other, **tensors, **(constants or {})}, more=more or ())
 
 
-def test_initial_states_of_a_stack(api):
+def test_constant_states_of_a_stack_are_refused_and_given_by_onnx_state(api):
     states = {"h0": draw(1, 1, H), "h1": draw(1, 1, H, seed=1), "c1": draw(1, B, H, seed=2)}
     model = stack_with([["", "h0"], ["", "h1", "c1"]], constants=states)
     told = r"initial_h is a constant .*weights=\{'h0': array, 'h1': array, 'c1': array\}"
@@ -225,18 +219,14 @@ def test_initial_states_of_a_stack(api):
     same_bits(c, np.concatenate([np.zeros((1, B, H), np.float32), states["c1"]]))
     lstm = api.LSTM.from_onnx(model, weights=states)
     x = draw(T, B, N)
-    del model.graph.output[:]
-    model.graph.output.extend(onnx.helper.make_tensor_value_info(n, FLOAT, None) for n in ("top_Y", "top_h", "top_c"))
-    reference = pytest.importorskip("onnx.reference").ReferenceEvaluator
-    model.graph.initializer[-3].CopyFrom(onnx.numpy_helper.from_array(np.repeat(states["h0"], B, 1), "h0"))
-    model.graph.initializer[-2].CopyFrom(onnx.numpy_helper.from_array(np.repeat(states["h1"], B, 1), "h1"))
-    want = reference(model).run(None, {"x": x})
-    y, (h, c) = lstm(x, (h, c))
-    assert distance([y[:, np.newaxis], h[1:], c[1:]], want) < 5e-6
+    repeated = {name: np.repeat(array, B // array.shape[1], 1) for name, array in states.items()}
+    want = run_onnx(stack_with([["", "h0"], ["", "h1", "c1"]], constants=repeated), {"x": x})
+    y, h, c = onnx_call(lstm, {"X": x, "initial_h": h, "initial_c": c})
+    assert distance([y, h[1:], c[1:]], want) < 5e-6
 
 
-def test_lengths_that_are_constant(api):
-    """They would be ignored: ONNX Runtime stops at them."""
+def test_constant_lengths_are_refused(api):
+    """An LSTM has no lengths of its own, so that its calls would ignore them."""
     lengths = np.array([2, T, 3], np.int32)
     model = stack_with([["lens"], ["lens"]], constants={"lens": lengths})
     told = r"sequence_lens is a constant .*: pass lengths=\[2, 6, 3\] to each call.*weights=\{'lens': array\}"
@@ -245,15 +235,14 @@ def test_lengths_that_are_constant(api):
             weights.from_onnx(model, node_)
     lstm = api.LSTM.from_onnx(model, weights={"lens": lengths})
     x = draw(T, B, N)
-    want = pytest.importorskip("onnxruntime").InferenceSession(model.SerializeToString()).run(None, {"x": x})
-    y, (h, c) = lstm(x, lengths=lengths)
-    assert distance([y[:, np.newaxis], h[1:], c[1:]], want) < 1e-6
-    info = onnx.helper.make_tensor_value_info("lens", onnx.TensorProto.INT32, [B])
-    same(api.LSTM.from_onnx(stack_with([["lens"], ["lens"]], more=[info])), lstm, N)  # they are of the call
+    y, h, c = onnx_call(lstm, {"X": x, "sequence_lens": lengths})
+    assert distance([y, h[1:], c[1:]], run_onnx(model, {"x": x})) < 1e-6
+    of_calls = stack_with([["lens"], ["lens"]], more=[info("lens", INT32, [B])])
+    same(api.LSTM.from_onnx(of_calls), lstm, N)
 
 
-def test_lengths_that_are_computed(api):
-    """From the shape of an input, as tf2onnx does: of the call.  By another operator from constants: nobody knows."""
+def test_lengths_may_be_computed_from_an_input_only(api):
+    """tf2onnx computes them from the shape of an input, so that they belong to the call. Constants do not."""
     sizes = [node("Shape", ["x"], ["sizes"]), node("Gather", ["sizes", "zero"], ["lens"])]
     model = stack_with([["lens"], ["lens"]], constants={"zero": I([0])})
     model.graph.node.extend(sizes)
@@ -271,10 +260,10 @@ def test_lengths_that_are_computed(api):
 @pytest.mark.parametrize("dynamo", [False, True], ids=["script", "dynamo"])
 @pytest.mark.parametrize("free", [False, True], ids=["fixed", "free"])
 @pytest.mark.parametrize("how", [{}, {"bidirectional": True}, {"batch_first": True, "bias": False}], ids=str)
-def test_exports_of_torch(how, free, dynamo):
-    torch = pytest.importorskip("torch")
+def test_layers_of_exports_of_torch_are_one_lstm(how, free, dynamo):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
     if dynamo:
-        pytest.importorskip("onnxscript", reason="torch.onnx.export(dynamo=True) needs onnxscript")
+        pytest.importorskip("onnxscript", reason="onnxscript, which torch.onnx.export needs, is not installed")
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.Linear(N, N), torch.nn.LSTM(N, H, 3, **how)).eval()
     x = torch.randn(B, T, N)
@@ -291,11 +280,6 @@ def test_exports_of_torch(how, free, dynamo):
         below = module[0](x)
         want = arrays(module[1](below))
     below = below.numpy()
-    if how.get("batch_first"):  # exporters turn x before the first layer and y after the last
+    if how.get("batch_first"):  # exporters exchange the axes of x and y outside the nodes
         below, want[0] = below.swapaxes(0, 1), want[0].swapaxes(0, 1)
     assert distance(arrays(lstm(below)), want) < 1e-6
-
-
-def test_one_node_is_a_chain(api):
-    model = onnx_model(onnx, onnx_weights(1))
-    same(api.LSTM.from_onnx(model), api.LSTM.from_onnx(model, ["lstm"]), N)
