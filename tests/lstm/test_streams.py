@@ -234,7 +234,7 @@ def test_rows_are_chosen_as_in_numpy(api):
 @pytest.mark.parametrize(
     ("rows", "error", "message"),
     [
-        ([0, 0], ValueError, "must not have one twice, but are .0 0."),
+        ([0, 0], ValueError, "must not repeat a row, but are .0 0."),
         ([1, -2], ValueError, "twice"),
         ([3], IndexError, "rows must be from -3 to 2"),
         ([0, -4], IndexError, "rows must be from -3 to 2"),

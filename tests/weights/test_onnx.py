@@ -213,7 +213,7 @@ def test_onnx_nodes_without_weights(onnx, name):
 
 @pytest.mark.parametrize("given", [["W"], [("W", 1)], "W", 3])
 def test_onnx_weights_are_a_mapping(onnx, given):
-    with pytest.raises(TypeError, match="weights is a mapping from names to arrays, not builtins"):
+    with pytest.raises(TypeError, match="weights must be a mapping from names to arrays, not builtins"):
         weights.from_onnx(onnx_model(onnx, onnx_weights(1)), weights=given)
 
 
@@ -221,7 +221,7 @@ def test_onnx_weights_are_a_mapping(onnx, given):
 def test_onnx_files_that_are_none(onnx, source, tmp_path):
     (tmp_path / "a.onnx").write_bytes(source)
     for each in (source, tmp_path / "a.onnx"):
-        with pytest.raises(ValueError, match="not an ONNX model, or a damaged one"):
+        with pytest.raises(ValueError, match="not an ONNX model, or it is damaged"):
             weights.from_onnx(each)
 
 
