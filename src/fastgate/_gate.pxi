@@ -163,7 +163,7 @@ cdef class Gate:
         ----------
         *parts : (..., n_i)
             x, as one array of float32 or as several, which are read as if concatenated along the last axis,
-            so that the n_i add up to n; float64 for that storage. Plain sequences are converted.
+            so that the n_i add up to n; float64 if the storage is. Plain sequences are converted.
         out : (..., m), optional
             A C-contiguous array, buffer or tensor of the same dtype, to which y is written. It may overlap x.
 

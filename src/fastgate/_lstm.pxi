@@ -241,7 +241,7 @@ cdef class LSTMCell(_Recurrent):
         Parameters
         ----------
         x : (..., input_size)
-            An array of float32, or of float64 for that storage. Plain sequences are converted.
+            An array of float32, or of float64 if the storage is. Plain sequences are converted.
         h : (..., output_size), optional
             The same. h and c are given together; None means zeros.
         c : (..., hidden_size), optional
@@ -265,7 +265,7 @@ cdef class LSTMCell(_Recurrent):
         return cell_call(self, <PyObject *>x, <PyObject *>h, <PyObject *>c, <PyObject *>out)
 
     def stream(self, batch=None):
-        """Return a Stream, which keeps h and c between steps and begins with zeros; of batch independent sequences.
+        """Return a Stream of `batch` independent sequences, which keeps h and c between steps and begins with zeros.
 
         Without batch, it has one sequence and no axis for the batch. Raises ValueError, TypeError or MemoryError
         if batch is negative, not an integer or too large.
@@ -461,7 +461,7 @@ cdef class LSTM(_Recurrent):
         Parameters
         ----------
         x : (T, input_size), (T, B, input_size), or if batch_first (B, T, input_size)
-            An array of float32, or of float64 for that storage. Plain sequences are converted.
+            An array of float32, or of float64 if the storage is. Plain sequences are converted.
         state : (h_0, c_0), optional
             h_0 (num_layers * directions, [B,] H) and c_0 (num_layers * directions, [B,] hidden_size), also if
             batch_first, with layer k and direction d at k * directions + d. H is the number of rows of a
@@ -529,7 +529,7 @@ cdef class LSTM(_Recurrent):
         return gates(self, x, state, lengths, layer, direction)
 
     def stream(self, batch=None):
-        """Return a Stream, which keeps h and c between steps and begins with zeros; of batch independent sequences.
+        """Return a Stream of `batch` independent sequences, which keeps h and c between steps and begins with zeros.
 
         Without batch, it has one sequence and no axis for the batch. Raises ValueError, TypeError or MemoryError
         if batch is negative, not an integer or too large, and ValueError if the LSTM is bidirectional or reverse,

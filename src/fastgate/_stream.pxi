@@ -1,7 +1,7 @@
 # Stream; included by _core.pyx.
 
 cdef object distinct_rows(object rows, size_t batch):
-    """A copy of rows if it is int64 (count,) with different indices of a batch; otherwise None.  It is fast."""
+    """A copy of rows if it is int64 (count,) with different indices of a batch, else None; faster than stream_rows."""
     cdef PyArrayObject *a = <PyArrayObject *>rows
     if not is_plain(<PyObject *>rows, NPY_INT64) or PyArray_NDIM(a) != 1 or not PyArray_IS_C_CONTIGUOUS(a):
         return None
@@ -62,7 +62,7 @@ cdef class Stream:
         Parameters
         ----------
         x : (input_size,), or with a batch (B, input_size)
-            An array of float32, or of float64 for that storage. Plain sequences are converted.
+            An array of float32, or of float64 if the storage is. Plain sequences are converted.
         out : (output_size,) or (B, output_size), optional
             A C-contiguous array, buffer or tensor, to which y is written. It may overlap x.
         rows : int, integers, slice or bool mask, optional

@@ -389,7 +389,7 @@ class LSTMCell(_Recurrent, CellSources):
         return out
 
     def stream(self, batch: int | None = None) -> Stream:
-        """Return a Stream, which keeps h and c between steps and begins with zeros; of batch independent sequences."""
+        """Return a Stream of `batch` independent sequences, which keeps h and c between steps and begins with zeros."""
         return Stream(self, _parameters.stream_batch(batch))
 
     @property
@@ -482,7 +482,7 @@ class LSTM(_Recurrent, LSTMSources):
         return y
 
     def stream(self, batch: int | None = None) -> Stream:
-        """Return a Stream, which keeps h and c between steps and begins with zeros; of batch independent sequences."""
+        """Return a Stream of `batch` independent sequences, which keeps h and c between steps and begins with zeros."""
         _parameters.check_streamable(self.bidirectional, self.reverse)
         return Stream(self, _parameters.stream_batch(batch))
 

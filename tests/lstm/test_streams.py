@@ -235,7 +235,7 @@ def test_rows_are_chosen_as_in_numpy(api):
     ("rows", "error", "message"),
     [
         ([0, 0], ValueError, "must not repeat a row, but are .0 0."),
-        ([1, -2], ValueError, "twice"),
+        ([1, -2], ValueError, "repeat"),
         ([3], IndexError, "rows must be from -3 to 2"),
         ([0, -4], IndexError, "rows must be from -3 to 2"),
         (2**70, (IndexError, TypeError), "rows must be"),

@@ -83,7 +83,7 @@ def test_a_list_of_layers_is_no_stack(api):
     "source, error, told",
     [
         ([1], TypeError, "from_paddle takes an LSTM, an LSTMCell or a state dict, not builtins.list"),
-        ({0: 1}, TypeError, "the keys of a state dict are strings"),
+        ({0: 1}, TypeError, "the keys of a state dict must be strings"),
         ({"fc.weight": 1}, ValueError, "no 'weight_ih_l0': the keys are 'fc.weight'"),
         ({"cell.weight_ih": 1}, ValueError, "no 'weight_hh_l0' beside 'weight_ih_l0'"),
     ],
