@@ -33,7 +33,7 @@ def from_torch(source: Any, *, prefix: str = "", batch_first: bool | None = None
     Returns
     -------
     layers, options
-        The arguments of fastgate.LSTM, as in all functions from_...
+        The layers and the dict of options for fastgate.LSTM, as from all functions of fastgate.weights.
 
     Raises
     ------
