@@ -1,9 +1,9 @@
-"""Builds fastgate._core: Cython over csrc, each instruction set with flags of its own.
+"""Builds fastgate._core from Cython and csrc, with separate compiler flags for each instruction set.
 
-FASTGATE_PURE_PYTHON=1               leaves the extension out: no C compiler needed
+FASTGATE_PURE_PYTHON=1               leaves the extension out, so that no C compiler is needed
 FASTGATE_SANITIZE=address,undefined  builds with these sanitizers
 
-MSVC has no vector types, so on Windows Clang compiles: that of Zig (PyPI's ziglang), or what CC names.
+On Windows, where MSVC has no vector types, it uses Zig's Clang (PyPI's ziglang), or the compiler that CC names.
 """
 
 import os
@@ -19,12 +19,12 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError, LinkError
 
-# Results must not depend on the compiler's defaults or the build machine: no contraction, no -march.  Nor is there
-# link-time optimization: what it compiles, only the same compiler links.
+# Results must not depend on the compiler's defaults or the build machine, so there is no contraction and no -march.
+# Link-time optimization is off, because only the same compiler could link its objects.
 C_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-lto", "-fvisibility=hidden", "-Wall"]
 
-# Flags that change what floating-point operations give.  Of some, as -Ofast, the link adds code that changes their
-# mode for the whole process, as soon as the module is loaded.  csrc/CMakeLists.txt has the same expression.
+# Flags that change the results of floating-point operations.  Some, such as -Ofast, also link code that changes the
+# floating-point mode of the whole process when the module is loaded.  csrc/CMakeLists.txt has the same expression.
 CHANGES_RESULTS = re.compile(
     "-(Ofast|f[a-z-]*math[a-z=,-]*|ffp-[a-z=-]*|f(no-)?(signed-zeros|approx-func|honor-[a-z]*|cx-[a-z-]*"
     "|single-precision-constant|float-store|excess-precision=[a-z0-9]*)"
@@ -40,7 +40,7 @@ else:
 
 
 def keep_results(commands):
-    """{name: a command of the compiler or linker}, without flags of users that change results."""
+    """{name: a command of the compiler or linker} -> the same without the user's flags that change results."""
     left_out = {flag for command in commands.values() for flag in command if CHANGES_RESULTS.fullmatch(flag)}
     if left_out:
         print(f"fastgate: left out {' '.join(sorted(left_out))}: results do not depend on flags", file=sys.stderr)
@@ -50,7 +50,7 @@ def keep_results(commands):
 class BuildCore(build_ext):
     def finalize_options(self):
         super().finalize_options()
-        self.cython_c_in_temp = True  # no generated C beside the sources
+        self.cython_c_in_temp = True  # keeps generated C out of src
         if sys.platform == "win32" and self.compiler is None:
             self.compiler = "mingw32"  # setuptools' name for all compilers with the flags of GCC
             os.environ.setdefault("CC", "python-zig cc -target x86_64-windows-gnu")
@@ -64,9 +64,9 @@ class BuildCore(build_ext):
         super().build_extensions()
 
     def kernels(self):
-        """{shim in csrc/kernels: flags} for this machine, from their first lines: see csrc/kernels/kernels.inc."""
+        """{file in csrc/kernels: flags} for this machine.  The first line of a file has its macro and its flags."""
         ask = [*self.compiler.compiler_so, "-dM", "-E", "-xc", os.devnull]
-        # no answer for several architectures at once: of them, each has only __STDC__ for sure
+        # With several architectures, as on macOS, the compiler prints no macros: __STDC__ chooses the base kernels.
         macros = {"__STDC__", *subprocess.run(ask, capture_output=True, text=True).stdout.split()}
         kernels = {}
         for shim in sorted(glob("csrc/kernels/*.c")):
@@ -78,7 +78,7 @@ class BuildCore(build_ext):
         return kernels
 
     def compile_csrc(self):
-        """Objects of all of csrc."""
+        """Compile all of csrc -> the object files."""
         kernels = self.kernels()
         is_base_only = all("base" in shim for shim in kernels)
         macros = [("FG_BASE_ONLY", None)] if is_base_only else []
@@ -108,10 +108,10 @@ class BuildCore(build_ext):
             )
 
     def run(self):
-        """The extension, and beside it the header and the library for C and Cython."""
+        """Build the extension, and put the header and the library for C and Cython beside it."""
         super().run()
         for ext in self.extensions:
-            package = Path(self.get_ext_fullpath(ext.name)).parent  # in the source tree, if in place
+            package = Path(self.get_ext_fullpath(ext.name)).parent  # with --inplace, in the source tree
             self.mkpath(str(package / "include"))
             self.copy_file("csrc/fastgate.h", str(package / "include"))
             self.compiler.create_static_lib(ext.extra_objects, "fastgate", str(package / "lib"))
@@ -125,7 +125,7 @@ core = Extension(
     include_dirs=["csrc"],
     libraries=[] if is_windows else ["m", "pthread"],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
-    + ([("MS_WIN64", None)] if is_windows else []),  # which Python's headers define for MSVC alone
+    + ([("MS_WIN64", None)] if is_windows else []),  # Python's headers define this only for MSVC
     extra_compile_args=C_FLAGS,
     extra_link_args=link_flags,
 )

@@ -27,12 +27,12 @@ from dask.distributed import Client, WorkerPlugin, get_worker, progress
 
 
 SETTINGS = {
-    # It is read at import, so it must be there before a worker starts. Dask sets OMP_NUM_THREADS in the same way.
+    # fastgate reads this at import, so it must be set before a worker starts. Dask sets OMP_NUM_THREADS so, too.
     "distributed.nanny.pre-spawn-environ.FASTGATE_THREADS": "1",
     # With Dask's own value, glibc maps every array of more than 128 KB anew, and page faults take 7 % of the time.
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**25,
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**25,
-    # Dask's monitoring of itself takes an eighth of a core beside two workers; with these values, a fiftieth.
+    # With two workers, Dask's own monitoring takes an eighth of a core; with these values, it takes a fiftieth.
     "distributed.worker.profile.enabled": False,
     "distributed.worker.memory.monitor-interval": "1s",
     "distributed.admin.tick.interval": "1s",
@@ -47,7 +47,7 @@ def start(workers: int) -> Client:
 
 
 class Keep(WorkerPlugin):
-    """Keeps a model in each worker, which unpickles it once, also if the worker starts later.
+    """Keeps a model in each worker, also in one that starts later. Each worker unpickles it once.
 
     client.scatter(model, broadcast=True) is shorter, but may send the model to a worker twice.
     """
@@ -65,7 +65,7 @@ def share(client: Client, model: scoring.Model) -> str:
 
 
 def score_block(path: str, model: str, block_info: Any = None) -> Any:
-    """A block of the scores, computed in a worker; the place of the block says which images to map."""
+    """Compute a block of the scores in a worker. The location of the block in the array selects the images."""
     start, stop = block_info[None]["array-location"][0]
     return scoring.score(path, start, stop, get_worker().plugins[model].model)
 
@@ -73,7 +73,7 @@ def score_block(path: str, model: str, block_info: Any = None) -> Any:
 def scores(path: str | os.PathLike[str], model: str, block: int = scoring.BLOCK) -> da.Array:
     """The scores of all images of this file, (rows, 2) float32, not yet computed.
 
-    model is the name that share() returned; the graph holds nothing else of it. meta= and chunks= save a trial call.
+    model is the name that share() returned: the graph contains only this name. meta= and chunks= save a trial call.
     """
     rows = len(np.load(path, mmap_mode="r"))
     return da.map_blocks(
@@ -117,8 +117,8 @@ def compare(client: Client, path: str, model: str, rounds: int) -> dict[str, Any
 def main() -> int:
     parser = scoring.parser(__doc__)
     parser.add_argument("--compare", action="store_true", help="all workers against one, in turns")
-    parser.add_argument("--rounds", type=int, default=5, help="of --compare")
-    parser.add_argument("--json", metavar="FILE", help="of --compare: what bench/report.py shows")
+    parser.add_argument("--rounds", type=int, default=5, help="number of turns of --compare")
+    parser.add_argument("--json", metavar="FILE", help="write the result of --compare here, for bench/report.py")
     options = parser.parse_args()
     model = scoring.Model()
     with start(options.workers) as client:

@@ -27,8 +27,8 @@ class Model:
     """Two models of digits, whose errors are the scores of an image: an autoencoder of two gates on its 64 pixels,
     and the demo's LSTM, which reads it row by row, with a gate that predicts the next row.
 
-    The hidden gate is random. The other two gates are ridge regressions on the demo's held-out digits. A Model holds
-    nothing but gates and an LSTM, so it is pickled as their arrays.
+    The hidden gate is random. The other two gates are ridge regressions on the demo's held-out digits. A Model has only
+    gates and an LSTM, so that a pickle of it contains their arrays.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ def readout(x: NDArray[np.float32], y: NDArray[np.float32]) -> fastgate.Gate:
 
 
 def write_images(path: str | os.PathLike[str], rows: int) -> NDArray[np.bool_]:
-    """Write such a file -> which of the rows are scrambled."""
+    """Write a file with this number of images -> which of them are scrambled (rows,)."""
     digits = demo.load()["images"]
     images = np.lib.format.open_memmap(path, "w+", np.uint8, (rows, 8, 8))
     scrambled = np.empty(rows, np.bool_)
@@ -92,14 +92,14 @@ def score(path: str | os.PathLike[str], start: int, stop: int, model: Model) -> 
 
 
 def found(scores: NDArray[np.float32], scrambled: NDArray[np.bool_]) -> str:
-    """How many of the k scrambled images are among the k highest scores, in words."""
+    """A sentence that says how many of the k scrambled images are among the k highest scores."""
     k = int(scrambled.sum())
     gates, lstm = (int(scrambled[np.argsort(-column)[:k]].sum()) for column in scores.T)
     return f"of {k} scrambled images the gates found {gates}, the LSTM {lstm}"
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """Of an example's command line."""
+    """The parser of an example's command line."""
     options = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
     options.add_argument("--workers", type=int, default=2)
     options.add_argument("--rows", type=int, default=400_000)

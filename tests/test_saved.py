@@ -484,7 +484,7 @@ def test_sizes_and_threads_that_only_c_can_say():
     empty = saved(fastgate.Gate(np.zeros((0, 3), np.float32)))
     for size in (2**57, 2**63, 2**64 - 1):
         offset, value = field("input_size", size)
-        with pytest.raises(ValueError, match="beyond any array"):
+        with pytest.raises(ValueError, match="larger than any array"):
             fastgate.Gate.load(sealed(empty[:offset] + value + empty[offset + 8 :]))
     cell = saved(fastgate.LSTMCell(draw(4, 1), draw(4, 1)))
     for made_with, threads in ((0, 1), (2**32 - 1, 256)):  # as C gives them

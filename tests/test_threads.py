@@ -78,9 +78,9 @@ def test_show_config_tells(set_threads, capsys):
         fastgate.show_config()
         return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("threads "))
 
-    assert threads() == f"threads      as each gate was made; usable CPUs: {usable_cpus()}"
+    assert threads() == f"threads      the number that each gate was made with; usable CPUs: {usable_cpus()}"
     set_threads(3)
-    assert threads() == f"threads      3 for every gate; usable CPUs: {usable_cpus()}"
+    assert threads() == f"threads      3 for all; usable CPUs: {usable_cpus()}"
 
 
 @pytest.mark.parametrize("value, threads", [("3", 3), ("auto", usable_cpus()), ("", 2)])

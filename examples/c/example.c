@@ -5,7 +5,7 @@
  *     cc example.c $(python -m fastgate --cflags --libs) -o example           an installed wheel
  *     ./example [STEPS]
  *
- * It prints outputs and the largest error.  The exit status is 0 if that is as small as float32 allows.
+ * It prints outputs and the largest error.  The exit status is 0 if the error is as small as float32 allows.
  */
 #include <fastgate.h>
 
@@ -77,7 +77,7 @@ static double gate(void)
 
 static float weight_ih[4 * HIDDEN * INPUTS], weight_hh[4 * HIDDEN * HIDDEN], bias[4 * HIDDEN];
 
-/* The same step in double: reads and writes h and c (HIDDEN,). */
+/* The same step in double.  It replaces h and c (HIDDEN,) by the next ones. */
 static void plain_step(const float *x, double *h, double *c)
 {
     double z[4 * HIDDEN]; /* HIDDEN for each of the gates i, f, g, o */

@@ -3,7 +3,7 @@
  *
  *     cmake -B build -DCMAKE_PREFIX_PATH=PREFIX && cmake --build build && build/example
  *
- * It prints outputs and the largest error.  The exit status is 0 if that is as small as float32 allows.
+ * It prints outputs and the largest error.  The exit status is 0 if the error is as small as float32 allows.
  */
 #include <fastgate.h>
 
@@ -25,7 +25,7 @@ struct deleter {
 };
 template <class T> using handle = std::unique_ptr<T, deleter>;
 
-/* A handle of what create(pointer, arguments...) makes */
+/* A handle of the object that create(pointer, arguments...) makes */
 template <class T, class... Parameters, class... Arguments>
 handle<T> make(int (*create)(T **, Parameters...), Arguments... arguments)
 {
@@ -57,7 +57,7 @@ floats measured(int t)
     return x;
 }
 
-/* ---- the same in double ---------------------------------------------------------------------- */
+/* ---- the same computations in double --------------------------------------------------------- */
 
 double sigma(double z) { return 1 / (1 + std::exp(-z)); }
 

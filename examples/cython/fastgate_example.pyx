@@ -11,10 +11,10 @@ import numpy as np
 
 
 def gate_rows(const float[:, ::1] weight, const float[::1] bias, const float[:, ::1] x):
-    """sigmoid(x @ weight.T + bias), by a gate that it makes: weight (m, n), bias (m,), x (B, n) -> (B, m)."""
+    """Make a gate, and compute sigmoid(x @ weight.T + bias): weight (m, n), bias (m,), x (B, n) -> (B, m)."""
     cdef size_t m = weight.shape[0], n = weight.shape[1]
     if m == 0 or n == 0 or <size_t>bias.shape[0] != m or <size_t>x.shape[1] != n:
-        raise ValueError("weight (m, n), bias (m,) and x (B, n) are needed, m and n from 1")
+        raise ValueError("weight must be (m, n), bias (m,) and x (B, n), where m and n are at least 1")
     y = np.empty((x.shape[0], m), np.float32)
     cdef float[:, ::1] rows = y
     cdef fastgate.fastgate_gate *gate = NULL
@@ -50,12 +50,12 @@ cdef Py_ssize_t scan(const fastgate.fastgate_gate *gate, const float[:, ::1] x, 
 
 
 def first_open(Gate gate not None, const float[:, ::1] x, float level):
-    """The first row of x (B, n) for which an output of a fastgate.Gate is above level; -1 if there is none.
+    """The index of the first row of x (B, n) for which an output of the gate is above level; -1 if there is none.
 
-    It does not compute the rows after it, as a batch would, and it is faster than a loop in Python.
+    Unlike a batch, it does not compute the rows after this one, and it is faster than a loop in Python.
     """
     if gate.storage == "float64" or <size_t>x.shape[1] != gate.input_size or x.shape[1] == 0:
-        raise ValueError(f"x (B, {x.shape[1]}) and a float32 gate of as many inputs are needed, not {gate!r}")
+        raise ValueError(f"x (B, {x.shape[1]}) needs a gate with float32 inputs of that size, not {gate!r}")
     cdef float[::1] y = np.empty(gate.output_size, np.float32)
     cdef Py_ssize_t row
     with nogil:

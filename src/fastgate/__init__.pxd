@@ -1,10 +1,10 @@
 # cython: language_level=3
-"""The C API, fastgate.h, which documents it. No function raises, and none needs the GIL.
+"""The C API; fastgate.h documents it. The functions raise no Python exceptions and do not need the GIL.
 
-    cimport fastgate    # compile with fastgate.get_include(), link as python -m fastgate --libs says
+    cimport fastgate    # compile with fastgate.get_include(), link with the flags of python -m fastgate --libs
 
-A module so linked has the library as a copy of its own: fastgate_select_isa and fastgate_override_threads are for
-the calls that it makes, and neither FASTGATE_ISA nor FASTGATE_THREADS of the environment reaches it.
+A module that is linked in this way has its own copy of the library. fastgate_select_isa and fastgate_override_threads
+affect only the calls of that copy, and the environment variables FASTGATE_ISA and FASTGATE_THREADS do not affect it.
 """
 
 

@@ -1,14 +1,14 @@
-"""LSTMs on a CPU, and their input gate, sigmoid(W [1; x]), as one pass over the weights.
+"""LSTM inference on a CPU, and the LSTM's input gate, sigmoid(W [1; x]), by itself.
 
-    lstm = fastgate.LSTM.from_torch(module) # or from_keras, from_onnx, or arrays
+    lstm = fastgate.LSTM.from_torch(module) # also from_keras, from_onnx, or LSTM(layers) from arrays
     y, (h, c) = lstm(x)                     # (T, n) -> (T, H); (T, B, n) -> (T, B, H)
-    stream = lstm.stream()                  # it keeps the state
+    stream = lstm.stream()                  # keeps h and c between steps
     y = stream.step(x)                      # (n,) -> (H,)
     h, c = fastgate.LSTMCell(weight_ih, weight_hh, bias)(x, h, c)
 
-    g = fastgate.Gate(weight, bias)         # (m, n), (m,): packed once
-    y = g(x)                                # (n,) -> (m,);  (..., n) -> (..., m)
-    g(x, h, out=y)                          # parts are read in place; no allocation
+    g = fastgate.Gate(weight, bias)         # (m, n), (m,): packs the weights once
+    y = g(x)                                # (n,) -> (m,); (..., n) -> (..., m)
+    g(x, h, out=y)                          # reads x and h as parts of one input; allocates nothing
     y = fastgate.gate(x, weight, bias)      # one call, without packing
 """
 
@@ -38,7 +38,7 @@ try:
 except ImportError as _error:
     if os.environ.get("FASTGATE_ISA"):
         raise ImportError(
-            f"FASTGATE_ISA={os.environ['FASTGATE_ISA']}: there is no compiled core ({_error})"
+            f"FASTGATE_ISA={os.environ['FASTGATE_ISA']} needs the compiled core, which cannot be loaded ({_error})"
         ) from _error
     import warnings
 
@@ -56,20 +56,20 @@ else:
 def set_threads(threads: int | str | None) -> None:
     """Run every gate and LSTM in this process on this many threads from now on.
 
-    FASTGATE_THREADS in the environment does the same at import.
+    The environment variable FASTGATE_THREADS does the same at import.
 
     Parameters
     ----------
     threads : int, 'auto' or None
-        An integer from 1; or 'auto', the number of CPUs that the affinity of the process and the quota of its
-        container allow; or None, which restores the number that each gate and LSTM was made with.
+        An integer from 1; 'auto' for the number of CPUs that the affinity of the process and the quota of its
+        container allow; None to restore the number that each gate and LSTM was made with.
 
     Raises
     ------
     ValueError
-        If the integer is smaller than 1, or a string is not 'auto'.
+        If threads is an integer below 1, or a string other than 'auto'.
     TypeError
-        If threads is of another type.
+        If threads has another type.
     """
     _parameters.override = 0 if threads is None else _parameters.thread_count(threads)
     if _core is not None:
@@ -88,12 +88,12 @@ if _threads := os.environ.get("FASTGATE_THREADS"):
 def _folder(name: str) -> str:
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name)
     if not os.path.isdir(path):
-        raise RuntimeError(f"no {path}: fastgate was installed without its compiled core")
+        raise RuntimeError(f"{path} does not exist: fastgate was installed without its compiled core")
     return path
 
 
 def get_include() -> str:
-    """Return the folder of fastgate.h, for C and Cython; in Cython, `cimport fastgate` is its API.
+    """Return the folder of fastgate.h, for C compilers. In Cython, `cimport fastgate` declares its functions.
 
     Raises RuntimeError if fastgate was installed without its compiled core.
     """
@@ -101,7 +101,7 @@ def get_include() -> str:
 
 
 def get_library_dir() -> str:
-    """Return the folder of libfastgate.a, which is position independent: link with fastgate, m and pthread.
+    """Return the folder of libfastgate.a, which is position independent. Link fastgate, m and pthread.
 
     Raises RuntimeError if fastgate was installed without its compiled core.
     """
@@ -109,7 +109,7 @@ def get_library_dir() -> str:
 
 
 def _cpu_name() -> str:
-    """The CPU's name and, on x86-64 Linux, its family and model, because virtual machines shorten names."""
+    """The CPU's name. On x86-64 Linux it has the family and model too, because virtual machines shorten names."""
     import platform
 
     fields: dict[str, str] = {}
@@ -141,7 +141,7 @@ def show_config() -> None:
         chosen = _core.instruction_set()
         built = ", ".join(sets)
         usable = ", ".join(name for name in sets if sets[name])
-    threads = f"{_parameters.override} for every gate" if _parameters.override else "as each gate was made"
+    threads = f"{_parameters.override} for all" if _parameters.override else "the number that each gate was made with"
     print(f"fastgate     {__version__}")
     print(f"core         {core}")
     print(f"CPU          {_cpu_name()}")

@@ -12,8 +12,8 @@ HELP = f"""{USAGE}
 Without an argument, print the configuration: versions, CPU, instruction sets and threads.
 
   demo        run a small trained LSTM on handwritten digits; demo --help lists its options
-  --cflags    print the flags that compiling a C program with fastgate.h needs, quoted for a shell
-  --libs      print the flags that linking it with libfastgate.a needs; may follow --cflags
+  --cflags    print the flags for compiling a C program with fastgate.h, quoted for a shell
+  --libs      print the flags for linking it with libfastgate.a; both options may be given together
   --version   print the version
   --help      print this help
 
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
         print(f"fastgate {fastgate.__version__}")
         return 0
     if argv:
-        print(f"{USAGE}\nfastgate: there is no {' '.join(argv)}", file=sys.stderr)
+        print(f"{USAGE}\nfastgate: unknown arguments: {' '.join(argv)}", file=sys.stderr)
         return 2
     fastgate.show_config()
     return 0

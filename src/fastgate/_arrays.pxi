@@ -1,13 +1,13 @@
-# How arrays lie; included by _core.pyx.  Nothing in here calls code of the user, and what reads an array
-# reads it once: between reading the shapes of a call's arrays and using them, no other Python code runs.
-# `type` is NumPy's number of what a gate takes and gives: NPY_FLOAT32 or NPY_FLOAT64.
+# The layout of arrays; included by _core.pyx.  These functions run no code of the user, so shapes that a call has
+# read stay valid until it has used the arrays.  `type` is NumPy's number of the dtype of inputs and outputs,
+# NPY_FLOAT32 or NPY_FLOAT64.
 
 cdef inline npy_intp item_size(int type) noexcept nogil:
     return sizeof(double) if type == NPY_FLOAT64 else sizeof(float)
 
 
 cdef inline ptrdiff_t elements(npy_intp stride, int type) noexcept nogil:
-    """A stride of so many bytes; each division is by a constant, for speed."""
+    """A stride in bytes as a number of elements.  The divisors are constants, which is fast."""
     if type == NPY_FLOAT64:
         return stride // <npy_intp>sizeof(double)
     return stride // <npy_intp>sizeof(float)
@@ -22,13 +22,13 @@ cdef inline void *data_or_null(object array) noexcept:
 
 
 cdef inline bint is_plain(PyObject *array, int type) noexcept:
-    """An ndarray, of no subclass, of this type, aligned and in native byte order."""
+    """Whether array is an ndarray, not of a subclass, of this type, aligned and in native byte order."""
     return (PyArray_CheckExact(array) and PyArray_TYPE(<PyArrayObject *>array) == type
             and PyArray_ISBEHAVED_RO(<PyArrayObject *>array))
 
 
 cdef inline bint as_part(PyObject *array, int type, fastgate_part *part) noexcept:
-    """array (..., n) as rows of n contiguous elements, one stride apart; False if it lies otherwise."""
+    """Describe array (..., n) as rows of n contiguous elements, one stride apart; False if it has another layout."""
     if not is_plain(array, type):
         return False
     cdef PyArrayObject *a = <PyArrayObject *>array
@@ -58,7 +58,7 @@ cdef inline bint as_part(PyObject *array, int type, fastgate_part *part) noexcep
 
 
 cdef inline size_t rows_of(PyObject *array) noexcept:
-    """The product of the leading axes."""
+    """The number of rows: the product of the leading axes."""
     cdef npy_intp *dims = PyArray_DIMS(<PyArrayObject *>array)
     cdef size_t rows = 1
     cdef int axis
@@ -68,7 +68,7 @@ cdef inline size_t rows_of(PyObject *array) noexcept:
 
 
 cdef inline bint same_rows(PyObject *a, PyObject *b) noexcept:
-    """The same leading axes."""
+    """Whether two arrays have the same leading axes."""
     cdef int axis, ndim = PyArray_NDIM(<PyArrayObject *>a)
     if ndim != PyArray_NDIM(<PyArrayObject *>b):
         return False
@@ -79,7 +79,7 @@ cdef inline bint same_rows(PyObject *a, PyObject *b) noexcept:
 
 
 cdef inline bint is_contiguous(PyObject *array, int type, PyObject *x, size_t size) noexcept:
-    """A C-contiguous array of the leading axes of x and then `size`."""
+    """Whether array is C-contiguous and has the leading axes of x and then `size`."""
     if not is_plain(array, type) or not same_rows(x, array):
         return False
     cdef PyArrayObject *a = <PyArrayObject *>array
@@ -87,12 +87,12 @@ cdef inline bint is_contiguous(PyObject *array, int type, PyObject *x, size_t si
 
 
 cdef inline bint is_output(PyObject *out, int type, PyObject *x, size_t size) noexcept:
-    """The same, writable."""
+    """Whether out is such an array, and writable."""
     return is_contiguous(out, type, x, size) and PyArray_ISWRITEABLE(<PyArrayObject *>out)
 
 
 cdef inline object new_output(int type, PyObject *x, size_t size):
-    """An array of the leading axes of x, which has one at least, and then `size`."""
+    """A new array with the leading axes of x, which has at least one axis, and then `size`."""
     cdef npy_intp dims[MAX_AXES]
     cdef int last = PyArray_NDIM(<PyArrayObject *>x) - 1
     cdef int axis
@@ -108,7 +108,7 @@ cdef inline tuple shape_of(PyObject *x, size_t size):
 
 
 cdef inline bint overlap(PyObject *array, int type, const void *y, size_t size) noexcept:
-    """Whether the bounds of an array cross those of `size` elements from y on; none do if there are no elements."""
+    """Whether the bounds of array and of `size` elements from y on overlap; those without elements never do."""
     cdef PyArrayObject *a = <PyArrayObject *>array
     cdef const char *low = <const char *>PyArray_DATA(a)
     cdef const char *high = low + item_size(type)
@@ -125,28 +125,28 @@ cdef inline bint overlap(PyObject *array, int type, const void *y, size_t size) 
     return size and low < <const char *>y + size * item_size(type) and <const char *>y < high
 
 
-cdef inline object of_pair(PyObject *value, Py_ssize_t i):
-    """One of a tuple of two; of what is no such tuple, None."""
+cdef inline object pair_item(PyObject *value, Py_ssize_t i):
+    """Item i of value if it is a tuple of two; otherwise None."""
     if PyTuple_CheckExact(value) and PyTuple_GET_SIZE(value) == 2:
         return <object>PyTuple_GET_ITEM(value, i)
     return None
 
 
 cdef object changed():
-    """For arrays that other threads change during a call, so that no check finds a fault."""
-    return RuntimeError("the arrays of a call changed while it began")
+    """The error for arrays that another thread changes during a call, so that check_* finds no fault any more."""
+    return RuntimeError("another thread changed the arrays of this call")
 
 
 cdef inline void copy_to(object target, object source) noexcept:
-    """Of the same size, if they are not the same."""
+    """Copy source to target, which has the same size, unless they are the same array."""
     if target is not source:
         memcpy(data(<PyObject *>target), data(<PyObject *>source), PyArray_NBYTES(<PyArrayObject *>target))
 
 
 cdef inline int finish(int code) except -1:
-    """What a call that ended with this code raises, if it does."""
+    """Raise the exception of a call that returned this code, unless it succeeded."""
     if code == FASTGATE_ERROR_INTERRUPTED:
-        return -1  # asked() left the exception
+        return -1  # signal_raised() left the exception set
     if code != FASTGATE_OK:
         raise MemoryError("no memory for a call")
     return 0

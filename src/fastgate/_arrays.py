@@ -1,8 +1,8 @@
-"""Arrays that users give: converted, or refused with what to write instead.
+"""Converts the arrays that users give, or refuses them with a message that says what to write instead.
 
-A conversion may run code of the user, such as `__array__`, and that code may change what was converted before.  So
-an entry point first converts all that it was given, by the functions as_*, and then checks, by the functions check_*,
-which run no code but ours and NumPy's.
+A conversion may run the user's code, such as `__array__`, which may change arrays that were converted before.  So an
+entry point first converts all its arguments, with the functions as_* and *_arguments, and then checks them, with the
+functions check_*, which run only code of fastgate and NumPy.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from numbers import Real
 
 import numpy as np
 
-TYPE_CHECKING = False  # not from typing, for the sake of the import time
+TYPE_CHECKING = False  # importing typing takes too long
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
@@ -25,7 +25,7 @@ STORAGES = ("float32", "float16", "bfloat16", "int8", "float64")
 
 
 def dtype_of(storage: str) -> np.dtype[Any]:
-    """What a gate takes and gives: float32, or float64 where it is stored so."""
+    """The dtype of inputs and outputs: float64 for the storage "float64", float32 for all others."""
     return np.dtype(np.float64 if storage == "float64" else np.float32)
 
 
@@ -41,16 +41,16 @@ def is_buffer(value: object) -> bool:
 
 
 def is_array(value: object) -> bool:
-    """Whether it has a dtype of its own; else it is a plain sequence or number."""
+    """Whether a value has a dtype of its own, unlike a number or a plain sequence."""
     array_like = ("dtype", "__array__", "__array_interface__", "__array_struct__")
     return any(hasattr(value, name) for name in array_like) or is_buffer(value)
 
 
 def converted(value: ArrayLike, name: str) -> _Array:
-    """An ndarray, of no subclass; TypeError that says what to write if it cannot be one."""
-    masked = sys.modules.get("numpy.ma")  # not imported for this
+    """value as an ndarray, not of a subclass.  Raises TypeError, with what to write, if it cannot be one."""
+    masked = sys.modules.get("numpy.ma")  # importing it takes long, and without it there are no masked arrays
     if masked and isinstance(value, masked.MaskedArray) and np.any(value.mask):
-        raise TypeError(f"{name} is a masked array, and what is masked has no value: write {name}.filled(...)")
+        raise TypeError(f"{name} is a masked array, whose masked elements have no value: write {name}.filled(...)")
     if type(value).__name__ == "PackedSequence":
         raise TypeError(
             f"{name} is a PackedSequence: write x, lengths = torch.nn.utils.rnn.pad_packed_sequence({name}), "
@@ -62,18 +62,18 @@ def converted(value: ArrayLike, name: str) -> _Array:
         if not is_array(value) or isinstance(error, MemoryError):
             raise
         hint = ""
-        if hasattr(value, "detach"):  # a torch tensor that wants a gradient, is elsewhere or of bfloat16
+        if hasattr(value, "detach"):  # a torch tensor that requires a gradient, is on a GPU or is of bfloat16
             hint = f": write {name}.detach().cpu().float().numpy()"
-        raise TypeError(f"{name} of type {type(value).__name__} makes no array ({error}){hint}") from error
+        raise TypeError(f"{name} of type {type(value).__name__} cannot be an array ({error}){hint}") from error
 
 
 def as_array(
     value: ArrayLike, name: str, dtype: np.dtype[Any], storage: str = "", taker: str = "gate"
 ) -> _Array:
-    """An array of this dtype: any layout, shared with `value` where it is an array already.
+    """value as an array of this dtype, in any layout.  An array that has the dtype is not copied.
 
-    Plain sequences of numbers are converted, arrays and buffers of another dtype are a TypeError, except for the
-    parameters of a 16-bit storage, which may be of its type.
+    Plain sequences of numbers are converted.  An array or buffer of another dtype raises TypeError, except that
+    weights and biases may be of the type of a 16-bit `storage`.  `taker` is "gate" or "LSTM", for messages.
     """
     array = converted(value, name)
     if not is_array(value):
@@ -82,11 +82,11 @@ def as_array(
             numbers = all(isinstance(element, Real) for element in array.flat)
         if not numbers and array.size:
             raise TypeError(f"{name} must be numbers, not {array.dtype}")
-        with np.errstate(all="ignore"):  # what is beyond the range is infinite, what is tiny is 0
+        with np.errstate(all="ignore"):  # numbers beyond the range become infinite, tiny ones become 0
             return array.astype(dtype)
-    if array.dtype == dtype:  # there may be two C types of the same kind
+    if array.dtype == dtype:  # two C types may be equal but have different numbers, such as double and long double
         return array if array.dtype.num == dtype.num else array.astype(dtype)
-    given = array.dtype.name if array.dtype.isnative else ""  # not of a class: ml_dtypes has its own
+    given = array.dtype.name if array.dtype.isnative else ""  # compared by name, as bfloat16 is ml_dtypes' own type
     if given == storage and given in ("float16", "bfloat16"):
         return array.astype(dtype)
     cast = f"{name}.astype(numpy.{dtype})"
@@ -100,28 +100,28 @@ def as_array(
 
 
 def as_input(value: ArrayLike, name: str, dtype: np.dtype[Any], taker: str = "gate") -> _Array:
-    """The same, C-contiguous and aligned."""
+    """value as as_array converts it, C-contiguous and aligned."""
     return contiguous(as_array(value, name, dtype, taker=taker))
 
 
 def as_bound(value: Any, name: str, dtype: np.dtype[Any]) -> _Array:
-    """An array or buffer of this dtype where it lies, call after call; check_layout refuses the layout."""
+    """An array over the memory of value, an array or buffer of this dtype.  check_layout checks its layout later."""
     if not isinstance(value, np.ndarray) and not is_buffer(value):
-        raise TypeError(f"bind reads its inputs in place: not from a {type(value).__name__}")
+        raise TypeError(f"bind takes arrays or buffers, which it reads in place, not {type(value).__name__}")
     return as_array(value, name, dtype)
 
 
 def gate_arguments(
     parts: Sequence[Any], out: Any, dtype: np.dtype[Any], bound: bool = False
 ) -> tuple[tuple[_Array, ...], _Array | None]:
-    """What a gate is called with, or bound to: the parts of x, and what writes into out."""
+    """Convert the arguments of Gate.__call__, or of Gate.bind -> the parts of x, an array over out (None without)."""
     convert = as_bound if bound else as_input
     arrays = tuple([convert(part, name, dtype) for part, name in zip(parts, part_names(len(parts)))])
     return arrays, as_output(out) if bound or out is not None else None
 
 
 def joined(arrays: Sequence[_Array], weight_shape: tuple[int, int]) -> _Array:
-    """All parts of x as one array."""
+    """All parts of x, checked, as one array."""
     check_inputs(arrays, weight_shape)
     return contiguous(np.concatenate(arrays, axis=-1))
 
@@ -129,10 +129,13 @@ def joined(arrays: Sequence[_Array], weight_shape: tuple[int, int]) -> _Array:
 def cell_arguments(
     x: Any, h: Any, c: Any, out: Any, sizes: tuple[int, int, int], dtype: np.dtype[Any]
 ) -> tuple[Any, ...]:
-    """What an LSTMCell, of these sizes of x, h and c, is called with: x, h, c, out, and what writes into its two."""
+    """Convert the arguments of LSTMCell.__call__ -> x, h, c, out, an array over each of the two in out.
+
+    sizes are the last axes of x, h and c.  The last three results are None without out.
+    """
     x = as_input(x, "x", dtype, "LSTM")
     if (h is None) != (c is None):
-        raise TypeError("h and c must be given together, or neither")
+        raise TypeError("h and c belong together: give both, or neither")
     if h is None:
         check_last(x, "x", sizes[0])
         h, c = (np.zeros((*x.shape[:-1], size), dtype) for size in sizes[1:])
@@ -144,17 +147,17 @@ def cell_arguments(
 
 
 def aligned(array: _Array) -> _Array:
-    """`array`, of any layout, or a copy if its elements do not lie at multiples of their size."""
+    """array, or a copy if the addresses of its elements are not multiples of their size."""
     return array if array.flags.aligned else array.copy(order="C")
 
 
 def contiguous(array: _Array) -> _Array:
-    """`array`, or a copy that is C-contiguous and whose elements lie at multiples of their size."""
+    """array if it is C-contiguous and aligned, or a copy that is."""
     return np.require(array, requirements=["C", "A"])
 
 
 def as_output(out: Any, name: str = "out") -> _Array:
-    """The array that writes into `out`, of whatever shape and dtype; check_output refuses it."""
+    """An array over the memory of out, of any shape and dtype.  check_output checks these later."""
     if isinstance(out, np.ndarray) or is_buffer(out):
         return converted(out, name)
     if not hasattr(out, "__dlpack__"):
@@ -163,7 +166,7 @@ def as_output(out: Any, name: str = "out") -> _Array:
         array = np.from_dlpack(out)
     except Exception as error:
         raise TypeError(f"{name} of type {type(out).__name__} is not in the memory of the CPU ({error})") from error
-    if not array.flags.writeable:  # before NumPy 2.1 none is; of the same memory, another may be
+    if not array.flags.writeable:  # as all from NumPy before 2.1: another array over the same memory may be writable
         other = converted(out, name)
         if (other.ctypes.data, other.shape, other.strides) == (array.ctypes.data, array.shape, array.strides):
             return other
@@ -173,7 +176,10 @@ def as_output(out: Any, name: str = "out") -> _Array:
 def sequence_arguments(
     x: Any, state: Any, lengths: Any, out: Any, dtype: np.dtype[Any]
 ) -> tuple[Any, ...]:
-    """What an LSTM is called with: x, h, c, lengths as both of as_lengths, what writes into out. None: not given."""
+    """Convert the arguments of LSTM.__call__ -> x, h, c, the two arrays of as_lengths, an array over out.
+
+    All but x are None where the argument is.
+    """
     x = as_input(x, "x", dtype, "LSTM")
     h = c = counts = unsigned = None
     if state is not None:
@@ -184,7 +190,7 @@ def sequence_arguments(
 
 
 def as_pair(value: Any, name: str) -> tuple[Any, Any]:
-    """The two of (h, c)."""
+    """value as a tuple (h, c)."""
     if not isinstance(value, (tuple, list)):
         raise TypeError(f"{name} must be a pair (h, c), not {type(value).__name__}")
     if len(value) != 2:
@@ -193,7 +199,10 @@ def as_pair(value: Any, name: str) -> tuple[Any, Any]:
 
 
 def as_integers(value: ArrayLike, name: str, kinds: str = "iu") -> _Array:
-    """A copy of an array whose dtype is of one of these kinds; an empty sequence counts as integers."""
+    """A copy of value as an array.  Raises TypeError if the kind of its dtype is not one of `kinds`.
+
+    An empty plain sequence counts as integers.
+    """
     array = converted(value, name)
     if array.size == 0 and not is_array(value):
         return array.astype(np.int64)
@@ -203,9 +212,9 @@ def as_integers(value: ArrayLike, name: str, kinds: str = "iu") -> _Array:
 
 
 def as_state(value: Any, shapes: Sequence[tuple[int, ...]], batch: int | None, dtype: np.dtype[Any]) -> list[_Array]:
-    """Copies of (h, c) of these shapes, for a stream; of a batch of one or none, with its axis or without."""
+    """Copies of (h, c) in these shapes, for a stream.  For a batch of one, or None, its axis may be there or not."""
     arrays = [as_input(array, f"state[{i}]", dtype, "LSTM") for i, array in enumerate(as_pair(value, "state"))]
-    copies = [array.astype(dtype, order="C") for array in arrays]  # which nobody else can change
+    copies = [array.astype(dtype, order="C") for array in arrays]  # other threads cannot change these
     for i, shape in enumerate(shapes):
         lead = shape[:-1] if batch is None else shape[:-2]
         if batch in (None, 1) and copies[i].shape in ((*lead, 1, shape[-1]), (*lead, shape[-1])):
@@ -215,23 +224,23 @@ def as_state(value: Any, shapes: Sequence[tuple[int, ...]], batch: int | None, d
 
 
 def as_lengths(lengths: ArrayLike) -> tuple[_Array, _Array]:
-    """A copy, and another of size_t, contiguous, where negative ones are larger than any number of steps."""
+    """A copy of lengths, and a contiguous one of size_t, in which negative lengths become larger than any steps."""
     counts = as_integers(lengths, "lengths")
     return counts, counts.astype(np.uintp, order="C")
 
 
-# ---- checks -----------------------------------------------------------------------------------
+# ---- checks, which raise ValueError or TypeError ------------------------------------------------
 
 
 def check_layout(array: _Array, name: str) -> None:
     if not array.flags.c_contiguous:
         raise ValueError(f"{name} must be C-contiguous, but shape {array.shape} has strides {array.strides}")
     if not array.flags.aligned:
-        raise ValueError(f"{name} must be aligned: begin at a multiple of {array.itemsize} bytes")
+        raise ValueError(f"{name} must be aligned: its address must be a multiple of {array.itemsize}")
 
 
 def check_output(array: _Array, shape: tuple[int, ...], dtype: np.dtype[Any], name: str = "out") -> None:
-    """Whether a result of this shape can be written to what as_output gave."""
+    """Check that a result of this shape and dtype can be written to an array of as_output."""
     if array.dtype != dtype:
         raise TypeError(
             f"{name} is {array.dtype}, but the result is {dtype}: make it with numpy.empty({shape}, numpy.{dtype})"
@@ -244,7 +253,7 @@ def check_output(array: _Array, shape: tuple[int, ...], dtype: np.dtype[Any], na
 
 
 def check_inputs(arrays: Sequence[_Array], weight_shape: tuple[int, int]) -> None:
-    """Whether these are the parts of x, of arrays (..., n_i) whose n_i add up to n."""
+    """Check that the parts of x are (..., n_i), with the same leading axes, and that the n_i add up to n."""
     names = part_names(len(arrays))
     for array, name in zip(arrays, names):
         if array.ndim == 0:
@@ -264,7 +273,7 @@ def check_inputs(arrays: Sequence[_Array], weight_shape: tuple[int, int]) -> Non
 def check_gate_call(
     arrays: Sequence[_Array], target: _Array | None, weight_shape: tuple[int, int], dtype: np.dtype[Any]
 ) -> None:
-    """Whether gate_arguments gave what a gate of this weight takes."""
+    """Check what gate_arguments gave for a gate of this weight."""
     check_inputs(arrays, weight_shape)
     if target is not None:
         check_output(target, (*arrays[0].shape[:-1], weight_shape[0]), dtype)
@@ -273,7 +282,7 @@ def check_gate_call(
 def check_cell_call(
     x: _Array, state: Sequence[_Array], targets: Sequence[_Array | None], sizes: tuple[int, int, int], dtype: Any
 ) -> None:
-    """Whether cell_arguments gave what an LSTMCell of these sizes takes."""
+    """Check what cell_arguments gave for an LSTMCell of these sizes."""
     check_last(x, "x", sizes[0])
     shapes = [(*x.shape[:-1], size) for size in sizes[1:]]
     for array, name, shape in zip(state, "hc", shapes):
@@ -292,7 +301,7 @@ def check_sequence_call(
     sizes: tuple[int, ...],
     dtype: np.dtype[Any],
 ) -> None:
-    """Whether sequence_arguments gave what an LSTM takes of these sizes: x, h, c, layers * directions, y."""
+    """Check what sequence_arguments gave for an LSTM.  sizes: of x, h and c, layers * directions, of y."""
     check_sequence(x, sizes[0], batch_first)
     batch = x.shape[1 - batch_first : 2 - batch_first] if x.ndim == 3 else ()
     for i, array in enumerate(state):
@@ -305,7 +314,7 @@ def check_sequence_call(
 
 
 def part_names(count: int) -> list[str]:
-    """What messages call the parts of x. TypeError if there are none."""
+    """The names of the parts of x in messages.  Raises TypeError if there are none."""
     if not count:
         raise TypeError("a gate needs at least one input")
     return ["x"] if count == 1 else [f"parts[{i}]" for i in range(count)]
@@ -317,57 +326,27 @@ def check_shape(array: _Array, name: str, shape: tuple[int, ...], why: str = "")
 
 
 def check_last(array: _Array, name: str, size: int) -> None:
-    """Whether it is (..., size)."""
+    """Check that array is (..., size)."""
     if array.ndim == 0 or array.shape[-1] != size:
         raise ValueError(f"{name} of shape {array.shape} must be of shape (..., {size})")
 
 
 def check_sequence(x: _Array, input_size: int, batch_first: bool) -> None:
-    """Whether x is (T, n), or (T, B, n), (B, T, n) if batch_first."""
+    """Check that x is (T, n) or, with a batch, (T, B, n), which is (B, T, n) if batch_first."""
     if x.ndim not in (2, 3) or x.shape[-1] != input_size:
         batched = "B, T" if batch_first else "T, B"
         raise ValueError(f"x of shape {x.shape} must be (T, {input_size}) or ({batched}, {input_size})")
 
 
 def check_lengths(counts: _Array, batch: tuple[int, ...], steps: int, shape: tuple[int, ...]) -> None:
-    """Whether there is one for each row of the batch, () for none, of x of this shape, from 0 to `steps`."""
+    """Check that counts has a length from 0 to `steps` for each row of the batch.
+
+    batch is (B,), or () if x, of this shape, has no batch.
+    """
     if not batch:
         raise ValueError(f"lengths are for a batch, but x is of shape {shape}")
     if counts.shape != batch:
         raise ValueError(f"lengths of shape {counts.shape} must be of shape {batch} for x of shape {shape}")
     wrong = (counts < 0) | (counts > steps)
     if wrong.any():
-        raise ValueError(f"lengths must be 0 to {steps}, but there is {counts[wrong][0]}")
-
-
-# ---- masks ------------------------------------------------------------------------------------
-
-
-def run_masked(lstm: Any, x: Any, state: Any, mask: Any, lengths: Any, out: Any) -> tuple[Any, tuple[_Array, _Array]]:
-    """lstm(x, state, mask=mask, out=out): by lengths, after the steps that count were moved to the beginning.
-
-    mask, of bool, has the axes of x without the last.
-    """
-    if lengths is not None:
-        raise TypeError("give a mask or lengths, not both")
-    dtype, time = dtype_of(lstm.storage), int(lstm.batch_first)
-    x, h, c, _, _, target = sequence_arguments(x, state, None, out, dtype)
-    mask = as_integers(mask, "mask", "b")
-    check_sequence(x, lstm.input_size, lstm.batch_first)
-    check_shape(mask, "mask", x.shape[:-1], f" for x of shape {x.shape}")
-    if target is not None:
-        check_output(target, (*x.shape[:-1], lstm.output_size), dtype)
-    alone = x.ndim == 2  # as a batch of one
-    if alone:
-        x, mask = np.expand_dims(x, 1 - time), np.expand_dims(mask, 1 - time)
-        h, c = (None if array is None else array[:, np.newaxis] for array in (h, c))
-    order = np.argsort(~mask, axis=time, kind="stable")[..., np.newaxis]
-    packed, last = lstm(np.take_along_axis(x, order, time), h if h is None else (h, c), lengths=mask.sum(time))
-    y = np.empty_like(packed)
-    np.put_along_axis(y, order, packed, time)
-    if alone:
-        y, last = y.squeeze(1 - time), tuple(array[:, 0] for array in last)
-    if target is None:
-        return y, last
-    target[...] = y
-    return out, last
+        raise ValueError(f"lengths must be from 0 to {steps}, but one is {counts[wrong][0]}")

@@ -1,10 +1,10 @@
 # cython: language_level=3
-"""The extension types. A Cython module that was compiled against this file may hand their C objects, such as
+"""The extension types. A Cython module that is compiled and linked with the same wheel can use their C objects:
 
     from fastgate._core cimport Gate
     cdef int run(Gate g, const fastgate_part *x, float *y): return fastgate_gate_run(g.gate, 1, x, 1, y, 0)
 
-to the C API of the same wheel, as long as it holds the Python object. They are fastgate's to free.
+It must hold the Python object meanwhile, which frees the C object in the end.
 """
 from cpython.object cimport PyObject
 
@@ -26,8 +26,8 @@ cdef class _Saved:
 cdef class Gate:
     cdef vectorcall vectorcall
     cdef fastgate_gate *gate
-    cdef _Saved saved  # which holds what gate computes with, or None
-    cdef int type_number  # NumPy's, of x, bias and y
+    cdef _Saved saved  # of a loaded gate: the memory that `gate` reads; otherwise None
+    cdef int type_number  # NumPy's number of the dtype of x, bias and y
     cdef readonly str storage
     cdef readonly size_t output_size
     cdef readonly size_t input_size
@@ -53,7 +53,7 @@ cdef class _Recurrent:
     cdef int type_number
     cdef size_t layers, directions
     cdef bint batch_is_first
-    cdef size_t side_size  # elements of h, of one direction
+    cdef size_t direction_size  # elements of h in one direction
     cdef readonly str storage
     cdef readonly size_t input_size
     cdef readonly size_t hidden_size
@@ -81,7 +81,7 @@ cdef class Stream:
     cdef readonly _Recurrent source
     cdef readonly object batch  # None or the number of rows
     cdef size_t rows
-    cdef size_t running  # steps that released the GIL
+    cdef size_t running  # steps that are running without the GIL
     cdef tuple h_shape
     cdef tuple c_shape
     cdef int check_same(self, size_t batch) except -1

@@ -70,7 +70,7 @@ class _Recurrent:
     def __deepcopy__(self, memo: dict[int, Any]) -> Any: ...
 
 @final
-class LSTMCell(_Recurrent, CellSources):  # whose methods it has
+class LSTMCell(_Recurrent, CellSources):  # it has the methods of CellSources, without inheriting them
     def __new__(
         cls,
         weight_ih: ArrayLike,

@@ -1,13 +1,13 @@
 # cython: language_level=3, embedsignature=True, embedsignature.format=clinic
 # cython: boundscheck=False, cdivision=True, initializedcheck=False
 # cython: binding=False, auto_pickle=False, autotestdict=False, freethreading_compatible=True
-"""Python objects over csrc/fastgate.h: conversions, checks and pointers, nothing numeric.
+"""The compiled classes over csrc/fastgate.h, which convert and check arguments and pass pointers.  csrc computes.
 
-Every entry point converts all that it is given into locals that nothing else can change, then checks
-them, then uses them, with no call back in between: a conversion may run code of the user, which may
-change what was checked before.  What lies as C can take it is its own conversion.
+An entry point first converts all its arguments into locals that nothing else can change, then checks them, then
+uses them.  Only a conversion may run the user's code, which might change arguments that were already checked.  An
+argument that C can take as it is needs no conversion.
 
-Methods are not bound by Cython (binding=False), so that Python itself checks their self.
+Methods are not bound by Cython (binding=False), so that Python itself checks the type of self.
 """
 
 cimport cython
@@ -23,14 +23,14 @@ from fastgate import _arrays, _files, _parameters, _sources
 cdef extern from "Python.h":
     void Py_DECREF(PyObject *)
     void Py_INCREF(PyObject *)
-    int PyErr_CheckSignals()  # declared without an exception, which asked() leaves set
+    int PyErr_CheckSignals()  # declared without `except`, so that signal_raised() leaves the exception set
     PyObject **PySequence_Fast_ITEMS(object)
     PyObject *PyTuple_GET_ITEM(PyObject *, Py_ssize_t)
     Py_ssize_t PyTuple_GET_SIZE(PyObject *)
     bint PyTuple_CheckExact(PyObject *)
     Py_ssize_t PyVectorcall_NARGS(size_t)
 
-# Not numpy.pxd: these read borrowed pointers, without the reference counting of typed objects.
+# Unlike those of numpy.pxd, these functions take borrowed pointers, which need no reference counting.
 cdef extern from "numpy/arrayobject.h":
     ctypedef struct PyArrayObject:
         pass
@@ -60,7 +60,7 @@ cdef extern from *:
     #define FASTGATE_COMPILER "GCC " __VERSION__
     #endif
 
-    /* Cython fills tp_call only. PEP 590: a static type may be given a vectorcall after the fact. */
+    /* Cython sets only tp_call.  PEP 590 allows to add vectorcall to a static type later. */
     static void fastgate_use_vectorcall(PyTypeObject *type, ptrdiff_t offset)
     {
         type->tp_vectorcall_offset = offset;
@@ -72,14 +72,14 @@ cdef extern from *:
     void fastgate_use_vectorcall(PyTypeObject *type, ptrdiff_t offset)
 
 cdef enum:
-    MAX_PARTS = 8  # described on the stack; more are concatenated first
+    MAX_PARTS = 8  # parts of x that a call describes on the stack; more parts are concatenated first
     MAX_AXES = 64  # NumPy's own limit
-    # Releasing the GIL costs as much as reading some kilobytes of weights: not below this.
+    # Calls that read fewer bytes keep the GIL: releasing it costs as much as reading some kilobytes of weights.
     NOGIL_BYTES = 256 * 1024
 
 cdef extern from *:
     """
-    /* no array has more elements: an address space */
+    /* No array can have more elements, because no address space is larger. */
     #define MOST_INPUTS (PTRDIFF_MAX / 64 < 140737488355328 ? PTRDIFF_MAX / 64 : 140737488355328)
     """
     size_t MOST_INPUTS
@@ -96,9 +96,9 @@ cdef dict STORAGES = {
 
 
 @cython.final
-@cython.no_gc  # as Gate
+@cython.no_gc  # see Gate
 cdef class _Saved:
-    """What a path or bytes hold, kept for a gate or LSTM to compute with where it lies."""
+    """A saved gate or LSTM, as a mapped file or a copy of bytes, in which the loaded object keeps its weights."""
 
     def __cinit__(self, source):
         self.source = source
@@ -108,12 +108,12 @@ cdef class _Saved:
 
     cdef int check(self, int code, str kind) except -1:
         if code == FASTGATE_ERROR_INTERRUPTED:
-            return -1  # asked() left the exception
+            return -1  # signal_raised() left the exception set
         if code == FASTGATE_ERROR_FORMAT or code == FASTGATE_ERROR_VERSION:
-            raise _files.refusal(kind, self.source, self.view, code == FASTGATE_ERROR_VERSION)
+            raise _files.load_error(kind, self.source, self.view, code == FASTGATE_ERROR_VERSION)
         if code != FASTGATE_OK:
             raise MemoryError(f"no memory to load a {kind}")
-        self.source = None  # bytes were copied
+        self.source = None  # only the messages above need it
         return 0
 
 
@@ -136,13 +136,13 @@ cdef enable_vectorcall():
 enable_vectorcall()
 
 
-cdef int asked() noexcept nogil:
-    """Called by long calls, now and then, on the thread that made them: whether a signal's handler raised."""
+cdef int signal_raised() noexcept nogil:
+    """Whether a signal handler raised an exception.  Long calls ask from time to time, on the thread that made them."""
     with gil:
         return PyErr_CheckSignals()
 
 
-fastgate_set_interrupt(asked)
+fastgate_set_interrupt(signal_raised)
 
 
 # ---- build and CPU ----------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def build_info():
 
 
 def instruction_sets():
-    """Those in this build, best first, and whether this CPU can run them."""
+    """{name: whether this CPU can run it} for the instruction sets in this build, best first"""
     cdef const char *name = fastgate_isa_name(0)
     sets = {}
     while name != NULL:
@@ -163,19 +163,19 @@ def instruction_sets():
 
 
 def instruction_set():
-    """The one in use."""
+    """The name of the instruction set in use."""
     return fastgate_isa().decode()
 
 
 def select_instruction_set(name):
-    """Use this one, or the best for "", from now on. ImportError if it cannot be."""
+    """Use this instruction set, or the best for "", from now on.  Raises ImportError if this CPU cannot run it."""
     if fastgate_select_isa(name.encode(errors="replace")) != FASTGATE_OK:
         usable = ", ".join(isa for isa, usable in instruction_sets().items() if usable)
         raise ImportError(
-            f"FASTGATE_ISA={name}: not in this build or not usable on this CPU; there is {usable}"
+            f"FASTGATE_ISA={name} is not in this build, or this CPU cannot run it: choose from {usable}"
         )
 
 
 def override_threads(threads):
-    """Run every gate on so many threads from now on; 0: as each was made."""
+    """Run all gates and LSTMs on this number of threads from now on; 0 restores the number of each."""
     fastgate_override_threads(threads)

@@ -1,51 +1,51 @@
-# Gate, its bound calls, and gate(); included by _core.pyx.
+# Gate, BoundGate and gate(); included by _core.pyx.
 
 @cython.final
-@cython.no_gc  # no cycle can go through it; and so nobody finds one that is not made yet
+@cython.no_gc  # it cannot be part of a cycle, and untracked objects cannot be found before they are complete
 cdef class Gate:
     """Gate(weight, bias=None, *, storage='float32', threads=1)\n--\n
-    sigmoid(weight @ x + bias), packed once and called often.
+    A gate, sigmoid(weight @ x + bias), whose weights are packed once, for many calls.
 
-    A gate cannot be changed: threads may share it. It can be pickled and copied.
+    A gate cannot be changed, so threads may share it. It can be pickled and copied.
 
     Parameters
     ----------
     weight : (output_size, input_size)
-        A float32 array of any layout, which is copied, or a plain sequence, which is converted.
+        An array of float32 in any layout, or a plain sequence of numbers. The gate keeps a packed copy.
     bias : (output_size,), optional
-        The same; None for zeros.
+        The same as for weight; None means zeros.
     storage : str
-        How the weights are held:
+        How the gate holds the weights:
 
-        - 'float32': as they are
-        - 'float16', 'bfloat16': rounded to nearest; weight and bias may be arrays of that type (that of
-          ml_dtypes for bfloat16)
-        - 'int8': a row as integers of -127 to 127 times a scale of its own
-        - 'float64': as they are; weight, bias, x and out are then float64
+        - 'float32': unchanged
+        - 'float16', 'bfloat16': rounded to nearest; weight and bias may also be arrays of that type
+          (for bfloat16, the type of ml_dtypes)
+        - 'int8': each row as integers from -127 to 127 and a scale
+        - 'float64': unchanged; weight, bias, x and out are then float64
     threads : int or 'auto'
-        A large call is shared among so many threads, the calling one included; 'auto' is as many as there
-        are CPUs that the process may use, by its affinity and the quota of its container. See also set_threads.
+        The number of threads that share a large call, including the calling one. 'auto' is the number of
+        CPUs that the affinity of the process and the quota of its container allow. See also set_threads.
 
     Attributes
     ----------
     input_size : int
-        Elements of x.
+        The number of elements of x.
     output_size : int
-        Elements of y.
+        The number of elements of y.
     storage : str
-        As given.
+        The storage, as given.
     nbytes : int
-        Bytes of the packed weights and biases.
+        The size of the packed weights and biases in bytes.
 
     Raises
     ------
     ValueError
-        If weight is not 2-D, bias has another length, a finite weight is beyond the range of a 16-bit
-        storage or one for 'int8' is not finite, or there is no such storage or number of threads.
+        If weight is not 2-D, bias has another length, there is no such storage or number of threads, or the
+        storage cannot hold a weight: a finite one beyond the range of 16 bits, or for 'int8' an infinity or NaN.
     TypeError
-        If an array is of another dtype.
+        If an array has another dtype.
     MemoryError
-        If the packed weights find no room.
+        If there is no memory for the packed weights.
     """
 
     def __cinit__(self, weight, bias=None, *, storage="float32", threads=1):
@@ -68,13 +68,13 @@ cdef class Gate:
             &gate, STORAGES[storage], PyArray_DIMS(w)[0], PyArray_DIMS(w)[1], PyArray_DATA(w),
             elements(PyArray_STRIDES(w)[0], kind), elements(PyArray_STRIDES(w)[1], kind), b.data, threads)
         if code == FASTGATE_ERROR_VALUE:
-            raise ValueError(_parameters.refusal(weight, storage))
+            raise ValueError(_parameters.storage_problem(weight, storage))
         if code != FASTGATE_OK:
             raise MemoryError(f"no memory to pack a weight of shape {weight.shape}")
         self.own(gate)
 
     cdef int read(self, _Saved saved) except -1:
-        """Load instead of pack."""
+        """Load a saved gate instead of packing weights."""
         cdef const void *source = saved.data
         cdef size_t size = saved.size
         cdef fastgate_gate *gate = NULL
@@ -82,7 +82,7 @@ cdef class Gate:
         with nogil:
             code = fastgate_gate_load(&gate, source, size)
         saved.check(code, "gate")
-        if fastgate_gate_input_size(gate) > MOST_INPUTS:  # which can be if there are no outputs
+        if fastgate_gate_input_size(gate) > MOST_INPUTS:  # possible without outputs: then there are no weights
             fastgate_gate_free(gate)
             raise _files.too_large()
         self.saved = saved
@@ -90,7 +90,7 @@ cdef class Gate:
         return 0
 
     cdef void own(self, fastgate_gate *gate) noexcept:
-        """Set the attributes and the gate."""
+        """Take over a C gate, and set the attributes."""
         self.storage = _arrays.STORAGES[fastgate_gate_storage(gate)]
         self.type_number = NPY_FLOAT64 if fastgate_gate_storage(gate) == FASTGATE_FLOAT64 else NPY_FLOAT32
         self.output_size = fastgate_gate_output_size(gate)
@@ -103,26 +103,28 @@ cdef class Gate:
 
     @classmethod
     def from_augmented(cls, weight, *, storage="float32", threads=1):
-        """A gate from the textbook form W [1; x]: column 0 of weight is the bias.
+        """Make a gate from the textbook form W [1; x]: column 0 of weight (output_size, 1 + input_size) is the bias.
 
-        Parameters and exceptions are otherwise those of the class.
+        The other parameters, and the exceptions, are those of Gate.
         """
         weight, bias = _parameters.augmented(weight, storage)
         return cls(weight, bias, storage=storage, threads=threads)
 
     def save(self, file):
-        """Write the packed gate, for load, and for fastgate_gate_load_file of C.
+        """Write the packed gate to a file, which load reads, and in C fastgate_gate_load_file.
 
         Parameters
         ----------
         file : path or binary file object
-            The file of a path is replaced at once, by a new one with the mode that new ones have; of a
-            symbolic link, the link is. What is no file, as a device, is an OSError.
+            At a path, a new file, with the mode of new files, replaces an old one in a single step. A
+            symbolic link is itself replaced, not the file that it points to.
 
         Raises
         ------
         OSError
-            If it cannot be written.
+            If the file cannot be written, or something other than a file, such as a device, is at the path.
+        TypeError
+            If file is neither a path nor a file object.
         """
         buffer = np.empty(fastgate_gate_saved_size(self.gate), np.uint8)
         cdef void *to = data(<PyObject *>buffer)
@@ -132,11 +134,10 @@ cdef class Gate:
 
     @classmethod
     def load(cls, source):
-        """The gate that save, or C, wrote: the same bits, storage and number of threads.
+        """Load a gate that save or C wrote, with the same bits, storage and number of threads.
 
-        Of a file nothing is read but to check it: it is mapped, and all processes that load it share
-        its memory. To change it, replace it, as save does: one that is cut off while it is mapped kills
-        its readers.
+        The file is mapped, not copied, and checked: all processes that load it share its memory. To change
+        it, replace it, as save does: truncating a mapped file kills the processes that read it.
 
         Parameters
         ----------
@@ -146,56 +147,58 @@ cdef class Gate:
         Raises
         ------
         ValueError
-            If it is not a saved gate of this version and byte order, whole and undamaged. Content from
-            anywhere is safe to load.
+            If source is not a saved gate of this format and byte order, or is truncated or damaged. It is
+            safe to load content from anyone.
         OSError
             If the file cannot be read.
+        TypeError
+            If source is neither a path nor bytes-like.
         """
         return cls(_Saved(source))
 
     def __call__(self, *parts, out=None):
-        """sigmoid(weight @ x + bias): (n,) -> (m,), (..., n) -> (..., m).
+        """Compute y = sigmoid(weight @ x + bias): (n,) -> (m,), or (..., n) -> (..., m).
 
         Parameters
         ----------
-        *parts : (..., n)
-            x, an array of float32, or several, which are read as if concatenated along the last axis;
-            float64 if the storage is. Plain sequences are converted.
+        *parts : (..., n_i)
+            x, as one array of float32 or as several, which are read as if concatenated along the last axis,
+            so that the n_i add up to n; float64 if the storage is. Plain sequences are converted.
         out : (..., m), optional
-            A C-contiguous array of the same dtype, which y is written to. It may overlap x.
+            A C-contiguous array, buffer or tensor of the same dtype, to which y is written. It may overlap x.
 
         Returns
         -------
         (..., m)
-            y: out, or a new array.
+            out if it is given, otherwise a new array.
 
         Raises
         ------
         ValueError
-            If shapes do not fit, or out is read-only or not C-contiguous. out is then as it was.
+            If shapes do not fit, or out is read-only or not C-contiguous. out is then unchanged.
         TypeError
-            If an array is of another dtype. out is then as it was.
+            If an array has another dtype. out is then unchanged.
         """
         return gate_call(self, PySequence_Fast_ITEMS(parts), len(parts), <PyObject *>out)
 
     def bind(self, *parts, out):
-        """A function of no arguments that calls the gate with these, at the least cost.
+        """Return a function without arguments that calls the gate with these arrays or buffers, at the least cost.
 
-        It reads and writes these very arrays or buffers in every call, and returns out. While a call
-        runs, out may hold partial results: one thread at a time.
+        Every call reads the parts and writes out where they are, and returns out. Only one thread at a time
+        may call it, because out may hold partial results during a call.
 
         Raises
         ------
         ValueError
-            If shapes do not fit, an array is not C-contiguous, or out overlaps a part.
+            If shapes do not fit, an array is not C-contiguous, or out is read-only or overlaps a part.
         TypeError
-            If one is no array or buffer, or not of the dtype of a call.
+            If a part is neither an array nor a buffer, or has another dtype than a call takes.
         """
         return BoundGate(self, parts, out)
 
     @property
     def threads(self):
-        """Threads that a large call runs on now, by set_threads or as made."""
+        """The number of threads of a large call now: that of set_threads, or the one that the gate was made with."""
         return _parameters.threads_now(fastgate_gate_threads(self.gate))
 
     def __repr__(self):
@@ -229,7 +232,7 @@ cdef object gate_vectorcall(object self, PyObject **args, size_t nargsf, PyObjec
 
 
 cdef inline bint fits(Gate self, PyObject **arrays, size_t count, PyObject *target, fastgate_part *parts) noexcept:
-    """Whether the parts of x, and target if it is not None, lie as C takes them and are of the right shapes."""
+    """Whether the parts of x, and target unless it is None, have layouts that C takes, and shapes that fit."""
     cdef size_t i, size = 0
     for i in range(count):
         if not as_part(arrays[i], self.type_number, &parts[i]) or not same_rows(arrays[0], arrays[i]):
@@ -243,7 +246,7 @@ cdef object gate_call(Gate self, PyObject **arrays, Py_ssize_t count, PyObject *
     cdef fastgate_part parts[MAX_PARTS]
     cdef PyObject *target = out
     cdef object held = None, apart = None
-    cdef tuple converted  # immutable: code of the user may find it, but not change it
+    cdef tuple converted  # the user's code may find it through the garbage collector, but cannot change a tuple
     cdef Py_ssize_t i
     if count > MAX_PARTS or not fits(self, arrays, count, target, parts):
         dtype, weight_shape = _arrays.dtype_of(self.storage), (self.output_size, self.input_size)
@@ -251,7 +254,7 @@ cdef object gate_call(Gate self, PyObject **arrays, Py_ssize_t count, PyObject *
         if count > MAX_PARTS:
             converted = (_arrays.joined(converted, weight_shape),)
 
-        # From here on, no code of the user runs.
+        # From here on, only code of fastgate and NumPy runs.
         arrays, count, target = PySequence_Fast_ITEMS(converted), len(converted), <PyObject *>held
         if not fits(self, arrays, count, target, parts):
             _arrays.check_gate_call(converted, held, weight_shape, dtype)
@@ -269,7 +272,7 @@ cdef object gate_call(Gate self, PyObject **arrays, Py_ssize_t count, PyObject *
                 apart = new_output(self.type_number, arrays[0], self.output_size)
         if apart is not None:
             y = data(<PyObject *>apart)
-    # While the GIL is released, a caller's reference alone does not keep NumPy from resizing.
+    # More references keep NumPy from resizing an array while the GIL is released.  The caller's alone does not.
     cdef Py_ssize_t shared = count if batch * self.nbytes >= NOGIL_BYTES else 0
     Py_INCREF(target)
     for i in range(shared):
@@ -295,7 +298,7 @@ cdef inline int run(Gate self, size_t batch, const fastgate_part *parts, size_t 
 
 @cython.final
 cdef class BoundGate:
-    """A gate with its inputs and its output: call it without arguments. Made by Gate.bind."""
+    """A gate with its inputs and its output, which is called without arguments. Gate.bind makes it."""
 
     def __cinit__(self, Gate gate not None, tuple parts not None, out):
         dtype, weight_shape = _arrays.dtype_of(gate.storage), (gate.output_size, gate.input_size)
@@ -307,8 +310,8 @@ cdef class BoundGate:
         self.parts = <fastgate_part *>PyMem_Malloc(self.part_count * sizeof(fastgate_part))
         if self.parts == NULL:
             PyErr_NoMemory()
-        # No array can be resized from here on.  A view alone does not hold its array: NumPy takes two references for
-        # those of the caller, and resizes.
+        # From here on, NumPy refuses to resize the arrays.  A view alone would not keep it from that: NumPy resizes an
+        # array that has two references, as it supposes that both are the caller's.
         self.views = [parts, arrays, *views_of([*arrays, target], gate.type_number, dtype)]
         cdef bint in_place = fits(gate, items, self.part_count, <PyObject *>target, self.parts)
         for i in range(self.part_count):
@@ -321,9 +324,9 @@ cdef class BoundGate:
         self.batch = rows_of(<PyObject *>target)
         for i in range(self.part_count):
             if overlap(items[i], gate.type_number, data(<PyObject *>target), self.batch * gate.output_size):
-                raise ValueError("out overlaps an input: bind calls the gate in place, again and again")
+                raise ValueError("out overlaps an input, which a bound call would overwrite")
         self.owner, self.out, self.y = gate, out, data(<PyObject *>target)
-        self.vectorcall = bound_vectorcall  # last: until then, __call__ refuses
+        self.vectorcall = bound_vectorcall  # last: until it is set, calls get to __call__, which refuses them
 
     def __dealloc__(self):
         PyMem_Free(self.parts)
@@ -331,7 +334,7 @@ cdef class BoundGate:
     def __call__(self):
         """Read the inputs, write the output and return it."""
         if self.y == NULL:
-            raise TypeError("this needs a BoundGate that is made")
+            raise TypeError("a BoundGate must be made by Gate.bind")
         return bound_call(self)
 
     def __repr__(self):
@@ -339,13 +342,13 @@ cdef class BoundGate:
 
 
 cdef list views_of(arrays, int type, dtype):
-    """Typed memoryviews of arrays of this dtype, which keep them from being resized or freed."""
+    """Typed memoryviews of arrays, which keep these from being resized or freed."""
     cdef const float[::1] floats
     cdef const double[::1] doubles
     views = []
     for array in arrays:
         if array.dtype != dtype or not array.flags.c_contiguous or not array.flags.aligned:
-            continue  # it is refused
+            continue  # the checks will refuse it
         if type == NPY_FLOAT64:
             doubles = array.reshape(-1)
             views.append(doubles)
@@ -366,37 +369,39 @@ cdef inline object bound_call(BoundGate self):
     return self.out
 
 
-# ---- one shot ---------------------------------------------------------------------------------
+# ---- gate() -----------------------------------------------------------------------------------
 
 def gate(x, weight, bias=None, *, out=None):
-    """sigmoid(weight @ x + bias) once, from weights that are read where they lie.
+    """Compute sigmoid(weight @ x + bias) once, without packing the weights.
 
-    The bits are those of Gate(weight, bias, storage=...)(x) where that is float32 or float64; what is
-    called often is faster as a Gate.
+    The result has the bits of Gate(weight, bias, storage=...)(x) with the storage 'float32' or 'float64'.
+    For many calls, a Gate is faster.
 
     Parameters
     ----------
     x : (..., n)
-        Of the dtype of weight. Plain sequences are converted.
+        An array of the dtype of weight, or a plain sequence, which is converted.
     weight : (m, n)
-        An array of float32 or float64, in any layout, or a plain sequence, which becomes float32.
+        An array of float32 or float64 in any layout, or a plain sequence, which becomes float32.
     bias : (m,), optional
-        Of the dtype of weight; None for zeros.
+        The same as for x; None means zeros.
     out : (..., m), optional
-        A C-contiguous array of the dtype of weight, which the result is written to. It may overlap the
-        others.
+        A C-contiguous array, buffer or tensor of the dtype of weight, to which the result is written. It may
+        overlap the other arrays.
 
     Returns
     -------
     (..., m)
-        out, or a new array.
+        out if it is given, otherwise a new array.
 
     Raises
     ------
     ValueError
-        If shapes do not fit, or out is read-only or not C-contiguous. out is then as it was.
+        If shapes do not fit, or out is read-only or not C-contiguous. out is then unchanged.
     TypeError
-        If an array is of another dtype. out is then as it was.
+        If an array has another dtype. out is then unchanged.
+    MemoryError
+        If there is no memory for the result.
     """
     cdef fastgate_part part, bias_part = [NULL, 0, 0]
     cdef int type = array_type(weight)
@@ -404,7 +409,7 @@ def gate(x, weight, bias=None, *, out=None):
     if not once_fits(x, weight, bias, target, type, &part, &bias_part):
         x, weight, bias, target = _parameters.once_arguments(x, weight, bias, out)
 
-        # From here on, no code of the user runs.
+        # From here on, only code of fastgate and NumPy runs.
         type = array_type(weight)
         if not once_fits(x, weight, bias, target, type, &part, &bias_part):
             _parameters.check_gate(weight, bias)
@@ -442,13 +447,13 @@ def gate(x, weight, bias=None, *, out=None):
 
 
 cdef inline int array_type(object weight) noexcept:
-    """That which gate() computes in."""
+    """NumPy's number of the dtype in which gate() computes."""
     return NPY_FLOAT64 if is_plain(<PyObject *>weight, NPY_FLOAT64) else NPY_FLOAT32
 
 
 cdef inline bint once_fits(object x, object weight, object bias, object target, int type, fastgate_part *part,
                            fastgate_part *bias_part) noexcept:
-    """Whether the arguments of gate() lie as C takes them and are of the right shapes."""
+    """Whether the arguments of gate() have layouts that C takes, and shapes that fit."""
     cdef PyArrayObject *w = <PyArrayObject *>weight
     if not is_plain(<PyObject *>weight, type) or PyArray_NDIM(w) != 2:
         return False

@@ -1,12 +1,12 @@
 # LSTMCell and LSTM; included by _core.pyx.
 
 cdef enum:
-    SCRATCH = 1024  # doubles of a step, on the stack; more is allocated
+    SCRATCH = 1024  # doubles on the stack for a step; a step that needs more allocates them
 
 
-@cython.no_gc  # as Gate
+@cython.no_gc  # see Gate
 cdef class _Recurrent:
-    """What LSTMCell and LSTM have in common: the packed LSTM, and what it was made with."""
+    """What LSTMCell and LSTM have in common: the packed LSTM and its options."""
 
     def __cinit__(self, *args, **options):
         if type(self) is not LSTMCell and type(self) is not LSTM:
@@ -16,7 +16,7 @@ cdef class _Recurrent:
         fastgate_lstm_free(self.lstm)
 
     cdef int pack(self, list cells, size_t directions, dict options, str storage, unsigned threads) except -1:
-        """Pack the parameters of _parameters.lstm_parameters, copies of which nobody else knows."""
+        """Pack parameters that _parameters.lstm_parameters gave: copies, which nothing else can change."""
         cdef fastgate_lstm_options made
         cdef Py_ssize_t i
         first = cells[0]
@@ -51,7 +51,7 @@ cdef class _Recurrent:
         return 0
 
     cdef int read(self, _Saved saved, batch_first=None) except -1:
-        """Load instead of pack; batch_first is as saved, unless it is given."""
+        """Load a saved LSTM instead of packing weights.  batch_first replaces the saved one, if it is given."""
         cdef const fastgate_lstm_options *made
         cdef const void *source = saved.data
         cdef size_t size = saved.size
@@ -62,17 +62,19 @@ cdef class _Recurrent:
         saved.check(code, "LSTM")
         made = fastgate_lstm_get_options(lstm)
         cell = type(self) is LSTMCell and (made.layers != 1 or made.directions != 1 or made.backwards)
-        if cell or made.input_size > MOST_INPUTS:  # which can be if there are no outputs
+        if cell or made.input_size > MOST_INPUTS:  # possible without outputs: then there are no weights
             fastgate_lstm_free(lstm)
-            raise _files.not_a_cell() if cell else _files.too_large()
-        if batch_first is not None:  # nobody else has this LSTM yet
+            if cell:
+                raise ValueError("an LSTMCell has one layer in one direction, forward: load this with LSTM.load")
+            raise _files.too_large()
+        if batch_first is not None:  # the options may change, as nothing else has this LSTM yet
             (<fastgate_lstm_options *>made).batch_first = batch_first
         self.saved = saved
         self.own(lstm)
         return 0
 
     cdef void own(self, fastgate_lstm *lstm) noexcept:
-        """Set the attributes and the LSTM."""
+        """Take over a C LSTM, and set the attributes."""
         cdef const fastgate_lstm_options *made = fastgate_lstm_get_options(lstm)
         self.storage = _arrays.STORAGES[made.storage]
         self.type_number = NPY_FLOAT64 if made.storage == FASTGATE_FLOAT64 else NPY_FLOAT32
@@ -81,12 +83,12 @@ cdef class _Recurrent:
         self.layers = made.layers
         self.directions = made.directions
         self.batch_is_first = made.batch_first
-        self.side_size = fastgate_lstm_output_size(lstm)
+        self.direction_size = fastgate_lstm_output_size(lstm)
         self.nbytes = fastgate_lstm_nbytes(lstm)
         self.lstm = lstm
 
     def save(self, file):
-        """Write all that is packed, for load, and for fastgate_lstm_load_file of C; otherwise as Gate.save."""
+        """Write the packed weights to a file, which load reads, and in C fastgate_lstm_load_file; see Gate.save."""
         buffer = np.empty(fastgate_lstm_saved_size(self.lstm), np.uint8)
         cdef void *to = data(<PyObject *>buffer)
         with nogil:
@@ -100,21 +102,21 @@ cdef class _Recurrent:
         return fastgate_lstm_get_options(self.lstm)
 
     cdef dict unpacked(self, size_t index):
-        """The parameters at layer * directions + direction, as the storage rounds them."""
+        """The parameters at layer * directions + direction, as the storage rounded them."""
         cdef const fastgate_lstm_options *made = self.options()
         dtype = self.dtype()
         inputs = self.input_size
         if index >= made.directions:
-            inputs = made.directions * self.side_size
+            inputs = made.directions * self.direction_size
         parameters = {
             "weight_ih": np.empty((4 * self.hidden_size, inputs), dtype),
-            "weight_hh": np.empty((4 * self.hidden_size, self.side_size), dtype),
+            "weight_hh": np.empty((4 * self.hidden_size, self.direction_size), dtype),
             "bias_ih": np.empty(4 * self.hidden_size, dtype),
         }
         if fastgate_lstm_has_peephole(self.lstm, index):
             parameters["peephole"] = np.empty((3, self.hidden_size), dtype)
         if made.projection_size:
-            parameters["projection"] = np.empty((self.side_size, self.hidden_size), dtype)
+            parameters["projection"] = np.empty((self.direction_size, self.hidden_size), dtype)
         fastgate_lstm_unpack(
             self.lstm, index,
             data_or_null(parameters["weight_ih"]), data_or_null(parameters["weight_hh"]),
@@ -124,10 +126,10 @@ cdef class _Recurrent:
         return parameters
 
     cdef dict keywords(self):
-        """The options that made this, except for those of LSTM alone."""
+        """The keyword arguments that this was made with, except for those that only LSTM has."""
         cdef const fastgate_lstm_options *made = self.options()
         return {
-            "clip": made.clip or None,  # 0 is none to C
+            "clip": made.clip or None,  # 0 means no limit in C
             "gate_clip": made.gate_clip or None,
             "input_forget": bool(made.input_forget),
             "storage": self.storage,
@@ -136,7 +138,7 @@ cdef class _Recurrent:
 
     @property
     def threads(self):
-        """Threads that a large call runs on now, by set_threads or as made."""
+        """The number of threads of a large call now: that of set_threads, or the one that this was made with."""
         return _parameters.threads_now(self.options().threads)
 
     def __copy__(self):
@@ -162,49 +164,50 @@ cdef class LSTMCell(_Recurrent):
         o = sigmoid(z_o + p_o c)
         h = o tanh(c), or projection @ (o tanh(c))
 
-    A value of c or o tanh(c) smaller than 2^-100, in float64 2^-960, becomes 0, so that silence is not
-    slowed down by subnormal numbers. A cell cannot be changed: threads may share it. It can be pickled and copied.
+    Magnitudes of c and o tanh(c) below 2^-100 (2^-960 in float64) become 0, because subnormal numbers, to which
+    the state would decay in silence, are slow. A cell cannot be changed, so threads may share it. It can be
+    pickled and copied.
 
     Parameters
     ----------
     weight_ih : (4 * hidden_size, input_size)
-        PyTorch's layout, the gates in the order i, f, g, o. Arrays are as Gate takes them.
+        The weights of x, with the gates in PyTorch's order i, f, g, o. Arrays and sequences are as in Gate.
     weight_hh : (4 * hidden_size, output_size)
-        The same.
+        The weights of h, in the same order.
     bias_ih, bias_hh : (4 * hidden_size,), optional
-        Are added up; None for zeros.
+        Their sum is the bias; None means zeros.
     peephole : (3, hidden_size), optional
-        The rows p_i, p_f and p_o, as ONNX and TensorFlow have them.
+        The rows p_i, p_f and p_o. (ONNX has them in the order i, o, f.)
     projection : (output_size, hidden_size), optional
-        torch's proj_size; without it output_size is hidden_size.
+        The matrix that torch has for proj_size. Without it, output_size is hidden_size.
     clip : float, optional
-        Keeps c in [-clip, clip], from right after c = f c + i g: TensorFlow's cell_clip.
+        Limits c to [-clip, clip], right after c = f c + i g, like TensorFlow's cell_clip.
     gate_clip : float, optional
-        The same for what the sigmoids and the tanh of z_g take: ONNX Runtime's clip.
+        Limits the arguments of the sigmoids, and of the tanh of z_g, in the same way, like ONNX Runtime's clip.
     input_forget : bool
-        f = 1 - i
+        Replaces f by 1 - i.
     storage, threads
-        As Gate has them.
+        As in Gate.
 
     Attributes
     ----------
     input_size : int
-        Elements of x.
+        The number of elements of x.
     hidden_size : int
-        Elements of c.
+        The number of elements of c.
     storage : str
-        As given.
+        The storage, as given.
     nbytes : int
-        Bytes of all that is packed.
+        The size of the packed weights and biases in bytes.
 
     Raises
     ------
     ValueError
-        If shapes do not fit together, or for what Gate raises it.
+        If shapes do not fit together, clip or gate_clip is not positive, or Gate would raise it.
     TypeError
-        If an array is of another dtype.
+        If an array has another dtype.
     MemoryError
-        If the packed weights find no room.
+        If there is no memory for the packed weights.
     """
 
     def __cinit__(self, weight_ih, weight_hh, bias_ih=None, bias_hh=None, *, peephole=None,
@@ -225,53 +228,57 @@ cdef class LSTMCell(_Recurrent):
 
     @classmethod
     def load(cls, source):
-        """The cell that save, or C, wrote; as Gate.load.
+        """Load a cell that save or C wrote. source and the exceptions are as in Gate.load.
 
-        ValueError also if what is saved has several layers or directions, or goes backwards.
+        Raises ValueError also if source holds several layers or directions, or the reverse direction.
         """
         return cls(_Saved(source), None)
 
     def __call__(self, x, h=None, c=None, *, out=None):
-        """The next h and c.
+        """Compute the next h and c.
 
         Parameters
         ----------
         x : (..., input_size)
-            float32, or float64 if the storage is. Plain sequences are converted.
+            An array of float32, or of float64 if the storage is. Plain sequences are converted.
         h : (..., output_size), optional
-            The same; with c, or both None for zeros.
+            The same. h and c are given together; None means zeros.
         c : (..., hidden_size), optional
             The same.
-        out : pair of arrays, optional
-            (h, c), C-contiguous, which the next ones are written to. They may overlap what is read: the
-            state can advance in place.
+        out : (h, c), optional
+            A pair of C-contiguous arrays, buffers or tensors, to which the next h and c are written. They may
+            overlap x, h and c, so that the state advances in place, but not each other.
 
         Returns
         -------
         h, c
-            Those of out, or new arrays.
+            out if it is given, otherwise new arrays.
 
         Raises
         ------
         ValueError
-            If shapes do not fit, or out is read-only or not C-contiguous. out is then as it was.
+            If shapes do not fit, or an array of out is read-only or not C-contiguous. out is then unchanged.
         TypeError
-            If an array is of another dtype, or h or c is there without the other. out is then as it was.
+            If an array has another dtype, or only one of h and c is given. out is then unchanged.
         """
         return cell_call(self, <PyObject *>x, <PyObject *>h, <PyObject *>c, <PyObject *>out)
 
     def stream(self, batch=None):
-        """A Stream: it keeps the state, zeros at first, from step to step. batch=B: B independent ones."""
+        """Return a Stream of `batch` independent sequences, which keeps h and c between steps and begins with zeros.
+
+        Without batch, it has one sequence and no axis for the batch. Raises ValueError, TypeError or MemoryError
+        if batch is negative, not an integer or too large.
+        """
         return Stream(self, batch)
 
     @property
     def output_size(self):
-        """Elements of h."""
-        return self.side_size
+        """The number of elements of h."""
+        return self.direction_size
 
     def __repr__(self):
         return (f"LSTMCell(input_size={self.input_size}, hidden_size={self.hidden_size}, "
-                f"output_size={self.side_size}, storage={self.storage!r}, threads={self.threads})")
+                f"output_size={self.direction_size}, storage={self.storage!r}, threads={self.threads})")
 
     def __reduce__(self):
         return _parameters.make, ("LSTMCell", (), {**self.unpacked(0), **self.keywords()})
@@ -303,11 +310,11 @@ cdef object cell_vectorcall(object self, PyObject **args, size_t nargsf, PyObjec
 
 cdef inline bint cell_fits(LSTMCell self, PyObject *x, PyObject *h, PyObject *c, bint given, PyObject *h_out,
                            PyObject *c_out, fastgate_part *part) noexcept:
-    """Whether x, h, c, and outputs if they are given, lie as C takes them and are of the right shapes."""
+    """Whether x, h, c, and outputs if they are given, have layouts that C takes, and shapes that fit."""
     cdef int type = self.type_number
     return (as_part(x, type, part) and part.size == self.input_size
-            and is_contiguous(h, type, x, self.side_size) and is_contiguous(c, type, x, self.hidden_size)
-            and (not given or is_output(h_out, type, x, self.side_size)
+            and is_contiguous(h, type, x, self.direction_size) and is_contiguous(c, type, x, self.hidden_size)
+            and (not given or is_output(h_out, type, x, self.direction_size)
                  and is_output(c_out, type, x, self.hidden_size)))
 
 
@@ -315,13 +322,13 @@ cdef object cell_call(LSTMCell self, PyObject *x_given, PyObject *h_given, PyObj
     cdef int type = self.type_number
     cdef fastgate_part part
     cdef object xs = <object>x_given, hs = <object>h_given, cs = <object>c_given, result = <object>out
-    cdef object h_target = of_pair(out, 0), c_target = of_pair(out, 1)
+    cdef object h_target = pair_item(out, 0), c_target = pair_item(out, 1)
     cdef bint given = result is not None
     if not cell_fits(self, x_given, h_given, c_given, given, <PyObject *>h_target, <PyObject *>c_target, &part):
-        sizes = self.input_size, self.side_size, self.hidden_size
+        sizes = self.input_size, self.direction_size, self.hidden_size
         xs, hs, cs, result, h_target, c_target = _arrays.cell_arguments(xs, hs, cs, result, sizes, self.dtype())
 
-        # From here on, no code of the user runs, and nothing is made that Python's collector tracks.
+        # From here on, only code of fastgate and NumPy runs, and makes nothing that Python's collector tracks.
         if not cell_fits(self, <PyObject *>xs, <PyObject *>hs, <PyObject *>cs, given, <PyObject *>h_target,
                          <PyObject *>c_target, &part):
             _arrays.check_cell_call(xs, (hs, cs), (h_target, c_target), sizes, self.dtype())
@@ -330,11 +337,11 @@ cdef object cell_call(LSTMCell self, PyObject *x_given, PyObject *h_given, PyObj
     cdef PyObject *h = <PyObject *>hs
     cdef PyObject *c = <PyObject *>cs
     cdef size_t batch = rows_of(x)
-    cdef size_t h_size = batch * self.side_size, c_size = batch * self.hidden_size
-    cdef void *h_copied = NULL  # where h goes at last
+    cdef size_t h_size = batch * self.direction_size, c_size = batch * self.hidden_size
+    cdef void *h_copied = NULL  # where h and c are copied in the end, if out overlaps an input
     cdef void *c_copied = NULL
     if not given:
-        h_target, c_target = new_output(type, x, self.side_size), new_output(type, x, self.hidden_size)
+        h_target, c_target = new_output(type, x, self.direction_size), new_output(type, x, self.hidden_size)
     cdef void *h_out = data(<PyObject *>h_target)
     cdef void *c_out = data(<PyObject *>c_target)
     cdef const void *h_in = data(h)
@@ -382,45 +389,45 @@ cdef object cell_call(LSTMCell self, PyObject *x_given, PyObject *h_given, PyObj
 @cython.no_gc
 cdef class LSTM(_Recurrent):
     """LSTM(layers, *, batch_first=False, reverse=False, clip=None, gate_clip=None, input_forget=False, storage='float32', threads=1)\n--\n
-    Layers of an LSTM over sequences: y, (h_n, c_n) = lstm(x, (h_0, c_0)).
+    An LSTM of one or several layers, over sequences: y, (h_n, c_n) = lstm(x, (h_0, c_0)).
 
-    The bits are those of one LSTMCell after the other, step by step. An LSTM cannot be changed: threads
-    may share it. It can be pickled and copied. Easier than by the parameters it is made by from_torch,
-    from_keras, from_onnx, from_flax or from_paddle.
+    The result has the bits of an LSTMCell for each layer, run step by step. An LSTM cannot be changed, so
+    threads may share it. It can be pickled and copied. from_torch, from_keras, from_onnx, from_flax and
+    from_paddle make it from a trained model.
 
     Parameters
     ----------
     layers : sequence
-        For each layer a mapping of LSTMCell's parameters (weight_ih, weight_hh, and bias_ih, bias_hh,
-        peephole, projection where there are), or a pair of mappings, for the directions forward and
-        backward, whose outputs stand side by side. All layers have the same sizes, except for the
-        inputs of the first.
+        For each layer a mapping from the names of LSTMCell's parameters to arrays: weight_ih, weight_hh, and
+        optionally bias_ih, bias_hh, peephole and projection. For two directions, a pair of mappings (forward,
+        backward), whose outputs are concatenated. All layers have the same sizes, except for the input_size
+        of the first one.
     batch_first : bool
-        x is (B, T, input_size) instead of (T, B, input_size), y accordingly.
+        Whether x is (B, T, input_size) instead of (T, B, input_size), and y accordingly.
     reverse : bool
-        The one direction goes from the last step to the first; y stays in the order of time.
+        Whether the only direction goes from the last step to the first. y stays in the order of time.
     clip, gate_clip, input_forget, storage, threads
         As in LSTMCell.
 
     Attributes
     ----------
     input_size : int
-        Elements of x in a step.
+        The number of elements of x in a step.
     hidden_size : int
-        Elements of c, of one layer and direction.
+        The number of elements of c in one layer and direction.
     storage : str
-        As given.
+        The storage, as given.
     nbytes : int
-        Bytes of all that is packed.
+        The size of the packed weights and biases in bytes.
 
     Raises
     ------
     ValueError
-        If shapes do not fit together, or for what LSTMCell raises it.
+        If shapes do not fit together, reverse is True for two directions, or LSTMCell would raise it.
     TypeError
-        If an array is of another dtype, or a parameter does not exist.
+        If an array has another dtype, or a parameter is missing or does not exist.
     MemoryError
-        If the packed weights find no room.
+        If there is no memory for the packed weights.
     """
 
     def __cinit__(self, layers, *, batch_first=False, reverse=False, clip=None, gate_clip=None,
@@ -441,89 +448,91 @@ cdef class LSTM(_Recurrent):
 
     @classmethod
     def load(cls, source, *, batch_first=None):
-        """The LSTM that save, or C, wrote; source and exceptions as Gate.load has.
+        """Load an LSTM that save or C wrote. source and the exceptions are as in Gate.load.
 
-        batch_first is how it is called; as saved, if it is not given.
+        batch_first replaces the saved one, if it is given.
         """
         return cls(_Saved(source), batch_first=None if batch_first is None else bool(batch_first))
 
     def __call__(self, x, state=None, *, lengths=None, mask=None, out=None):
-        """A sequence, or a batch of them: y, (h_n, c_n).
+        """Compute the outputs of a sequence, or of a batch of sequences.
 
         Parameters
         ----------
         x : (T, input_size), (T, B, input_size), or if batch_first (B, T, input_size)
-            float32, or float64 if the storage is. Plain sequences are converted.
-        state : pair of arrays, optional
-            (h_0, c_0), never batch first: h_0 is (num_layers * directions, [B,] P or hidden_size), P being
-            the rows of a projection, c_0 (num_layers * directions, [B,] hidden_size), of layer k and
-            direction d at k * directions + d; None for zeros.
+            An array of float32, or of float64 if the storage is. Plain sequences are converted.
+        state : (h_0, c_0), optional
+            h_0 (num_layers * directions, [B,] H) and c_0 (num_layers * directions, [B,] hidden_size), also if
+            batch_first, with layer k and direction d at k * directions + d. H is the number of rows of a
+            projection, or hidden_size. None means zeros.
         lengths : integers (B,), optional
-            How many steps each row has: all is as if it ran alone, and y is 0 beyond.
+            The number of steps of each sequence, which gets the results of a call of its own; y is 0 after it.
         mask : bool (T,), (T, B), or if batch_first (B, T), optional
-            Instead of lengths: where it is False, y is 0 and the state stays, as if the step were not there.
-            Keras gives these outputs with zero_output_for_mask, and else repeats the last one before.
+            Instead of lengths, the steps to run. Where it is False, the step is skipped: the state stays, and y
+            is 0. (Keras gives the same y for zero_output_for_mask=True, and otherwise repeats the y before.)
         out : like y, optional
-            A C-contiguous array, which y is written to. It may overlap x.
+            A C-contiguous array, buffer or tensor, to which y is written. It may overlap x.
 
         Returns
         -------
-        y
-            Like x, of output_size: out, or a new array.
-        h_n, c_n
-            A pair, the state after the last step; new arrays of the shapes of h_0 and c_0.
+        y : (T, output_size), (T, B, output_size), or if batch_first (B, T, output_size)
+            out if it is given, otherwise a new array.
+        (h_n, c_n)
+            The state after the last step of each sequence: new arrays of the shapes of h_0 and c_0.
 
         Raises
         ------
         ValueError
             If shapes do not fit, a length is below 0 or above T, or out is read-only or not C-contiguous.
-            out is then as it was.
+            out is then unchanged.
         TypeError
-            If an array is of another dtype. out is then as it was.
+            If an array has another dtype, or both lengths and mask are given. out is then unchanged.
         MemoryError
-            If there is no room for the outputs of inner layers.
+            If there is no memory for the outputs of inner layers.
         """
         if mask is not None:
-            return _arrays.run_masked(self, x, state, mask, lengths, out)
+            from fastgate._sequences import run_masked
+
+            return run_masked(self, x, state, mask, lengths, out)
         return sequence(self, x, state, lengths, out)
 
     def gates(self, x, state=None, *, lengths=None, layer=-1, direction=0):
-        """What the gates of a layer do over time, to look at; computing it takes many times as long as a call.
+        """Return what the gates of one layer do over time, for inspection. It takes many times as long as a call.
 
         Parameters
         ----------
         x, state, lengths
             As in a call.
         layer : int
-            The last one if it is not given.
+            The index of the layer; -1 is the last one.
         direction : int
-            1 is backwards, of a bidirectional LSTM.
+            0, or 1 for the backward direction of a bidirectional LSTM.
 
         Returns
         -------
         dict
-            Arrays like y, of hidden_size, each at the time of its step: "input", "forget" and "output", the gates i,
-            f and o, between 0 and 1; "cell", g, between -1 and 1; and "c" after the step. They are computed in
-            float64 from the states of a call, with the weights as rounded by the storage, and then rounded.
+            Arrays like y, but with hidden_size elements in a step: "input", "forget" and "output", the gates i, f
+            and o, between 0 and 1; "cell", the candidate g, between -1 and 1; and "c", the state after the step.
+            They are computed in float64, from the states of a call and the weights that the storage rounded, and
+            then rounded.
 
         Raises
         ------
         IndexError
             If there is no such layer or direction.
         ValueError, TypeError, MemoryError
-            As a call.
+            As in a call.
         """
-        from fastgate._gates import gates
+        from fastgate._sequences import gates
 
         return gates(self, x, state, lengths, layer, direction)
 
     def stream(self, batch=None):
-        """A Stream: it keeps the state, zeros at first, from step to step. batch=B: B independent ones.
+        """Return a Stream of `batch` independent sequences, which keeps h and c between steps and begins with zeros.
 
-        Raises
-        ------
-        ValueError
-            If the LSTM is bidirectional or in reverse: it would have to know the end.
+        Without batch, it has one sequence and no axis for the batch. Raises ValueError, TypeError or MemoryError
+        if batch is negative, not an integer or too large, and ValueError if the LSTM is bidirectional or reverse,
+        since it then begins at the last step.
         """
         _parameters.check_streamable(self.bidirectional, self.reverse)
         return Stream(self, batch)
@@ -535,12 +544,12 @@ cdef class LSTM(_Recurrent):
 
     @property
     def output_size(self):
-        """Elements of y in a step; counts both directions."""
-        return self.directions * self.side_size
+        """The number of elements of y in a step, of both directions together."""
+        return self.directions * self.direction_size
 
     @property
     def num_layers(self):
-        """Layers, each of one or two directions."""
+        """The number of layers, each of one or two directions."""
         return self.layers
 
     @property
@@ -550,7 +559,7 @@ cdef class LSTM(_Recurrent):
 
     @property
     def reverse(self):
-        """Whether the one direction is from the last step to the first."""
+        """Whether the only direction goes from the last step to the first."""
         return bool(self.options().backwards)
 
     def __repr__(self):
@@ -569,13 +578,13 @@ cdef class LSTM(_Recurrent):
 
 cdef struct sequence_shape:
     int ndim
-    bint swapped  # batch first
+    bint swapped  # the batch is the first axis
     size_t steps, batch, input_size
-    ptrdiff_t step, row  # elements from one to the next
+    ptrdiff_t step, row  # strides in elements
 
 
 cdef inline bint as_sequence(PyObject *array, int type, bint batch_first, sequence_shape *x) noexcept:
-    """x (T, n), (T, B, n) or (B, T, n), whose elements of a step are contiguous; False if it lies otherwise."""
+    """Describe x (T, n), (T, B, n) or (B, T, n); False unless the elements of each step are contiguous."""
     if not is_plain(array, type):
         return False
     cdef PyArrayObject *a = <PyArrayObject *>array
@@ -590,12 +599,12 @@ cdef inline bint as_sequence(PyObject *array, int type, bint batch_first, sequen
     x.input_size = dims[x.ndim - 1]
     x.step = elements(strides[1 if x.swapped else 0], type)
     x.row = 0 if x.ndim == 2 else elements(strides[0 if x.swapped else 1], type)
-    # strides of an empty array mean nothing
+    # an empty array may have any strides
     return not x.steps or not x.batch or x.input_size <= 1 or strides[x.ndim - 1] == item_size(type)
 
 
 cdef inline bint is_state(PyObject *array, int type, const sequence_shape *x, size_t layers, size_t size) noexcept:
-    """A C-contiguous array (layers, [batch,] size)."""
+    """Whether array is C-contiguous and (layers, [batch,] size)."""
     if not is_plain(array, type) or not PyArray_IS_C_CONTIGUOUS(<PyArrayObject *>array):
         return False
     cdef npy_intp *dims = PyArray_DIMS(<PyArrayObject *>array)
@@ -605,7 +614,7 @@ cdef inline bint is_state(PyObject *array, int type, const sequence_shape *x, si
 
 
 cdef inline bint are_lengths(PyObject *counts, const sequence_shape *x) noexcept:
-    """Whether what as_lengths gave has one for each row of a batch, from 0 to the number of steps."""
+    """Whether counts, from as_lengths, has a length for each row of a batch, from 0 to the number of steps."""
     cdef PyArrayObject *a = <PyArrayObject *>counts
     cdef size_t b
     if x.ndim == 2 or PyArray_NDIM(a) != 1 or <size_t>PyArray_DIMS(a)[0] != x.batch:
@@ -617,7 +626,7 @@ cdef inline bint are_lengths(PyObject *counts, const sequence_shape *x) noexcept
 
 
 cdef object new_state(int type, const sequence_shape *x, size_t layers, size_t size, object initial):
-    """A copy of an initial state that is_state, or zeros."""
+    """A copy of an initial state, for which is_state is true, or zeros."""
     cdef npy_intp dims[3]
     dims[0], dims[1], dims[x.ndim - 1] = layers, x.batch, size
     state = PyArray_EMPTY(x.ndim, dims, type, 0)
@@ -631,29 +640,29 @@ cdef object new_state(int type, const sequence_shape *x, size_t layers, size_t s
 
 cdef inline bint sequence_fits(LSTM self, object x, bint given, object h, object c, object counts, object target,
                                sequence_shape *shape) noexcept:
-    """Whether x, h and c if given, counts and target if not None, are as C takes them, of the right shapes."""
+    """Whether x, h and c if given, counts and target unless None have layouts that C takes, and shapes that fit."""
     cdef int type = self.type_number
     cdef size_t layers = self.layers * self.directions
     return (as_sequence(<PyObject *>x, type, self.batch_is_first, shape) and shape.input_size == self.input_size
-            and (not given or is_state(<PyObject *>h, type, shape, layers, self.side_size)
+            and (not given or is_state(<PyObject *>h, type, shape, layers, self.direction_size)
                  and is_state(<PyObject *>c, type, shape, layers, self.hidden_size))
             and (counts is None or are_lengths(<PyObject *>counts, shape))
             and (target is None or is_output(<PyObject *>target, type, <PyObject *>x,
-                                             self.directions * self.side_size)))
+                                             self.directions * self.direction_size)))
 
 
 cdef object sequence(LSTM self, object x, object state, object lengths, object out):
     cdef int type = self.type_number
     cdef sequence_shape shape
     cdef size_t layers = self.layers * self.directions
-    cdef size_t y_size = self.directions * self.side_size  # of a step
-    cdef object h = of_pair(<PyObject *>state, 0), c = of_pair(<PyObject *>state, 1), counts = None, target = out
+    cdef size_t y_size = self.directions * self.direction_size
+    cdef object h = pair_item(<PyObject *>state, 0), c = pair_item(<PyObject *>state, 1), counts = None, target = out
     cdef bint given = state is not None
     if lengths is not None or not sequence_fits(self, x, given, h, c, counts, target, &shape):
         x, h, c, lengths, counts, target = _arrays.sequence_arguments(x, state, lengths, out, self.dtype())
-        sizes = self.input_size, self.side_size, self.hidden_size, layers, y_size
+        sizes = self.input_size, self.direction_size, self.hidden_size, layers, y_size
 
-        # From here on, no code of the user runs.
+        # From here on, only code of fastgate and NumPy runs.
         if not sequence_fits(self, x, given, h, c, counts, target, &shape):
             _arrays.check_sequence_call(x, (h, c), lengths, target, self.batch_first, sizes, self.dtype())
             raise changed()
@@ -666,7 +675,7 @@ cdef object sequence(LSTM self, object x, object state, object lengths, object o
         written = new_output(type, <PyObject *>x, y_size)
     cdef void *y = data(<PyObject *>written)
     cdef const void *x_data = data(<PyObject *>x)
-    h_n = new_state(type, &shape, layers, self.side_size, h)
+    h_n = new_state(type, &shape, layers, self.direction_size, h)
     c_n = new_state(type, &shape, layers, self.hidden_size, c)
     cdef void *h_data = data(<PyObject *>h_n)
     cdef void *c_data = data(<PyObject *>c_n)

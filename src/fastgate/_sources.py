@@ -1,11 +1,11 @@
-"""The class methods that make an LSTM or an LSTMCell from one of elsewhere, for the compiled core and the reference.
+"""The class methods from_* of LSTM and LSTMCell, which the compiled core and the reference share.
 
-Each passes on what the function of its name in fastgate.weights gives, which is imported when it is needed.
+Each takes the weights from the function of the same name in fastgate.weights, which is imported only when needed.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # not from typing, for the sake of the import time
+TYPE_CHECKING = False  # importing typing takes too long
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any, TypeVar
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class CellSources:
-    """Those of LSTMCell."""
+    """The class methods of LSTMCell."""
 
     __slots__ = ()
 
@@ -22,14 +22,10 @@ class CellSources:
     def from_torch(
         cls: Callable[..., _Made], source: Any, *, prefix: str = "", storage: str = "float32", threads: int | str = 1
     ) -> _Made:
-        """A cell with the weights of a torch.nn.LSTMCell, or its state_dict; see fastgate.weights.
+        """Make a cell with the weights of a torch.nn.LSTMCell.
 
-        Raises
-        ------
-        ValueError
-            If keys are missing or unknown, or are of more than one layer or direction.
-        TypeError
-            If source is neither such a module nor a mapping.
+        source, a module or a state_dict, and prefix are as in fastgate.weights.from_torch, storage and threads as in
+        LSTMCell. Raises what these raise, and ValueError if there is more than one layer or direction.
         """
         from fastgate import _parameters, weights
 
@@ -45,9 +41,10 @@ class CellSources:
         storage: str = "float32",
         threads: int | str = 1,
     ) -> _Made:
-        """A cell with the weights of an LSTMCell of Flax; see fastgate.weights.
+        """Make a cell with the weights of a Flax LSTMCell.
 
-        Raises what fastgate.weights.from_flax and the class raise.
+        source, a mapping of parameters, and cell, the path of the cell in it, are as in fastgate.weights.from_flax,
+        storage and threads as in LSTMCell. Raises what these raise.
         """
         from fastgate import _parameters, weights
 
@@ -56,7 +53,7 @@ class CellSources:
 
 
 class LSTMSources:
-    """Those of LSTM."""
+    """The class methods of LSTM."""
 
     __slots__ = ()
 
@@ -70,10 +67,10 @@ class LSTMSources:
         storage: str = "float32",
         threads: int | str = 1,
     ) -> _Made:
-        """An LSTM with the weights of a torch.nn.LSTM, or of its state_dict; see fastgate.weights.
+        """Make an LSTM with the weights of a torch.nn.LSTM.
 
-        batch_first is that of the module, where it is not given; a state_dict does not tell. Raises what
-        fastgate.weights.from_torch and the class raise.
+        source, a module or a state_dict, prefix and batch_first are as in fastgate.weights.from_torch, storage and
+        threads as in LSTM. Raises what these raise.
         """
         from fastgate import weights
 
@@ -90,10 +87,10 @@ class LSTMSources:
         storage: str = "float32",
         threads: int | str = 1,
     ) -> _Made:
-        """An LSTM with the weights of a paddle.nn.LSTM, or of its state_dict; see fastgate.weights.
+        """Make an LSTM with the weights of a paddle.nn.LSTM.
 
-        batch_first is that of the layer, where it is not given, and True of a state_dict, which does not tell. Raises
-        what fastgate.weights.from_paddle and the class raise.
+        source, a layer or a state_dict, prefix and batch_first are as in fastgate.weights.from_paddle, storage and
+        threads as in LSTM. Raises what these raise.
         """
         from fastgate import weights
 
@@ -110,9 +107,10 @@ class LSTMSources:
         storage: str = "float32",
         threads: int | str = 1,
     ) -> _Made:
-        """An LSTM with the weights of one or several LSTM cells of Flax; see fastgate.weights.
+        """Make an LSTM with the weights of one or several Flax LSTM cells.
 
-        Raises what fastgate.weights.from_flax and the class raise.
+        source, a mapping of parameters, cells, their paths in it, and batch_first are as in fastgate.weights.from_flax,
+        storage and threads as in LSTM. Raises what these raise.
         """
         from fastgate import weights
 
@@ -129,9 +127,10 @@ class LSTMSources:
         storage: str = "float32",
         threads: int | str = 1,
     ) -> _Made:
-        """An LSTM with the weights of one of Keras; see fastgate.weights.
+        """Make an LSTM with the weights of a Keras LSTM layer.
 
-        Raises what fastgate.weights.from_keras and the class raise.
+        source, a layer, a file or weights, prefix and bidirectional are as in fastgate.weights.from_keras, storage and
+        threads as in LSTM. Raises what these raise.
         """
         from fastgate import weights
 
@@ -148,9 +147,10 @@ class LSTMSources:
         storage: str = "float32",
         threads: int | str = 1,
     ) -> _Made:
-        """An LSTM with the weights of a node of an ONNX model, or of several, its layers; see fastgate.weights.
+        """Make an LSTM with the weights of an LSTM node of an ONNX model, or of several nodes, which are its layers.
 
-        Raises what fastgate.weights.from_onnx and the class raise.
+        source, the model or its path, node and weights are as in fastgate.weights.from_onnx, storage and threads as in
+        LSTM. Raises what these raise.
         """
         from fastgate.weights import from_onnx
 

@@ -1,7 +1,7 @@
 # Stream; included by _core.pyx.
 
 cdef object distinct_rows(object rows, size_t batch):
-    """A copy of an array of int64 (count,) that has indices of a batch, none twice; else None, at the least cost."""
+    """A copy of rows if it is int64 (count,) with different indices of a batch, else None; faster than stream_rows."""
     cdef PyArrayObject *a = <PyArrayObject *>rows
     if not is_plain(<PyObject *>rows, NPY_INT64) or PyArray_NDIM(a) != 1 or not PyArray_IS_C_CONTIGUOUS(a):
         return None
@@ -22,20 +22,20 @@ cdef object distinct_rows(object rows, size_t batch):
 
 
 @cython.final
-@cython.no_gc  # as Gate
+@cython.no_gc  # see Gate
 cdef class Stream:
-    """A sequence that comes step by step, or a batch of them. Made by stream() of LSTM or LSTMCell.
+    """A sequence, or a batch of them, that arrives step by step. LSTM.stream and LSTMCell.stream make it.
 
-    The state stays inside, in buffers that a step reads and writes: it allocates nothing but an
-    output, where none is given. One thread at a time may use a stream; streams of one LSTM may run
-    on as many threads as there are. A copy goes on independently; so does a pickle.
+    It keeps the state in buffers of its own, so that a step allocates nothing except an output, if none is
+    given. Only one thread at a time may use a stream, but threads may use different streams of one LSTM. A copy
+    or pickle continues independently.
 
     Attributes
     ----------
     batch : int or None
-        Sequences that run side by side; None: one, without an axis for them.
+        The number of sequences; None means one, without an axis for the batch.
     source : LSTM or LSTMCell
-        What it was made by.
+        The object that made the stream.
     """
 
     def __cinit__(self, _Recurrent source not None, batch=None):
@@ -46,7 +46,7 @@ cdef class Stream:
         lead = () if batch is None else (batch,)
         if isinstance(source, LSTM):
             lead = (source.layers, *lead)
-        self.h_shape, self.c_shape = (*lead, source.side_size), (*lead, source.hidden_size)
+        self.h_shape, self.c_shape = (*lead, source.direction_size), (*lead, source.hidden_size)
         cdef int code = fastgate_stream_create(&self.stream, source.lstm, self.rows)
         if code == FASTGATE_ERROR_SHAPE:
             raise ValueError("this LSTM has no stream")
@@ -57,35 +57,36 @@ cdef class Stream:
         fastgate_stream_free(self.stream)
 
     def step(self, x, out=None, *, rows=None):
-        """The next output.
+        """Advance by one step, and return the output y.
 
         Parameters
         ----------
         x : (input_size,), or with a batch (B, input_size)
-            float32, or float64 if the storage is. Plain sequences are converted.
+            An array of float32, or of float64 if the storage is. Plain sequences are converted.
         out : (output_size,) or (B, output_size), optional
-            A C-contiguous array, which y is written to. It may overlap x.
-        rows : optional
-            Those of the batch that advance, as in reset, none of them twice; the others stay as they are. x and
-            out are then theirs: (len(rows), ..), or without that axis if rows is an integer.
+            A C-contiguous array, buffer or tensor, to which y is written. It may overlap x.
+        rows : int, integers, slice or bool mask, optional
+            The rows of the batch that advance, without repetition; the others stay unchanged. The first axis of x
+            and out then has one element for each of these rows, or is left out if rows is an integer.
 
         Returns
         -------
         (output_size,) or (B, output_size)
-            y: out, or a new array.
+            out if it is given, otherwise a new array.
 
         Raises
         ------
         ValueError
-            If a shape does not fit, out is read-only or not C-contiguous, or rows has one twice. The stream and
-            out are then as they were.
+            If shapes do not fit, out is read-only or not C-contiguous, or a row is repeated. The stream and out
+            are then unchanged.
         TypeError
-            If an array is of another dtype, or as reset. The stream and out are then as they were.
+            If an array has another dtype, rows has another type, or rows is given without a batch. The stream and
+            out are then unchanged.
         IndexError
-            As reset.
+            If there is no such row, or a mask has another length. The stream and out are then unchanged.
         """
         cdef int type = self.source.type_number
-        cdef size_t size = self.source.side_size, batch = self.rows, count = batch
+        cdef size_t size = self.source.direction_size, batch = self.rows, count = batch
         cdef fastgate_part part
         chosen = None
         if rows is not None:
@@ -99,7 +100,7 @@ cdef class Stream:
         if out is not None and not is_plain(<PyObject *>out, type):
             target = _arrays.as_output(out)
 
-        # From here on, no code of the user runs.
+        # From here on, only code of fastgate and NumPy runs.
         self.check_same(batch)
         if not as_part(<PyObject *>x, type, &part) or part.size != self.source.input_size or not self.fits(x, chosen):
             lead = chosen.shape if chosen is not None else () if self.batch is None else (self.batch,)
@@ -122,21 +123,21 @@ cdef class Stream:
         return out
 
     cdef inline void advance(self, const size_t *indices, size_t count, const fastgate_part *x, void *y) noexcept nogil:
-        """A step of these rows, or of all without indices."""
-        cdef size_t size = self.source.side_size
+        """Run a step of the rows at indices, or of all rows if indices is NULL."""
+        cdef size_t size = self.source.direction_size
         if indices == NULL:
             fastgate_stream_step(self.stream, x.data, x.stride, y, size)
         else:
             fastgate_stream_step_rows(self.stream, indices, count, x.data, x.stride, y, size)
 
     cdef inline int check_same(self, size_t batch) except -1:
-        """Whether it still has so many rows, after conversions that may have run code of the user."""
+        """Check that the stream still has `batch` rows, after conversions that may have run the user's code."""
         if self.rows != batch:
             raise RuntimeError("the stream was resized during a call")
         return 0
 
     cdef inline bint fits(self, object x, object chosen) noexcept:
-        """Whether an array has the leading axes of an input, of the chosen rows or of all."""
+        """Whether x has the leading axes of an input for the chosen rows, or for all."""
         cdef PyArrayObject *a = <PyArrayObject *>x
         if chosen is not None:
             return PyArray_NDIM(a) == 1 + chosen.ndim and (PyArray_NDIM(a) == 1 or PyArray_DIMS(a)[0] == chosen.size)
@@ -146,8 +147,11 @@ cdef class Stream:
 
     @property
     def state(self):
-        """Copies of h and c, (num_layers, [B,] size), of an LSTMCell ([B,] size). Can be set: for a batch of one, or
-        none, with the axis of the batch or without."""
+        """The state (h, c), each (num_layers, [B,] size), or for an LSTMCell ([B,] size). Reading it gives copies.
+
+        It can be set to such a pair, which is copied. Without a batch, or for a batch of one, the axis of the batch
+        may be there or not. Raises ValueError and TypeError for arrays of another shape and dtype.
+        """
         cdef size_t batch = self.rows
         h, c = np.empty(self.h_shape, self.source.dtype()), np.empty(self.c_shape, self.source.dtype())
         self.check_same(batch)
@@ -162,16 +166,16 @@ cdef class Stream:
         fastgate_stream_set_state(self.stream, data(<PyObject *>h), data(<PyObject *>c))
 
     def resize(self, batch):
-        """Make it a batch of so many: the first rows keep their states, and new ones begin with zeros.
+        """Change the number of rows to batch: the first rows keep their states, and new rows begin with zeros.
 
         Raises
         ------
         TypeError
-            If the stream has no batch, or batch is no integer.
+            If the stream has no batch, or batch is not an integer.
         ValueError
             If batch is negative.
         MemoryError
-            If there is no room; the stream is then as it was.
+            If there is no memory. The stream is then unchanged.
         RuntimeError
             If another thread is in a step of this stream.
         """
@@ -188,22 +192,22 @@ cdef class Stream:
         self.h_shape, self.c_shape = made.h_shape, made.c_shape
 
     def reset(self, rows=None):
-        """Zeros for all, or those rows of the batch: an integer, integers, a slice or a bool mask.
+        """Set the state to zeros: of all rows, or of these rows, given by an int, integers, a slice or a bool mask.
 
         Raises
         ------
         IndexError
-            If there is no such row, or a mask is of another length.
+            If there is no such row, or a mask has another length.
         TypeError
-            If rows are something else, or the stream has no batch.
+            If rows has another type, or the stream has no batch.
         """
         cdef size_t b, batch = self.rows
         chosen = None if rows is None else _parameters.stream_rows(rows, self.batch)
         self.check_same(batch)
         cdef size_t count = batch if chosen is None else chosen.size
         cdef const size_t *indices = <const size_t *>data_or_null(chosen)
-        if self.source.side_size == 0:
-            return  # rows without elements may be more than can be counted
+        if self.source.direction_size == 0:
+            return  # there is nothing to set, and the batch may be too large to loop over
         for b in range(count):
             fastgate_stream_reset(self.stream, b if indices == NULL else indices[b])
 

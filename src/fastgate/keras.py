@@ -1,8 +1,8 @@
 """Keras 3 models whose LSTM layers compute with fastgate: fastgate.keras.convert(model).
 
-A converted layer stays what it was, a keras.layers.LSTM or RNN; only its loop over time, `inner_loop`, is replaced, on
-this one object.  Whatever Keras does around it (masks from other layers, states that stay, Bidirectional, saving,
-cloning) is Keras's own, and what is saved is a plain Keras model.
+A converted layer is still a keras.layers.LSTM or RNN.  Only its method `inner_loop`, which loops over time, is
+replaced, and only on this object.  Keras itself does the rest: masks from other layers, stateful layers,
+Bidirectional, saving and cloning.  A saved model is a plain Keras model.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from fastgate import LSTM, _parameters
 
-TYPE_CHECKING = False
+TYPE_CHECKING = False  # importing typing takes too long
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
@@ -24,32 +24,37 @@ if TYPE_CHECKING:
 
     _Array = NDArray[Any]
 
-keras = importlib.import_module("keras")  # typed as Any, for it may not be there
+keras = importlib.import_module("keras")  # an import statement would fail the type check where there is no Keras
 
 
 def convert(model: Any, *, storage: str = "float32", threads: int = 1) -> Any:
-    """Make the LSTM layers of a model compute with fastgate; the same model is returned.
+    """Make the LSTM layers of a Keras 3 model compute with fastgate, in place, and return the model.
 
-    It concerns keras.layers.LSTM, RNN of an LSTMCell or of StackedRNNCells of LSTMCells, and those inside Bidirectional
-    or any other layer, with the activations tanh and sigmoid; other layers stay as they are.  Inference is computed by
-    fastgate: predict, evaluate, and calls that are not training=True.  Training and all gradients stay with Keras, and
-    so does what is compiled by XLA or torch.compile, is traced for an export, or is not of float32 or float64.
+    It converts keras.layers.LSTM, and RNN of an LSTMCell or of StackedRNNCells of LSTMCells, with the activations tanh
+    and sigmoid, also inside Bidirectional and other layers.  Other layers stay unchanged.  fastgate computes inference:
+    predict, evaluate, and calls without training=True.  Keras computes training and all gradients, and also models that
+    XLA or torch.compile compile, that are traced for an export, or that are neither float32 nor float64.
 
-    Weights may change at any time, such as by fit, set_weights, load_weights or assign: they are packed again at the
-    next call.  (On the torch backend, changes through `.data` or an array that shares its memory are not seen, as torch
-    itself does not count them.)  The model is saved as a plain Keras model: convert it again when it is loaded.
+    Weights may change at any time, for example by fit, set_weights, load_weights or assign: the next call packs them
+    again.  (On the torch backend, it does not find changes through `.data` or through an array that shares the memory,
+    because torch does not count them.)  The model is saved as a plain Keras model: convert it again after loading it.
 
     Parameters
     ----------
     model : keras.Model or keras.layers.Layer
-        On the backend torch or TensorFlow.
+        A model on the backend torch or TensorFlow.
     storage, threads
-        As fastgate.LSTM has them; a layer of float64 is always stored in float64.
+        As in fastgate.LSTM.  A float64 layer is always stored as float64.
+
+    Returns
+    -------
+    keras.Model or keras.layers.Layer
+        The same model.
 
     Raises
     ------
     TypeError
-        If it is not a model or layer of Keras 3.
+        If model is not a model or layer of Keras 3.
     ValueError
         If the backend is another one, or if there is no such storage or number of threads.
     """
@@ -67,7 +72,7 @@ def convert(model: Any, *, storage: str = "float32", threads: int = 1) -> Any:
             if backend == "tensorflow":
                 layer.supports_jit = False  # XLA takes no Python function
     for layer in layers:
-        if hasattr(layer, "predict_function"):  # a model, which may have traced what its layers did before
+        if hasattr(layer, "predict_function"):  # a model, which may hold a trace of its layers before the conversion
             layer.predict_function = layer.test_function = None
             if backend == "tensorflow" and layer.jit_compile:
                 layer.jit_compile = False
@@ -75,7 +80,7 @@ def convert(model: Any, *, storage: str = "float32", threads: int = 1) -> Any:
 
 
 def _cells(layer: Any) -> list[Any]:
-    """The LSTMCells of a layer whose loop fastgate can run; none of another layer."""
+    """The LSTMCells of a layer whose loop fastgate can run; [] for other layers."""
     RNN, KerasLSTM = keras.layers.RNN, keras.layers.LSTM
     if not isinstance(layer, RNN):
         return []
@@ -95,16 +100,16 @@ def _cells(layer: Any) -> list[Any]:
 
 
 class _Loop:
-    """What a converted layer has in the place of the method inner_loop."""
+    """The replacement for the method inner_loop of a converted layer."""
 
     def __init__(self, layer: Any, cells: list[Any], storage: str, threads: int) -> None:
         self.layer, self.cells, self.storage, self.threads = layer, cells, storage, threads
-        # What the packed weights are known by, what keeps that from being reused, and the LSTMs: one value, since
-        # threads may share this.
+        # A key that identifies the packed weights, the objects that keep the key from being reused, and the LSTMs.
+        # They are one value, which is replaced as a whole, because threads may share this object.
         self.packed: tuple[list[Any], Any, list[LSTM]] = ([], None, [])
 
     def __call__(self, sequences: Any, initial_state: Any, mask: Any = None, training: Any = False) -> Any:
-        """Keras's (last output, outputs, states); RNN.call uses one of the first two, so that both are it."""
+        """Keras's (last output, outputs, states).  The first two are the same: RNN.call uses only one of them."""
         layer, tree = self.layer, keras.tree
         first = mask[0] if tree.is_nested(mask) else mask
         tensors = [sequences, *tree.flatten(initial_state), *[variable.value for variable in self.variables()]]
@@ -114,7 +119,7 @@ class _Loop:
         if (
             not training
             and dtypes in ({"float32"}, {"float64"})
-            and not (is_masked and (layer.unroll or len(first.shape) != 2))  # unrolled, backends differ most
+            and not (is_masked and (layer.unroll or len(first.shape) != 2))  # backends differ if layers are unrolled
         ):
             result = _RUNS[keras.backend.backend()](self, tensors, first)
         if result is None:
@@ -123,15 +128,16 @@ class _Loop:
         return y, y, tree.pack_sequence_as(initial_state, states)
 
     def plain(self, sequences: Any, initial_state: Any, mask: Any, training: Any) -> Any:
+        """What Keras's own inner_loop returns."""
         return type(self.layer).inner_loop(self.layer, sequences, initial_state, mask=mask, training=training)
 
     def variables(self) -> list[Any]:
-        """The weights of all cells, each with or without a bias."""
+        """The weights of all cells, in order: kernel, recurrent kernel, and the bias if there is one."""
         all_of = [(cell.kernel, cell.recurrent_kernel, cell.bias) for cell in self.cells]
         return [variable for weights in all_of for variable in weights if variable is not None]
 
     def lstms(self, key: list[Any], weights: Sequence[Any], held: Any) -> list[LSTM]:
-        """An LSTM for each cell, packed again if the key of the weights is another; `held` is kept for the key."""
+        """An LSTM for each cell, packed again if the key has changed.  `held` keeps the key from being reused."""
         if key != self.packed[0]:
             rest, lstms = iter(weights), []
             for cell in self.cells:
@@ -142,10 +148,10 @@ class _Loop:
         return self.packed[2]
 
     def compute(self, *arrays: Any) -> list[_Array]:
-        """[output, h, c, ...] of arrays of x, the states, the weights and, if there is one, the mask.
+        """Compute [output, h, c, ...] from arrays of x, the states, the weights and, if there is one, the mask.
 
-        The weights are known by their addresses, and held: what somebody holds of a variable, TensorFlow does not
-        change in place, but copies on write.
+        Addresses identify the weights, which are held: TensorFlow does not change a tensor in place while another
+        object holds it, but writes the new value elsewhere.
         """
         states, weights = 1 + 2 * len(self.cells), len(self.variables())
         arrays = tuple([np.asarray(array) for array in arrays])
@@ -155,9 +161,9 @@ class _Loop:
         return self.run(self.lstms(key, held, held), arrays[0], arrays[1:states], mask)
 
     def run(self, lstms: list[LSTM], x: _Array, states: Sequence[_Array], mask: _Array | None) -> list[_Array]:
-        """[output, h, c, ...]; the output is that of all steps or of the last, as the layer returns it."""
+        """Compute [output, h, c, ...]; the output is that of all steps or of the last one, as the layer returns it."""
         layer = self.layer
-        if layer.go_backwards:  # Keras gives outputs in this order too
+        if layer.go_backwards:  # Keras returns the outputs in this order too
             x, mask = x[:, ::-1], None if mask is None else mask[:, ::-1]
         if mask is not None:
             mask = mask.astype(np.bool_)
@@ -174,7 +180,7 @@ class _Loop:
         return [new[-2] if mask is None else np.ascontiguousarray(x[:, -1]), *new]
 
     def by_keras(self, *tensors: Any) -> list[Any]:
-        """The same by Keras, as a function of all that it depends on, such as a backend can differentiate."""
+        """Compute [output, h, c, ...] with Keras, as a function of all inputs, which a backend can differentiate."""
         states, variables = 1 + 2 * len(self.cells), self.variables()
         weights, mask = tensors[states : states + len(variables)], [*tensors[states + len(variables) :], None][0]
         initial = list(tensors[1:states])
@@ -186,19 +192,19 @@ class _Loop:
 
 
 def _repeated(y: _Array, mask: _Array) -> _Array:
-    """y, which is 0 where the mask is False, with the output before in these places; zeros stay before the first."""
+    """y, but where the mask is False with the last output before instead of 0; before the first output, 0 stays."""
     steps = np.where(mask, np.arange(mask.shape[1]), 0)
     return np.take_along_axis(y, np.maximum.accumulate(steps, axis=1)[..., np.newaxis], 1)
 
 
-# ---- the backends: [output, h, c, ...] as tensors, or None where Keras has to compute it ------------------
+# ---- the backends: [output, h, c, ...] as tensors, or None if Keras must compute it -----------------------
 
 
 def _run_torch(loop: _Loop, tensors: list[Any], mask: Any) -> list[Any] | None:
     torch = sys.modules["torch"]
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or tensors[0].device.type != "cpu":
         return None
-    if any(tensor.is_inference() for tensor in tensors[1 + 2 * len(loop.cells) :]):  # which have no versions
+    if any(tensor.is_inference() for tensor in tensors[1 + 2 * len(loop.cells) :]):  # these have no versions
         return None
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return list(_torch_function().apply(loop, mask, *tensors))
@@ -272,7 +278,7 @@ _RUNS: dict[str, Callable[[_Loop, list[Any], Any], list[Any] | None]] = {
 
 
 def _shapes(loop: _Loop, shape: Any) -> list[tuple[Any, ...]]:
-    """Those of [output, h, c, ...] for x of this shape."""
+    """The shapes of [output, h, c, ...] for x of this shape."""
     sizes = [cell.units for cell in loop.cells for _ in "hc"]
     steps = (shape[1],) if loop.layer.return_sequences else ()
     return [(shape[0], *steps, sizes[-1]), *[(shape[0], size) for size in sizes]]
@@ -284,7 +290,7 @@ def _is_in_xla() -> bool:
 
 
 def _is_exporting() -> bool:
-    """Whether this is traced for a file, which cannot hold a Python function."""
+    """Whether the call is traced for an export, whose file cannot hold a Python function."""
     frame: Any = sys._getframe()
     while frame is not None:
         if frame.f_globals.get("__name__", "").startswith(("keras.src.export", "tensorflow.python.saved_model")):

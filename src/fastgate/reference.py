@@ -1,11 +1,8 @@
-"""The same API in NumPy: float64 throughout, rounded to float32 once at the end of a gate, or of a
-step of an LSTM.
+"""The same API in NumPy: the oracle of the tests, and the fallback where the compiled core cannot be loaded.
 
-Weights are first rounded as the storage does it, and for float64 storage all is computed in
-long double, where that has more bits (x86-64, AArch64 Linux), and rounded to float64.
-
-It is the oracle of the tests, and what runs where the compiled core cannot be loaded.  It saves and
-loads nothing.
+It computes in float64, and rounds to float32 once, at the end of a gate or of an LSTM's step.  Weights are first
+rounded as by the storage.  With the storage "float64" it computes in long double, which has more bits on x86-64 and
+AArch64 Linux, and rounds to float64.  It cannot save and load.
 """
 
 from __future__ import annotations
@@ -16,7 +13,7 @@ from fastgate import _arrays, _parameters
 from fastgate._arrays import as_input, dtype_of
 from fastgate._sources import CellSources, LSTMSources
 
-TYPE_CHECKING = False  # not from typing, for the sake of the import time
+TYPE_CHECKING = False  # importing typing takes too long
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, NoReturn
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
     _Array = NDArray[Any]
     _Cell = dict[str, Any]
 
-GATES = ("input", "forget", "cell", "output", "c")  # what LSTM.gates gives
+GATES = ("input", "forget", "cell", "output", "c")  # the keys of LSTM.gates
 
 
 # ---- numbers ----------------------------------------------------------------------------------
@@ -35,30 +32,30 @@ GATES = ("input", "forget", "cell", "output", "c")  # what LSTM.gates gives
 def rounded(weight: _Array, storage: str) -> _Array:
     """weight (m, n) of dtype_of(storage) -> the values that a gate of this storage holds.
 
-    ValueError if it cannot hold them.
+    Raises ValueError if it cannot hold them.
     """
     if storage in ("float32", "float64"):
         return weight
-    if why := _parameters.refusal(weight, storage):
-        raise ValueError(why)
+    if problem := _parameters.storage_problem(weight, storage):
+        raise ValueError(problem)
     with np.errstate(all="ignore"):  # underflow
         if storage == "float16":
             return weight.astype(np.float16).astype(np.float32)
         if storage == "bfloat16":
-            bits = weight.astype(np.float32, order="C").view(np.uint32)  # a copy
-            bits += 0x7FFF + (bits >> 16 & 1)  # half a unit, or a little less if the last bit is even
+            bits = weight.astype(np.float32, order="C").view(np.uint32)
+            bits += 0x7FFF + (bits >> 16 & 1)  # half a unit of the last place, or a little less if it is even
             bits &= 0xFFFF0000
             return np.where(np.isnan(weight), weight, bits.view(np.float32))
-        # int8: integers of -127 to 127 times a scale for each row
+        # int8: integers from -127 to 127 times a scale for each row
         scale = np.abs(weight).max(axis=1, initial=0, keepdims=True) / np.float32(127)
-        scale = (scale.view(np.uint32) & 0xFFFFFF80).view(np.float32)  # integer * scale is then exact
+        scale = (scale.view(np.uint32) & 0xFFFFFF80).view(np.float32)  # so that integer * scale is exact
         integers = np.rint(weight / np.where(scale == 0, np.float32(np.inf), scale))
         result: _Array = np.clip(integers, -127, 127) * scale
         return result
 
 
 def sigmoid(z: _Array) -> _Array:
-    """1 / (1 + exp(-z)), from an exp that cannot overflow."""
+    """1 / (1 + exp(-z)), computed so that exp cannot overflow."""
     t = np.exp(-np.abs(z))
     result: _Array = np.where(z < 0, t, 1.0) / (1 + t)
     return result
@@ -67,8 +64,8 @@ def sigmoid(z: _Array) -> _Array:
 def affine(x: _Array, weight: _Array, bias: _Array) -> _Array:
     """x (..., n), weight (m, n), bias (m,) -> (..., m), of the dtype of x.
 
-    Row by row of the batch, each output a pairwise sum over contiguous products: unlike a BLAS
-    call, its bits depend on nothing but the row of x and the row of the weights.
+    Each output is a pairwise sum of contiguous products.  Unlike those of a BLAS call, its bits depend only on its row
+    of x and its row of the weights.
     """
     z = np.empty((*x.shape[:-1], len(weight)), x.dtype)
     for row in np.ndindex(x.shape[:-1] if z.size else (0,)):
@@ -78,11 +75,11 @@ def affine(x: _Array, weight: _Array, bias: _Array) -> _Array:
 
 
 def cell_gates(cell: _Cell, x: _Array, h: _Array, c: _Array) -> tuple[_Array, ...]:
-    """x (..., n), h (..., output_size), c (..., hidden_size) -> i, f, g, o and the next c, not rounded yet."""
+    """x (..., n), h (..., output_size), c (..., hidden_size) -> i, f, g, o and the next c, before rounding."""
     precise = np.longdouble if cell["dtype"] == np.float64 else np.float64
     clip, gate_clip, peephole = cell["clip"], cell["gate_clip"], cell["peephole"]
     c = c.astype(precise)
-    with np.errstate(all="ignore"):  # NaN, infinity and underflow are results like others
+    with np.errstate(all="ignore"):  # NaN, infinity and underflow are valid results
         z = affine(np.concatenate([x, h], axis=-1, dtype=precise), cell["weight"], cell["bias"])
         z_i, z_f, z_g, z_o = np.split(z, 4, axis=-1)
         if peephole is not None:
@@ -99,7 +96,7 @@ def cell_gates(cell: _Cell, x: _Array, h: _Array, c: _Array) -> tuple[_Array, ..
 
 
 def cell_step(cell: _Cell, x: _Array, h: _Array, c: _Array) -> tuple[_Array, _Array]:
-    """The same -> the next h and c, rounded."""
+    """The arguments of cell_gates -> the next h and c, rounded."""
     *_, o, c = cell_gates(cell, x, h, c)
     with np.errstate(all="ignore"):
         h = _flushed(o * np.tanh(c), cell["dtype"])
@@ -109,19 +106,19 @@ def cell_step(cell: _Cell, x: _Array, h: _Array, c: _Array) -> tuple[_Array, _Ar
 
 
 def _flushed(value: _Array, dtype: np.dtype[Any]) -> _Array:
-    """A silent stream fades to 0, not to subnormal numbers, which some CPUs handle slowly."""
+    """value with 0 in place of tiny numbers: a silent stream then decays to 0, not to slow subnormal numbers."""
     return np.where(np.abs(value) < (2.0**-960 if dtype == np.float64 else 2.0**-100), 0.0, value)
 
 
 def make_cell(parameters: dict[str, Any], storage: str, options: dict[str, Any]) -> _Cell:
-    """What _parameters.cell_parameters gives -> [W_ih | W_hh] and the others, as rounded, in float64."""
+    """What _parameters.cell_parameters gave -> a cell, with [W_ih | W_hh], whose values are rounded, in float64."""
     dtype = dtype_of(storage)
     joined = rounded(np.hstack([parameters["weight_ih"], parameters["weight_hh"]]), storage)
     projection = parameters["projection"]
     if projection is not None:
         projection = rounded(projection, storage).astype(np.float64)
     peephole = parameters["peephole"]
-    with np.errstate(all="ignore"):  # overflow: no limit
+    with np.errstate(all="ignore"):  # a limit that overflows is none
         clip, gate_clip = (dtype.type(options[key]) for key in ("clip", "gate_clip"))
     outputs = parameters["weight_hh"].shape[1]
     return {
@@ -129,7 +126,7 @@ def make_cell(parameters: dict[str, Any], storage: str, options: dict[str, Any])
         "bias": parameters["bias"].astype(np.float64),
         "peephole": None if peephole is None else peephole.astype(np.float64),
         "projection": projection,
-        "sizes": (joined.shape[1] - outputs, outputs, len(joined) // 4),  # of x, h and c
+        "sizes": (joined.shape[1] - outputs, outputs, len(joined) // 4),  # the last axes of x, h and c
         "dtype": dtype,
         "clip": clip,
         "gate_clip": gate_clip,
@@ -138,7 +135,7 @@ def make_cell(parameters: dict[str, Any], storage: str, options: dict[str, Any])
 
 
 def cell_weights(cell: _Cell) -> dict[str, _Array]:
-    """The parameters of a cell as a user gives them, as rounded by the storage."""
+    """The parameters that make this cell, as the storage rounded them."""
     weight_ih, weight_hh = np.split(cell["weight"], [cell["sizes"][0]], axis=1)
     arrays = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": cell["bias"]}
     arrays |= {key: cell[key] for key in ("peephole", "projection") if cell[key] is not None}
@@ -151,16 +148,15 @@ def time_major(x: _Array, batch_first: bool) -> _Array:
 
 
 def like_input(y: _Array, x: _Array, batch_first: bool) -> _Array:
-    """y (T, B, ..) -> with the axes of x"""
+    """y (T, B, ..) -> y with the axes of x"""
     return y[:, 0] if x.ndim == 2 else y.swapaxes(0, 1) if batch_first else y
 
 
 def sequence(
     x: Any, state: Any, lengths: Any, out: Any, batch_first: bool, sizes: tuple[int, ...], dtype: Any
 ) -> tuple[_Array, _Array, _Array, _Array, _Array | None]:
-    """The arguments of LSTM.__call__ -> x, copies of h_0 and c_0 (layers, B, size), lengths (B,), the array of out.
-
-    sizes are those of x, h and c, the number of layers times directions, and that of y.
+    """Convert and check the arguments of LSTM.__call__ -> x, copies of h_0 and c_0 (sizes[3], B, size), lengths (B,),
+    an array over out.  sizes: of x, h and c, layers * directions, of y.
     """
     x, h, c, counts, _, target = _arrays.sequence_arguments(x, state, lengths, out, dtype)
     _arrays.check_sequence_call(x, (h, c), counts, target, batch_first, sizes, dtype)
@@ -181,32 +177,32 @@ class _Packed:
     _threads: int
 
     def save(self, file: Any) -> NoReturn:
-        """The compiled core saves."""
-        raise NotImplementedError("fastgate.reference saves nothing; the compiled core does, and pickle does")
+        """Raise NotImplementedError: only the compiled core saves."""
+        raise NotImplementedError("fastgate.reference cannot save: use the compiled core, or pickle")
 
     @classmethod
     def load(cls, source: Any) -> NoReturn:
-        """The compiled core loads."""
-        raise NotImplementedError("fastgate.reference loads nothing; the compiled core does")
+        """Raise NotImplementedError: only the compiled core loads."""
+        raise NotImplementedError("fastgate.reference cannot load: use the compiled core")
 
     @property
     def storage(self) -> str:
-        """What the weights are rounded to."""
+        """The storage that the weights are rounded to."""
         return self._storage
 
     @property
     def threads(self) -> int:
-        """Threads that a call of the compiled core would run on."""
+        """The number of threads that a call of the compiled core would use."""
         return _parameters.threads_now(self._threads)
 
     def _arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What makes the same again."""
+        """The arguments, except for storage and threads, that make the same object again."""
         raise NotImplementedError
 
     def __reduce__(self) -> Any:
         import fastgate
 
-        # as the fallback it becomes what fastgate has where the pickle is loaded
+        # A pickle of the fallback may load as the compiled class, where there is one; others stay in this module.
         make = _parameters.make if fastgate._core is None else _make
         arguments, options = self._arguments()
         options = {**options, "storage": self._storage, "threads": self._threads}
@@ -224,7 +220,7 @@ def _make(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any
 
 
 class Gate(_Packed):
-    """sigmoid(weight @ x + bias), on one thread; see fastgate.Gate."""
+    """A gate, sigmoid(weight @ x + bias), on one thread; see fastgate.Gate."""
 
     __slots__ = ("_bias", "_weight")
 
@@ -244,17 +240,17 @@ class Gate(_Packed):
 
     @classmethod
     def from_augmented(cls, weight: ArrayLike, *, storage: str = "float32", threads: int | str = 1) -> Gate:
-        """A gate from the textbook form W [1; x]: column 0 of weight is the bias."""
+        """Make a gate from the textbook form W [1; x]: column 0 of weight is the bias."""
         weight, bias = _parameters.augmented(weight, storage)
         return cls(weight, bias, storage=storage, threads=threads)
 
     def __call__(self, *parts: ArrayLike, out: Any = None) -> Any:
-        """sigmoid(weight @ x + bias) -> y: (n,) -> (m,), (..., n) -> (..., m)."""
+        """Compute y = sigmoid(weight @ x + bias): (n,) -> (m,), or (..., n) -> (..., m)."""
         dtype = dtype_of(self._storage)
         arrays, target = _arrays.gate_arguments(parts, out, dtype)
         _arrays.check_gate_call(arrays, target, (self.output_size, self.input_size), dtype)
         x = np.concatenate(arrays, axis=-1, dtype=np.longdouble if dtype == np.float64 else np.float64)
-        with np.errstate(all="ignore"):  # NaN, infinity and underflow are results like others
+        with np.errstate(all="ignore"):  # NaN, infinity and underflow are valid results
             y = sigmoid(affine(x, self._weight, self._bias)).astype(dtype)
         if target is None:
             return y
@@ -262,22 +258,22 @@ class Gate(_Packed):
         return out
 
     def bind(self, *parts: Any, out: Any) -> BoundGate:
-        """A function of no arguments: self(*parts, out=out)."""
+        """Return a function without arguments that calls self(*parts, out=out)."""
         return BoundGate(self, parts, out)
 
     @property
     def input_size(self) -> int:
-        """Elements of x."""
+        """The number of elements of x."""
         return int(self._weight.shape[1])
 
     @property
     def output_size(self) -> int:
-        """Elements of y."""
+        """The number of elements of y."""
         return len(self._weight)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the weights and biases."""
+        """The size of the weights and biases in bytes."""
         return self._weight.nbytes + self._bias.nbytes
 
     def _arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -291,7 +287,7 @@ class Gate(_Packed):
 
 
 class BoundGate:
-    """A gate with its inputs and its output: call it without arguments. Made by Gate.bind."""
+    """A gate with its inputs and its output, which is called without arguments. Gate.bind makes it."""
 
     __slots__ = ("_gate", "_out", "_parts", "_target")
 
@@ -302,7 +298,7 @@ class BoundGate:
             _arrays.check_layout(array, "an input, which bind reads in place,")
         _arrays.check_gate_call(arrays, target, (gate.output_size, gate.input_size), dtype)
         if any(np.may_share_memory(array, target) for array in arrays):
-            raise ValueError("out overlaps an input: bind calls the gate in place, again and again")
+            raise ValueError("out overlaps an input, which a bound call would overwrite")
         self._gate, self._parts, self._target, self._out = gate, arrays, target, out
 
     def __call__(self) -> Any:
@@ -314,11 +310,11 @@ class BoundGate:
         return f"<bound {self._gate!r}>"
 
     def __reduce__(self) -> Any:
-        raise TypeError("a bound call belongs to its arrays: it is neither pickled nor copied")
+        raise TypeError("a BoundGate cannot be pickled or copied, because it is bound to its arrays")
 
 
 def gate(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, *, out: Any = None) -> Any:
-    """sigmoid(weight @ x + bias) once; see fastgate.gate."""
+    """Compute sigmoid(weight @ x + bias) once; see fastgate.gate."""
     x, weight, bias, target = _parameters.once_arguments(x, weight, bias, out)
     y = Gate(weight, bias, storage=weight.dtype.name)(x, out=target)
     return y if out is None else out
@@ -328,22 +324,22 @@ class _Recurrent(_Packed):
     """What LSTMCell and LSTM have in common."""
 
     __slots__ = ("_cells", "_options")
-    _cells: list[_Cell]  # at layer * directions + direction
+    _cells: list[_Cell]  # the index is layer * directions + direction
     _options: dict[str, Any]
 
     @property
     def input_size(self) -> int:
-        """Elements of x in a step."""
+        """The number of elements of x in a step."""
         return int(self._cells[0]["sizes"][0])
 
     @property
     def hidden_size(self) -> int:
-        """Elements of c, of one layer and direction."""
+        """The number of elements of c in one layer and direction."""
         return int(self._cells[0]["sizes"][2])
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the weights, biases and peepholes."""
+        """The size of the weights and biases in bytes."""
         return sum(array.nbytes for cell in self._cells for array in cell_weights(cell).values())
 
     def _limits(self) -> dict[str, Any]:
@@ -379,7 +375,7 @@ class LSTMCell(_Recurrent, CellSources):
         self._cells = [make_cell(parameters, self._storage, self._options)]
 
     def __call__(self, x: Any, h: Any = None, c: Any = None, *, out: Any = None) -> Any:
-        """x (..., n), h (..., output_size), c (..., hidden_size) -> the next h and c."""
+        """Compute the next h and c: x (..., n), h (..., output_size), c (..., hidden_size) -> h, c."""
         sizes, dtype = self._cells[0]["sizes"], self._cells[0]["dtype"]
         x, h, c, out, *targets = _arrays.cell_arguments(x, h, c, out, sizes, dtype)
         _arrays.check_cell_call(x, (h, c), targets, sizes, dtype)
@@ -393,12 +389,12 @@ class LSTMCell(_Recurrent, CellSources):
         return out
 
     def stream(self, batch: int | None = None) -> Stream:
-        """A Stream: it keeps the state, zeros at first, from step to step."""
+        """Return a Stream of `batch` independent sequences, which keeps h and c between steps and begins with zeros."""
         return Stream(self, _parameters.stream_batch(batch))
 
     @property
     def output_size(self) -> int:
-        """Elements of h."""
+        """The number of elements of h."""
         return int(self._cells[0]["sizes"][1])
 
     def _arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -412,7 +408,7 @@ class LSTMCell(_Recurrent, CellSources):
 
 
 class LSTM(_Recurrent, LSTMSources):
-    """Layers of an LSTM over sequences, on one thread; see fastgate.LSTM."""
+    """An LSTM of one or several layers, on one thread; see fastgate.LSTM."""
 
     __slots__ = ("_directions",)
 
@@ -436,9 +432,11 @@ class LSTM(_Recurrent, LSTMSources):
     def __call__(
         self, x: Any, state: Any = None, *, lengths: Any = None, mask: Any = None, out: Any = None
     ) -> Any:
-        """x (T, [B,] n), state (h_0, c_0) -> y (T, [B,] output_size), (h_n, c_n)."""
+        """Compute the outputs: x (T, [B,] n), state (h_0, c_0) -> y (T, [B,] output_size), (h_n, c_n)."""
         if mask is not None:
-            return _arrays.run_masked(self, x, state, mask, lengths, out)
+            from fastgate._sequences import run_masked
+
+            return run_masked(self, x, state, mask, lengths, out)
         x, h, c, counts, target = self._sequence(x, state, lengths, out)
         y = like_input(self._run(time_major(x, self.batch_first), h, c, counts), x, self.batch_first)
         if target is None:
@@ -450,7 +448,7 @@ class LSTM(_Recurrent, LSTMSources):
     def gates(
         self, x: Any, state: Any = None, *, lengths: ArrayLike | None = None, layer: int = -1, direction: int = 0
     ) -> dict[str, _Array]:
-        """x (T, [B,] n) -> "input", "forget", "cell", "output" and "c", (T, [B,] hidden_size) each."""
+        """Return what a layer's gates do: x (T, [B,] n) -> {each of GATES: (T, [B,] hidden_size)}."""
         layer, direction = _parameters.chosen_layer(layer, direction, self.num_layers, self._directions)
         x, h, c, counts, _ = self._sequence(x, state, lengths, None)
         y = time_major(x, self.batch_first)
@@ -466,9 +464,9 @@ class LSTM(_Recurrent, LSTMSources):
     def _run(
         self, y: _Array, h: _Array, c: _Array, counts: _Array, watched: int = -1, gates: _Array | None = None
     ) -> _Array:
-        """Run all layers over y (T, B, n), from states that become those after the last step.
+        """Run all layers over y (T, B, n), and replace h and c by the states after the last step.
 
-        What the gates of the cell `watched` give is written to gates (5, T, B, hidden_size).
+        The gates of the cell with the index `watched` are written to gates (5, T, B, hidden_size).
         """
         for k, cell in enumerate(self._cells):
             direction, size = k % self._directions, cell["sizes"][1]
@@ -484,18 +482,18 @@ class LSTM(_Recurrent, LSTMSources):
         return y
 
     def stream(self, batch: int | None = None) -> Stream:
-        """A Stream: it keeps the state, zeros at first, from step to step."""
+        """Return a Stream of `batch` independent sequences, which keeps h and c between steps and begins with zeros."""
         _parameters.check_streamable(self.bidirectional, self.reverse)
         return Stream(self, _parameters.stream_batch(batch))
 
     @property
     def output_size(self) -> int:
-        """Elements of y in a step."""
+        """The number of elements of y in a step."""
         return int(self._directions * self._cells[0]["sizes"][1])
 
     @property
     def num_layers(self) -> int:
-        """Layers, each of one or two directions."""
+        """The number of layers, each of one or two directions."""
         return len(self._cells) // self._directions
 
     @property
@@ -510,7 +508,7 @@ class LSTM(_Recurrent, LSTMSources):
 
     @property
     def reverse(self) -> bool:
-        """Whether the one direction is from the last step to the first."""
+        """Whether the only direction goes from the last step to the first."""
         return bool(self._options["reverse"])
 
     def _arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -529,7 +527,7 @@ class LSTM(_Recurrent, LSTMSources):
 
 
 class Stream:
-    """A sequence that comes step by step, or a batch of them. Made by stream() of LSTM or LSTMCell."""
+    """A sequence, or a batch of them, that arrives step by step. LSTM.stream and LSTMCell.stream make it."""
 
     __slots__ = ("_batch", "_c", "_h", "_source")
 
@@ -542,7 +540,7 @@ class Stream:
         self._c: _Array = np.zeros((*lead, hidden), source._cells[0]["dtype"])
 
     def step(self, x: ArrayLike, out: Any = None, *, rows: Any = None) -> Any:
-        """x (n,) -> y (output_size,), with a batch (B, n) -> (B, output_size), or of some rows (len(rows), ..)."""
+        """Advance by one step: x (n,) -> y (output_size,), or (B, n) -> (B, output_size), B being the batch or rows."""
         dtype = self._h.dtype
         chosen = None if rows is None else _parameters.stream_rows(rows, self._batch, distinct=True)
         y = as_input(x, "x", dtype, "LSTM")
@@ -562,7 +560,7 @@ class Stream:
 
     @property
     def state(self) -> tuple[_Array, _Array]:
-        """Copies of h and c, (num_layers, [B,] size), of an LSTMCell ([B,] size)."""
+        """The state (h, c), each (num_layers, [B,] size), or for an LSTMCell ([B,] size). Reading it gives copies."""
         h, c = self._own()
         return h.copy(), c.copy()
 
@@ -573,7 +571,7 @@ class Stream:
             mine[...] = array
 
     def resize(self, batch: int) -> None:
-        """Make it a batch of so many: the first rows keep their states, and new ones begin with zeros."""
+        """Change the number of rows to batch: the first rows keep their states, and new rows begin with zeros."""
         made = Stream(self._source, _parameters.new_batch(batch, self._batch))
         for to, kept in ((made._h, self._h), (made._c, self._c)):
             to[:, : self._batch] = kept[:, :batch]
@@ -585,19 +583,19 @@ class Stream:
         return self._h, self._c
 
     def reset(self, rows: Any = None) -> None:
-        """Zeros for all, or those rows of the batch: an integer, integers, a slice or a bool mask."""
+        """Set the state to zeros: of all rows, or of these rows, given by an int, integers, a slice or a bool mask."""
         chosen = ... if rows is None else _parameters.stream_rows(rows, self._batch)
         self._h[:, chosen] = 0
         self._c[:, chosen] = 0
 
     @property
     def batch(self) -> int | None:
-        """Sequences that run side by side; None: one, without an axis for them."""
+        """The number of sequences; None means one, without an axis for the batch."""
         return self._batch
 
     @property
     def source(self) -> LSTMCell | LSTM:
-        """The LSTM or LSTMCell."""
+        """The LSTM or LSTMCell that made the stream."""
         return self._source
 
     def __repr__(self) -> str:

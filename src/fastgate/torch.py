@@ -1,12 +1,12 @@
 """torch.nn.LSTM and torch.nn.LSTMCell that compute with fastgate.
 
-    fastgate.torch.convert(model)           # every nn.LSTM and nn.LSTMCell in it, in place
-    lstm = fastgate.torch.LSTM(40, 64)      # or by itself, made as torch.nn.LSTM is
+    fastgate.torch.convert(model)           # converts every nn.LSTM and nn.LSTMCell in the model, in place
+    lstm = fastgate.torch.LSTM(40, 64)      # makes a single one, with the arguments of torch.nn.LSTM
 
-They are subclasses of torch's and stay what they were: parameters, state_dict, hooks, arguments and results.  fastgate
-computes a call where that gives what torch would: on a CPU, in float32 or float64, without a gradient, without dropout.
-Everywhere else torch does: in training, under autocast, while a model is traced, compiled or exported, and where a call
-is an error.  Nothing else in fastgate imports this module, which imports torch.
+The classes are subclasses of torch's, with the same parameters, state_dict, hooks, arguments and results.  fastgate
+computes a call if it is on a CPU, in float32 or float64, without gradients and without dropout.  Torch computes all
+other calls: in training, under autocast, while a model is traced, compiled or exported, and with invalid arguments.
+No other module of fastgate imports this one, because it imports torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import _VF, Tensor  # noqa: F401  (torch.jit.script compiles torch's forward with the names of this module)
+from torch import _VF, Tensor  # noqa: F401  (torch.jit.script looks up the names in torch's forward here)
 from torch._C._dynamo import eval_frame
 from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
@@ -35,35 +35,35 @@ if TYPE_CHECKING:
 
 __all__ = ["LSTM", "LSTMCell", "convert"]
 
-_KINDS = frozenset([Tensor, torch.nn.Parameter])  # tensors of other classes may compute as they like
+_KINDS = frozenset([Tensor, torch.nn.Parameter])  # other classes of tensors may redefine operations
 _CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-_POINTS = 4  # of each axis of a weight that are compared
-_STEPS = 16  # that take torch longer than packing the weights takes
+_POINTS = 4  # elements along each axis of a weight that are compared to find changes
+_STEPS = 16  # with fewer, packing the weights takes longer than torch
 _array, _pointer, _version = Tensor.numpy, Tensor.data_ptr, attrgetter("_version")
 _autocast, _grad = torch.is_autocast_enabled, torch.is_grad_enabled
 _tracing, _dispatch_modes = torch._C._get_tracing_state, torch._C._len_torch_dispatch_stack
 
-torch.empty(0).numpy()  # raises here, once, where torch was built for another NumPy
+torch.empty(0).numpy()  # if torch was built for another NumPy, this raises here, and not at each call
 
 
 class _Packed:
-    """What is packed of a module's weights.  Copies and pickles have the same options and nothing packed."""
+    """The packed weights of a module, and the options for packing.  Copies and pickles have only the options."""
 
     def __init__(self, storage: str, threads: int | str) -> None:
         self.storage = _parameters.storage_of(storage)
         if storage == "float64":
-            raise ValueError("storage='float64' is what float64 modules have anyway: write model.double() for that")
+            raise ValueError("a float64 module always has storage='float64': leave it out, and write model.double()")
         self.threads = _parameters.thread_count(threads)
-        self.found: tuple[Any, ...] | None = None  # replaced as a whole, since other threads may read it
+        self.found: tuple[Any, ...] | None = None  # replaced as a whole, because other threads may read it
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Packed, (self.storage, self.threads)
 
     def pack(self, module: Any, weights: list[Any]) -> Any:
-        """The LSTM of these weights; None where their kind is left to torch.
+        """Pack these weights -> the LSTM or LSTMCell, or None if torch must compute with them.
 
-        Tensor._version counts changes, but not those through Tensor.data or by other processes, so some elements of
-        each weight are remembered too.  An inference tensor has no version: all its elements are remembered.
+        Tensor._version counts changes, except for those through Tensor.data or by other processes.  So some elements of
+        each weight are remembered too; of inference tensors, which have no version, all elements.
         """
         dtype = weights[0].dtype
         for weight in weights:
@@ -71,7 +71,7 @@ class _Packed:
                 return None
         if dtype not in (torch.float32, torch.float64):
             return None
-        # All of this is read before the weights are packed: what another thread changes meanwhile is found next time.
+        # These are read before the weights are packed, so that the next call finds changes by another thread meanwhile.
         pointers, arrays = [*map(_pointer, weights)], [weight.detach().numpy() for weight in weights]
         unversioned = any(weight.is_inference() for weight in weights)
         versions = None if unversioned else [*map(_version, weights)]
@@ -85,27 +85,27 @@ class _Packed:
 
 
 def _points(array: Any) -> memoryview:
-    """Elements of an array where it lies, as integers: NaN is itself, and memoryviews are compared quickly."""
+    """A view of some elements of array, as integers: comparing them is fast, and a NaN equals itself."""
     spread = tuple(slice(None, None, -(-size // _POINTS)) for size in array.shape)
     return memoryview(array.view(f"i{array.itemsize}")[spread])
 
 
 def _uncompiled(compute: Callable[..., Any], *arguments: Any) -> Any:
-    """A result, or None where torch shall compute it.
+    """compute(*arguments), or None if torch must compute the call.
 
-    torch.compile runs a torch.nn.LSTM as it is, and then would compile what that calls: here it is off.
+    torch.compile does not compile a torch.nn.LSTM, but would compile the functions that it calls: here it is off.
     """
     compiler = eval_frame.set_eval_frame(None)
     try:
         return compute(*arguments)
-    except (TypeError, ValueError, RuntimeError):  # torch shall say what is wrong
+    except (TypeError, ValueError, RuntimeError):  # torch's own error is the expected one
         return None
     finally:
         eval_frame.set_eval_frame(compiler)
 
 
 def _lstm_of(module: Any, names: Any, inputs: tuple[Any, ...]) -> Any:
-    """The LSTM or LSTMCell that computes a call with these tensors, or None where torch shall."""
+    """The LSTM or LSTMCell that computes a call with these tensors, or None if torch must compute it."""
     if (
         _tracing() is not None
         or _dispatch_modes()
@@ -117,7 +117,7 @@ def _lstm_of(module: Any, names: Any, inputs: tuple[Any, ...]) -> Any:
         return None
     try:
         weights = [*map(module._parameters.__getitem__, names)]
-    except KeyError:  # some are computed from others, most likely at each call: too often to pack them for a short one
+    except KeyError:  # some weights are computed at each call: for a short one, packing them takes too long
         if inputs[0].numel() < _STEPS * module.input_size:
             return None
         weights = [getattr(module, name) for name in names]
@@ -138,17 +138,17 @@ def _lstm_of(module: Any, names: Any, inputs: tuple[Any, ...]) -> Any:
 
 
 def _arrays(tensors: tuple[Any, ...]) -> list[NDArray[Any]]:
-    """What the tensors hold, where it lies.  Raises TypeError or RuntimeError if that is not in the memory of a CPU."""
+    """Arrays over the memory of tensors.  Raises TypeError or RuntimeError for a tensor that is not on the CPU."""
     try:
         return [*map(_array, tensors)]
-    except RuntimeError:  # one of them requires a gradient, which is not wanted
+    except RuntimeError:  # a tensor requires a gradient, but gradients are disabled
         return [tensor.detach().numpy() for tensor in tensors]
 
 
 class _Module(torch.nn.Module):
     """What both classes have in common."""
 
-    if TYPE_CHECKING:  # torch.jit.script would want to know the class
+    if TYPE_CHECKING:  # torch.jit.script evaluates annotations, and does not know the class
         _fastgate: _Packed
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -156,7 +156,7 @@ class _Module(torch.nn.Module):
         _set_up(self, _Packed("float32", 1))
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        self._fastgate.found = None  # it keeps the old weights alive
+        self._fastgate.found = None  # it would keep the old weights alive
         return super()._apply(*args, **kwargs)
 
     def extra_repr(self) -> str:
@@ -164,14 +164,14 @@ class _Module(torch.nn.Module):
 
 
 class LSTM(_Module, torch.nn.LSTM):
-    """torch.nn.LSTM, computed with fastgate where that gives what torch would.
+    """A torch.nn.LSTM that computes with fastgate on a CPU, without gradients, as the module says.
 
-    Made and called as torch.nn.LSTM is, with its parameters, attributes and results.  The weights are packed at the
-    first call that fastgate computes, and again at a call that finds them changed.  They are held in float32, on one
-    thread: convert(lstm, storage=..., threads=...) chooses others.
+    Its arguments, parameters, attributes and results are those of torch.nn.LSTM.  The first call that fastgate computes
+    packs the weights, and so does a call after they changed.  They are stored as float32 and run on one thread;
+    convert(lstm, storage=..., threads=...) chooses other values.
     """
 
-    __wrapped__ = torch.nn.LSTM  # whose source torch.jit.script reads, which has the overloads of forward
+    __wrapped__ = torch.nn.LSTM  # torch.jit.script reads the source of this class, for the overloads of forward
 
     @functools.wraps(torch.nn.LSTM.forward)
     def forward(self, input, hx=None):  # type: ignore[no-untyped-def]
@@ -187,7 +187,7 @@ class LSTM(_Module, torch.nn.LSTM):
 
 
 def _sequence(self: LSTM, input: Any, hx: Any) -> Any:
-    """What forward returns, or None where torch shall compute it."""
+    """What LSTM.forward returns, or None if torch must compute it."""
     if self.training and self.dropout and self.num_layers > 1:
         return None
     packed = isinstance(input, PackedSequence)
@@ -201,14 +201,14 @@ def _sequence(self: LSTM, input: Any, hx: Any) -> Any:
     x, *state = _arrays(inputs)
     swapped = self.batch_first and x.ndim == 3
     y, (h, c) = lstm(x.swapaxes(0, 1) if swapped else x, tuple(state) or None)
-    if not y.size:  # torch has its own rules for what is empty
+    if not y.size:  # torch has its own rules for empty tensors
         return None
-    y = torch.from_numpy(y)  # as torch gives it, the steps one after the other in memory
+    y = torch.from_numpy(y)  # (T, B, ..) in memory even if batch_first, like torch's outputs
     return y.transpose(0, 1) if swapped else y, (torch.from_numpy(h), torch.from_numpy(c))
 
 
 def _packed_sequence(lstm: Any, input: PackedSequence, state: Any) -> Any:
-    """The same for a PackedSequence, whose data are the first steps of all rows, then their second steps, and so on."""
+    """_sequence for a PackedSequence, whose data are the first steps of all rows, then the second steps, and so on."""
     data, batch_sizes, order, back = input
     x, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
     state = [part if order is None else part.index_select(1, order) for part in state]
@@ -220,7 +220,7 @@ def _packed_sequence(lstm: Any, input: PackedSequence, state: Any) -> Any:
 
 
 class LSTMCell(_Module, torch.nn.LSTMCell):
-    """torch.nn.LSTMCell, computed with fastgate where that gives what torch would; the rest as LSTM."""
+    """A torch.nn.LSTMCell that computes with fastgate on a CPU, without gradients; see LSTM."""
 
     __wrapped__ = torch.nn.LSTMCell
 
@@ -236,7 +236,7 @@ class LSTMCell(_Module, torch.nn.LSTMCell):
 
 
 def _step(self: LSTMCell, input: Any, hx: Any) -> Any:
-    """What forward returns, or None where torch shall compute it."""
+    """What LSTMCell.forward returns, or None if torch must compute it."""
     inputs = (input,) if hx is None else (input, *hx)
     cell = _lstm_of(self, _CELL if self.bias else _CELL[:2], inputs)
     if cell is None or input.dim() not in (1, 2):
@@ -247,12 +247,12 @@ def _step(self: LSTMCell, input: Any, hx: Any) -> Any:
 
 def _set_up(module: Any, packed: _Packed) -> None:
     module.__dict__["_fastgate"] = packed
-    module.__dict__["__module__"] = "torch.nn.modules.rnn"  # by which torch.fx knows what it does not trace into
+    module.__dict__["__module__"] = "torch.nn.modules.rnn"  # torch.fx does not trace into modules of torch.nn
 
 
 @functools.cache
 def _subclass(user: type, ours: type) -> type:
-    """The subclass of a user's subclass of torch's class that finds `ours` before torch's."""
+    """A subclass of a user's class that derives from torch's, in which the methods of `ours` precede torch's."""
 
     def reduce(self: Any, protocol: Any) -> Any:
         return _blank, (user, ours), *object.__reduce_ex__(self, 2)[2:]
@@ -261,7 +261,7 @@ def _subclass(user: type, ours: type) -> type:
 
 
 def _blank(user: type, ours: type) -> Any:
-    """For pickles."""
+    """Make an empty instance of _subclass(user, ours), for pickles."""
     kind: Any = _subclass(user, ours)
     return kind.__new__(kind)
 
@@ -269,7 +269,7 @@ def _blank(user: type, ours: type) -> Any:
 def _converted(module: torch.nn.Module) -> type | None:
     """The class that a module is converted to; None if it stays as it is."""
     kind = type(module)
-    parametrized = torch.nn.utils.parametrize.is_parametrized(module)  # which put a class of its own on top
+    parametrized = torch.nn.utils.parametrize.is_parametrized(module)  # kind is then a subclass that torch made
     base: Any = kind.__bases__[0] if parametrized else kind
     for plain, ours in ((torch.nn.LSTM, LSTM), (torch.nn.LSTMCell, LSTMCell)):
         if issubclass(base, ours):
@@ -283,33 +283,32 @@ def _converted(module: torch.nn.Module) -> type | None:
 def convert(model: _Model, *, storage: str = "float32", threads: int | str = 1) -> _Model:
     """Make every torch.nn.LSTM and torch.nn.LSTMCell in a model, or the model itself, compute with fastgate.
 
-    Their classes become subclasses of what they were, in place: LSTM and LSTMCell of this module.  A subclass by
-    somebody else is converted too, unless it has a forward of its own.  All else stays: parameters, state_dict, hooks,
-    arguments and results, and that the model is trained, copied, pickled, traced, scripted, compiled and exported.
-    Where it is computed with fastgate, outputs are as near to float64 as torch's are, and the steps of a batch_first
-    output lie after each other in memory, as torch's do.
+    The classes of these modules are replaced in place by LSTM and LSTMCell of this module, or by subclasses of the
+    user's own classes, except for classes with a forward of their own.  Parameters, state_dict, hooks, arguments and
+    results stay the same, and the model can still be trained, copied, pickled, traced, scripted, compiled and exported.
+    The outputs of fastgate are as close to float64 as torch's, and have the same strides.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Whatever its device and dtype are: what is not float32 or float64 on a CPU is left to torch at each call.
+        A model on any device and of any dtype.  Torch computes all that is not float32 or float64 on a CPU.
     storage : str
         How the weights of float32 modules are held: "float32", "float16", "bfloat16" or "int8".  Torch computes with
-        weights that it cannot hold.
+        weights that the storage cannot hold.
     threads : int or "auto"
-        For each call, whatever torch.set_num_threads says.
+        The number of threads that share a large call, as in fastgate.LSTM; torch.set_num_threads does not affect it.
 
     Returns
     -------
     torch.nn.Module
-        The model that was given.
+        The same model.
 
     Raises
     ------
     ValueError
-        If there is nothing to convert, or storage or threads are something else.
+        If there is nothing to convert, or no such storage or number of threads.
     TypeError
-        If it is no module.
+        If model is not a torch.nn.Module, or threads is neither an integer nor a string.
     """
     packed = _Packed(storage, threads)
     if not isinstance(model, torch.nn.Module):
@@ -318,7 +317,7 @@ def convert(model: _Model, *, storage: str = "float32", threads: int | str = 1) 
     if not converted:
         hint = ""
         if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-            hint = ": what is scripted runs in C++; convert the model before it is scripted, or use LSTM.from_torch"
+            hint = ": a scripted module runs in C++; convert the model before scripting it, or use LSTM.from_torch"
         raise ValueError(f"there is no torch.nn.LSTM or LSTMCell in this {type(model).__name__}{hint}")
     for module, kind in converted.items():
         module.__class__ = kind

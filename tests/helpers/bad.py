@@ -27,7 +27,7 @@ def bad_outputs(own, other):
         (read_only(3, dtype=own), ValueError, "read-only"),
         (np.full(6, 7, own)[::2], ValueError, "contiguous"),
         (np.full(3, 7, own)[::-1], ValueError, "contiguous"),
-        (misaligned, ValueError, f"aligned: begin at a multiple of {own.itemsize}"),
+        (misaligned, ValueError, f"aligned: its address must be a multiple of {own.itemsize}"),
         (array.array(other.char, [7, 7, 7]), TypeError, f"{other}.*{own}"),
         (bytearray(3 * own.itemsize), TypeError, f"uint8.*{own}"),
         (memoryview(np.full(3, 7, own)).toreadonly(), ValueError, "read-only"),

@@ -559,7 +559,7 @@ def test_subclasses_without_a_forward_are_converted():
 REFUSED = [
     (nn.Linear(2, 2), {}, "no torch.nn.LSTM or LSTMCell in this Linear$"),
     (Forward(N, H), {}, "in this Forward$"),
-    (torch.jit.script(nn.LSTMCell(2, 2)), {}, "before it is scripted, or use LSTM.from_torch"),
+    (torch.jit.script(nn.LSTMCell(2, 2)), {}, "before scripting it, or use LSTM.from_torch"),
     ({}, {}, "takes a torch.nn.Module, not dict"),
     (nn.LSTM(2, 2), {"storage": "float8"}, "'float8' does not exist"),
     (nn.LSTM(2, 2), {"storage": "float64"}, r"write model.double\(\)"),

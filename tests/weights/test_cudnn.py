@@ -90,5 +90,5 @@ def test_a_bias_of_cudnn_in_a_layer_of_another_class_is_refused(tmp_path):
         file.attrs["model_config"] = json.dumps(model)
         for name, array in zip(("kernel:0", "recurrent_kernel:0", "bias:0"), cudnn_list()):
             file[f"model_weights/one/one/{name}"] = array
-    with pytest.raises(ValueError, match="a bias of 40 elements is not of a layer LSTM"):
+    with pytest.raises(ValueError, match="a bias of 40 elements does not fit a layer LSTM"):
         weights.from_keras(tmp_path / "model.h5")

@@ -60,7 +60,7 @@ def test_an_lstmcell_takes_one_cell(api):
     tree, x = cell(), draw(1, N)
     h, c = api.LSTMCell.from_flax({"params": {"a": tree, "b": cell(seed=9)}}, "a")(x)
     assert distance([h, h, c], flax_equations(x, tree)) < 1e-6
-    with pytest.raises(ValueError, match="2 LSTM cells: 'params/a', 'params/b'; choose by cells="):
+    with pytest.raises(ValueError, match="2 LSTM cells: 'params/a', 'params/b'; choose with cells="):
         api.LSTMCell.from_flax({"params": {"a": tree, "b": cell(seed=9)}})
     with pytest.raises(ValueError, match="an LSTMCell has one layer and one direction"):
         api.LSTMCell.from_flax({"forward_rnn": {"cell": tree}, "backward_rnn": {"cell": cell(seed=9)}})
@@ -115,7 +115,7 @@ def without(name, kind="kernel", add=None):
         (without("hf", "bias"), None, ValueError, "cell '' has biases of some gates only"),
         (without("hf", add={"kernel": draw(H, H + 1)}), None, ValueError, r"the kernels of cell .* are .*\(5, 6\)"),
         (without("hf", add={"kernel": draw(H)}), None, ValueError, r"the kernels of cell '' are of shapes"),
-        (cell() | {"ln": {"scale": draw(H)}}, None, ValueError, "'ln/scale' of cell '' is not of an LSTM"),
+        (cell() | {"ln": {"scale": draw(H)}}, None, ValueError, "'ln/scale' of cell '' does not belong to an LSTM"),
         ([cell()], None, TypeError, r"from_flax takes a mapping .*, not builtins.list: give .*nnx.state\(mod"),
     ],
 )

@@ -48,7 +48,7 @@ def test_lists_of_two_layers_need_bidirectional_if_their_shapes_do_not_tell(api,
     one, other = keras_lists(3)[:size], keras_lists(5, seed=5)[:size]
     same(load(api, one + other), api.LSTM([*parameters(one), *parameters(other)], batch_first=True))
     one = keras_lists(5)[:size]
-    with pytest.raises(ValueError, match="directions of a Bidirectional, or two layers.*say bidirectional=True or"):
+    with pytest.raises(ValueError, match="directions of a Bidirectional, or two layers.*write bidirectional=True or"):
         weights.from_keras(one + other)
     stack = api.LSTM([*parameters(one), *parameters(other)], batch_first=True)
     same(load(api, one + other, bidirectional=False), stack, n=5)
@@ -144,7 +144,7 @@ def test_an_lstm_is_found_among_the_groups_of_a_file(api, names, prefix, paths, 
         file |= {f"another/lstm/{name}": w for name, w in zip(names, BACKWARD)}
     source = file if flat else nested(file)
     if len(lists) == 2:  # names alone do not show that these are two directions
-        with pytest.raises(ValueError, match="more than one LSTM .*forward_.*say bidirectional=True"):
+        with pytest.raises(ValueError, match="more than one LSTM .*forward_.*write bidirectional=True"):
             weights.from_keras(source, prefix=prefix)
     same(load(api, source, prefix=prefix, bidirectional=True), api.LSTM.from_keras(lists))
 
@@ -155,9 +155,9 @@ def test_an_lstm_is_found_among_the_groups_of_a_file(api, names, prefix, paths, 
         (FORWARD[:1], "not 1 arrays"),
         ([], "not 0 arrays"),
         (FORWARD * 4, "not 12 arrays"),  # the form of Keras 1
-        ({"gru": nested({"kernel:0": draw(3, 15), "recurrent_kernel:0": draw(5, 15)})}, "there are 'gru/k"),
-        ({f"{a}/{i}": w for a in "ab" for i, w in enumerate(FORWARD)}, "choose by prefix, of 'a/', 'b/'"),
-        ({f"forward_{a}/{i}": w for a in "ab" for i, w in enumerate(FORWARD)}, "of 'forward_a/', 'forward_b/'"),
+        ({"gru": nested({"kernel:0": draw(3, 15), "recurrent_kernel:0": draw(5, 15)})}, "among the arrays 'gru/k"),
+        ({f"{a}/{i}": w for a in "ab" for i, w in enumerate(FORWARD)}, "choose a prefix from 'a/', 'b/'"),
+        ({f"forward_{a}/{i}": w for a in "ab" for i, w in enumerate(FORWARD)}, "from 'forward_a/', 'forward_b/'"),
     ],
 )
 def test_wrong_arrays_and_groups_are_refused(source, told):
@@ -421,9 +421,9 @@ TWO = nested(
     [
         (json.dumps(model_of(units=6)), ValueError, "units 6 is not supported, only 5 with these weights"),
         (json.dumps(model_of(use_bias=False)), ValueError, "use_bias False is not supported, only True"),
-        (json.dumps(model_of(name="two")), ValueError, "does not tell of .*model_weights/one/one.*: give the layer"),
+        (json.dumps(model_of(name="two")), ValueError, "does not contain .*model_weights/one/one.*: give the layer"),
         (json.dumps(model_of()).replace('"LSTM"', '"GRU"'), TypeError, "'one' is not an LSTM: its class is 'GRU'"),
-        (json.dumps(model_of()).replace('"LSTM"', '"CuDNNLSTM"'), ValueError, "of 20 elements is not of a layer C"),
+        (json.dumps(model_of()).replace('"LSTM"', '"CuDNNLSTM"'), ValueError, "of 20 elements does not fit a layer C"),
         (json.dumps(model_of(activation=None)), ValueError, "activation None is not supported"),
         (json.dumps(model_of(activation={"class_name": "f"})), ValueError, "is not supported, only 'tanh'"),
         ("{", ValueError, "configuration of the model is not JSON"),

@@ -193,7 +193,7 @@ def test_nodes_without_weights_are_refused(name):
 
 @pytest.mark.parametrize("given", [["W"], [("W", 1)], "W", 3])
 def test_weights_must_be_a_mapping(given):
-    with pytest.raises(TypeError, match="weights is a mapping from names to arrays, not builtins"):
+    with pytest.raises(TypeError, match="weights must be a mapping from names to arrays, not builtins"):
         weights.from_onnx(onnx_model(onnx, onnx_weights(1)), weights=given)
 
 
@@ -201,7 +201,7 @@ def test_weights_must_be_a_mapping(given):
 def test_files_of_something_else_are_refused(source, tmp_path):
     (tmp_path / "a.onnx").write_bytes(source)
     for each in (source, tmp_path / "a.onnx"):
-        with pytest.raises(ValueError, match="not an ONNX model, or a damaged one"):
+        with pytest.raises(ValueError, match="not an ONNX model, or it is damaged"):
             weights.from_onnx(each)
 
 

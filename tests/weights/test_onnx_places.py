@@ -79,7 +79,7 @@ def test_nodes_of_the_same_name_are_chosen_by_their_paths(api):
         for way, names in (("then", ["W", "R", "B"]), ("else", ["V", "R", "B"]))
     }
     model = whole([node("If", ["go"], ["y"], "if", **branches)], {**given(), "V": 2 * given()["W"]})
-    with pytest.raises(ValueError, match="2 LSTM nodes: 'if/else_branch/lstm', 'if/then_branch/lstm'; say which one"):
+    with pytest.raises(ValueError, match="2 LSTM nodes: 'if/else_branch/lstm', 'if/then_branch/lstm'; choose one"):
         weights.from_onnx(model)
     with pytest.raises(ValueError, match="2 LSTM nodes or .* called 'lstm'; there are 'if/else_branch/lstm', 'if/then"):
         weights.from_onnx(model, "lstm")

@@ -104,8 +104,8 @@ def test_zero_points_may_be_left_out(api):
     [
         ({"W_quantized": draw(1, N, 4 * H)}, "W is float32 of shape .*, not int8 or uint8 of 3 axes"),
         ({"R_quantized": np.zeros((H, 4 * H), np.int8)}, r"R is int8 of shape \(5, 20\), not int8 or uint8 of 3 axes"),
-        ({"W_scale": draw(4 * H)}, r"a scale or zero point of W is of shape \(20,\), W \(1, 4, 20\)"),
-        ({"R_zero": np.zeros((1, H), np.int8)}, r"a scale or zero point of R is of shape \(1, 5\), R \(1, 5, 20\)"),
+        ({"W_scale": draw(4 * H)}, r"a scale or zero point of W is of shape \(20,\), but W is of shape \(1, 4, 20\)"),
+        ({"R_zero": np.zeros((1, H), np.int8)}, r"point of R is of shape \(1, 5\), but R is of shape \(1, 5, 20\)"),
         ({"W_quantized": np.zeros((1, 4 * H, N), np.int8)}, r"W is of shape \(1, 4, 20\), but"),
     ],
 )

@@ -88,8 +88,8 @@ def test_layers_with_the_same_options_are_one_lstm(api, layout, direction):
 
 NOT_BETWEEN = {
     "order": ([node("Squeeze", ["bottom_Y", "one"], ["a"]), node("Transpose", ["a"], ["y"], perm=[1, 0, 2])],
-              "'Squeeze', 'Transpose' between them put it in another order"),
-    "reshape": ([node("Reshape", ["bottom_Y", "s"], ["y"])], "'Reshape' between them put it in another order"),
+              "'Squeeze', 'Transpose' between them changes the order of elements"),
+    "reshape": ([node("Reshape", ["bottom_Y", "s"], ["y"])], "'Reshape' between them changes the order of elements"),
     "relu": ([node("Squeeze", ["bottom_Y", "one"], ["a"]), node("Relu", ["a"], ["y"])],
              "'Squeeze', 'Relu' is between them"),
     "residual": ([node("Squeeze", ["bottom_Y", "one"], ["a"]), node("Add", ["a", "x"], ["y"])],
@@ -97,9 +97,9 @@ NOT_BETWEEN = {
     "other input": ([node("Concat", ["bottom_Y", "x"], ["y"], axis=-1)], "no value for 'x'"),
     "slice": ([node("Squeeze", ["bottom_Y", "one"], ["a"]), node("Slice", ["a", "zero", "many"], ["y"])],
               "'Squeeze', 'Slice' is between them"),
-    "state": ([node("Identity", ["bottom_h"], ["y"])], "it comes from no LSTM, by 'LSTM', 'Identity'"),
+    "state": ([node("Identity", ["bottom_h"], ["y"])], "it comes from no LSTM, through 'LSTM', 'Identity'"),
     "fixed": ([node("Reshape", ["bottom_Y", "fixed"], ["y"])], "Reshape cannot compute 'y': cannot reshape"),
-    "constant": ([], "it comes from no LSTM, by 'a constant'"),
+    "constant": ([], "it comes from no LSTM, through 'a constant'"),
 }  # fmt: skip
 
 
@@ -115,7 +115,7 @@ def test_layers_with_other_nodes_between_them_are_refused(name):
     with pytest.raises(ValueError, match="'bottom' does not take the output of 'top' as its input: it comes from no"):
         weights.from_onnx(model, ["top", "bottom"])
     linked = name in ("order", "reshape", "other input", "fixed")
-    with pytest.raises(ValueError, match=start + told if linked else "there are 2 LSTM nodes: 'bottom', 'top'; say"):
+    with pytest.raises(ValueError, match=start + told if linked else "there are 2 LSTM nodes: 'bottom', 'top'; choose"):
         weights.from_onnx(model)
 
 
@@ -130,7 +130,7 @@ def test_a_reshape_to_fixed_sizes_needs_the_shape_of_its_input(api):
     assert api.LSTM.from_onnx(model).num_layers == 2
     for wrong in ([B, T, H], [1, T * B, H]):
         model = model_of([bottom, reshape, top], {**tensors, "fixed": I(wrong)}, value_info=[shape])
-        with pytest.raises(ValueError, match="'Reshape' between them put it in another order"):
+        with pytest.raises(ValueError, match="'Reshape' between them changes the order of elements"):
             weights.from_onnx(model)
     shape.type.tensor_type.shape.dim[0].dim_value = 2**40  # an array of this shape must not be made
     model = model_of([bottom, reshape, top], {**tensors, "fixed": I([7, 5, H])}, value_info=[shape])
@@ -144,11 +144,11 @@ def test_chains_are_found_and_chosen_by_names(api):
         nodes += [each, node("Squeeze", [f"{name}_Y", "one"], [f"{name}_y"])]
         tensors |= more
     model = model_of(nodes, {**tensors, "one": I([1])}, ["c_Y", "e_Y"])
-    told = r"there are 2 chains of LSTM nodes: \['a', 'b', 'c'\], \['d', 'e'\]; say which one, by node="
+    told = r"there are 2 chains of LSTM nodes: \['a', 'b', 'c'\], \['d', 'e'\]; choose one with node="
     with pytest.raises(ValueError, match=told):
         weights.from_onnx(model)
     assert [api.LSTM.from_onnx(model, [*names]).num_layers for names in ("abc", "de", "bc", "e")] == [3, 2, 2, 1]
-    with pytest.raises(ValueError, match="'c' does not take the output of 'a'.*: it comes from 'b', by 'Squeeze'"):
+    with pytest.raises(ValueError, match="'c' does not take the output of 'a'.*: it comes from 'b', through 'Squeeze'"):
         weights.from_onnx(model, ["a", "c"])
     with pytest.raises(ValueError, match="'a' does not take the output of 'a'"):
         weights.from_onnx(model, ["a", "a"])
@@ -164,14 +164,14 @@ def test_chains_are_found_and_chosen_by_names(api):
 @pytest.mark.parametrize("names", [[], [1], 3, [None], ["top", 2]], ids=str)
 def test_names_of_other_types_are_refused(names):
     directions, between, more = BETWEEN["squeeze"]
-    with pytest.raises(TypeError, match="node is the name of a node, or a sequence of at least one name, not "):
+    with pytest.raises(TypeError, match="node must be the name of a node, or a sequence of at least one name, not "):
         weights.from_onnx(stack(between, directions, more), names)
 
 
 @pytest.mark.parametrize(
     "how, told",
     [
-        ({"clip": 2.0}, "'top' has .*'gate_clip': 2.0.*, but 'bottom' .*: they are no layers of one LSTM"),
+        ({"clip": 2.0}, "'top' has .*'gate_clip': 2.0.*, but 'bottom' .*: they cannot be layers of one LSTM"),
         ({"direction": "reverse"}, "'top' has .*'reverse': True.*, but 'bottom'"),
         ({"input_forget": 1}, "'top' has .*'input_forget': True.*, but 'bottom'"),
         ({"layout": 1}, "'top' has .*'batch_first': True.*, but 'bottom'"),

@@ -84,8 +84,8 @@ def test_the_cells_of_a_list_of_rnns_are_not_a_stack(api):
     "source, error, told",
     [
         ([1], TypeError, "from_paddle takes an LSTM, an LSTMCell or a state dict, not builtins.list"),
-        ({0: 1}, TypeError, "the keys of a state dict are strings"),
-        ({"fc.weight": 1}, ValueError, "no 'weight_ih_l0': there are 'fc.weight'"),
+        ({0: 1}, TypeError, "the keys of a state dict must be strings"),
+        ({"fc.weight": 1}, ValueError, "no 'weight_ih_l0': the keys are 'fc.weight'"),
         ({"cell.weight_ih": 1}, ValueError, "no 'weight_hh_l0' beside 'weight_ih_l0'"),
     ],
 )

@@ -64,23 +64,23 @@ STATE = torch_state([torch_layer(), torch_layer(n=5)])
         (lambda s: {f"module.{k}": s[k] for k in s} | {f"_orig_mod.{k}": s[k] for k in s}, "", "'_orig_mod.', 'module"),
         (lambda s: {f"rnn.{k}": s[k] for k in s}, "lstm.", "no 'lstm.weight_ih_l0': prefix may be 'rnn.'"),
         (lambda s: {f"rnn.{k}_g": s[k] for k in s} | {f"rnn.{k}": s[k] for k in s}, "", "computed from 'rnn.weight_ih"),
-        (lambda s: {"fc.weight": s["bias_ih_l0"]}, "rnn.", "'rnn.weight_ih_l0': there are 'fc.weight'"),
+        (lambda s: {"fc.weight": s["bias_ih_l0"]}, "rnn.", "'rnn.weight_ih_l0': the keys are 'fc.weight'"),
         (lambda s: {}, "", "'weight_ih_l0'"),
         (lambda s: {k: s[k] for k in s if k != "weight_hh_l1"}, "", "no 'weight_hh_l1' beside"),
         (lambda s: {k: s[k] for k in s if k != "bias_ih_l0"}, "", "no 'bias_ih_l0' beside"),
         (lambda s: {k: s[k] for k in s if "_l0" not in k}, "", "there is no 'bias_hh_l0', .*'weight_ih_l0' beside"),
         (lambda s: s | {"weight_ih_l0_reverse": s["weight_ih_l0"]}, "", "no 'bias_hh_l0_reverse'"),
         (lambda s: s | {"weight_hr_l0": draw(2, 5)}, "", "no 'weight_hr_l1'"),
-        (lambda s: s | {"weight_hh_l0_x": draw(20)}, "", "'weight_hh_l0_x' is not of an LSTM of 2 layers"),
+        (lambda s: s | {"weight_hh_l0_x": draw(20)}, "", "'weight_hh_l0_x' does not belong to an LSTM of 2 layers"),
         (lambda s: {k: s[k] for k in s if not k.startswith("bias_hh")}, "", "no 'bias_hh_l0', 'bias_hh_l1' beside"),
         (lambda s: {k: s[k] for k in s if not k.startswith("bias_ih")}, "", "no 'bias_ih_l0', 'bias_ih_l1' beside"),
-        (lambda s: s | {"weight_ih_l99999999999": s["weight_ih_l0"]}, "", "'weight_ih_l99999999999' is not of an"),
-        (lambda s: s | {f"weight_ih_l{'9' * 9999}": s["weight_ih_l0"]}, "", "is not of an LSTM of 2 layers"),
-        (lambda s: s | {"weight_ih_l3": s["weight_ih_l0"]}, "", "'weight_ih_l3' is not of an LSTM of 2 layers"),
-        (lambda s: s | {"weight_ih_l01": s["weight_ih_l0"]}, "", "'weight_ih_l01' is not of an LSTM of 2 layers"),
-        (lambda s: s | {"weight_ih_l\u0661": s["weight_ih_l0"]}, "", "is not of an LSTM of 2 layers"),
+        (lambda s: s | {"weight_ih_l99999999999": s["weight_ih_l0"]}, "", "'weight_ih_l99999999999' does not belong"),
+        (lambda s: s | {f"weight_ih_l{'9' * 9999}": s["weight_ih_l0"]}, "", "does not belong to an LSTM of 2 layers"),
+        (lambda s: s | {"weight_ih_l3": s["weight_ih_l0"]}, "", "'weight_ih_l3' does not belong to an LSTM of 2 layers"),
+        (lambda s: s | {"weight_ih_l01": s["weight_ih_l0"]}, "", "'weight_ih_l01' does not belong to an LSTM of 2 layers"),
+        (lambda s: s | {"weight_ih_l\u0661": s["weight_ih_l0"]}, "", "does not belong to an LSTM of 2 layers"),
         (lambda s: s | {"weight_hh_l0_g": draw(20)}, "", "weights are computed from 'weight_hh_l0_g': make them"),
-        (lambda s: s | {"weight_ih": draw(20)}, "", "'weight_ih' is not of an LSTM"),
+        (lambda s: s | {"weight_ih": draw(20)}, "", "'weight_ih' does not belong to an LSTM"),
     ],
 )
 def test_wrong_keys_are_refused(change, prefix, told):
@@ -121,7 +121,7 @@ def test_a_prefix_may_leave_out_wrappers_and_the_only_lstm(api, place, prefix):
 
 @pytest.mark.parametrize("keys", [[0, 1], [b"weight_ih_l0"], ["weight_ih_l0", None]], ids=str)
 def test_keys_that_are_not_strings_are_refused(keys):
-    with pytest.raises(TypeError, match="keys of a state dict are strings such as 'weight_ih_l0', not "):
+    with pytest.raises(TypeError, match="keys of a state dict must be strings such as 'weight_ih_l0', not "):
         weights.from_torch({key: draw(20, 3) for key in keys})
 
 
@@ -300,7 +300,7 @@ def scripted_class_named_lstm(torch):
 def test_traced_modules_give_the_lstm_if_batch_first_is_given(api, torch):
     module, cell = torch.nn.LSTM(3, 5, batch_first=True), torch.nn.LSTMCell(3, 5)
     traced = torch.jit.trace(module, torch.zeros(2, 4, 3))
-    with pytest.raises(TypeError, match=r"of .*LSTM is traced, and does not tell batch_first: say batch_first="):
+    with pytest.raises(TypeError, match=r"of .*LSTM is traced, which loses batch_first: write batch_first="):
         weights.from_torch(traced)
     same(api.LSTM.from_torch(traced, batch_first=True), api.LSTM.from_torch(module))
     same(api.LSTM.from_torch(traced.state_dict(), batch_first=True), api.LSTM.from_torch(module))

@@ -1,9 +1,9 @@
 """``python -m fastgate demo``: a trained LSTM reads handwritten digits.
 
-digits.npz holds the weights of the LSTM and of its linear head, in torch's layout, and 450
-digits that the training never saw; tools/train_demo.py in the repository made it. The digits:
-E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
-Repository, 1998, https://doi.org/10.24432/C50P49, CC BY 4.0, as scikit-learn ships them.
+digits.npz has the weights of the LSTM and of its linear head, in torch's layout, and 450 digits that were not used for
+training. tools/train_demo.py in the repository made it. The digits are by E. Alpaydin and C. Kaynak, Optical
+Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998, https://doi.org/10.24432/C50P49, CC BY 4.0, in
+the form that scikit-learn ships.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from fastgate import LSTM, LSTMCell, reference
 from fastgate._arrays import STORAGES, dtype_of
 
-Array = NDArray[Any]  # float32, or float64 for gates that are stored so
+Array = NDArray[Any]  # float32, or float64 for that storage
 Data = dict[str, NDArray[Any]]
 
 PLOT_FILE = Path("fastgate-demo.png")
@@ -35,10 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="A trained LSTM reads handwritten digits.",
     )
     plot = parser.add_mutually_exclusive_group()
-    plot.add_argument("--plot", type=Path, metavar="FILE", help=f"picture (default: {PLOT_FILE})")
+    plot.add_argument("--plot", type=Path, metavar="FILE", help=f"draw the picture here (default: {PLOT_FILE})")
     plot.add_argument("--no-plot", action="store_true", help="draw no picture")
     parser.add_argument(
-        "--storage", choices=STORAGES, default="float32", help="of the weights (default: float32)"
+        "--storage", choices=STORAGES, default="float32", help="storage of the weights (default: float32)"
     )
     args = parser.parse_args(argv)
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     read = classify(data, h)
 
     print(f"An LSTM with {h.shape[1]} units reads handwritten digits, a row of 8 pixels a step.\n")
-    shown = [0, 1, 2, *np.flatnonzero(read != labels)[:1]]  # as they come, and one misread
+    shown = [0, 1, 2, *np.flatnonzero(read != labels)[:1]]  # the first three, and a misread one
     print_digits(images[shown], read[shown], labels[shown])
 
     right, total = np.count_nonzero(read == labels), len(labels)
@@ -83,13 +83,13 @@ def to_rows(images: NDArray[np.uint8]) -> Array:
 
 
 def parameters(data: Data, storage: str) -> dict[str, Any]:
-    """Those of the LSTM, in the dtype that this storage takes."""
+    """The parameters of the LSTM, in the dtype that this storage takes."""
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     return {name: data[name].astype(dtype_of(storage)) for name in names}
 
 
 def run(data: Data, rows: Array, lstm_type: Callable[..., Any], storage: str) -> tuple[Array, Array]:
-    """Read all images side by side -> the last h (N, H) and all h (T, N, H)."""
+    """Read all images as a batch -> the last h (N, H) and all h (T, N, H)."""
     lstm = lstm_type([parameters(data, storage)], storage=storage)
     y, (h, _) = lstm(rows.astype(dtype_of(storage)))
     return h[0], y
@@ -104,7 +104,7 @@ def print_digits(
     images: NDArray[np.uint8], read: NDArray[np.intp], labels: NDArray[np.uint8]
 ) -> None:
     shades = np.array(["  ", "  ", "..", "::", "--", "==", "++", "**", "##", "%%", "@@", "@@"])
-    for rows in images.swapaxes(0, 1):  # two characters a pixel: about square on a terminal
+    for rows in images.swapaxes(0, 1):  # two characters are about as wide as a line is high
         print("   ".join("".join(shades[row * 11 // 16]) for row in rows).rstrip())
     captions = (
         f"read as {r}" if r == label else f"read as {r}, is {label}"
@@ -116,7 +116,7 @@ def print_digits(
 def print_storages(
     data: Data, rows: Array, labels: NDArray[np.uint8], outputs_oracle: Array
 ) -> None:
-    """What rounding the weights saves, and what it costs."""
+    """Print how much memory each storage needs, and how accurate it is."""
     print("storage   accuracy   largest difference   bytes of the LSTM")
     for storage in STORAGES:
         h, outputs = run(data, rows, LSTM, storage)
@@ -127,15 +127,15 @@ def print_storages(
 
 
 def print_times(data: Data, x: Array, storage: str, rounds: int = 41, calls: int = 1000) -> None:
-    """Time one step of one digit, each way in turn, next to NumPy at its best."""
+    """Time one step for one digit in several ways, in turn, beside optimized NumPy code."""
     layer = parameters(data, storage)
     x = x.astype(dtype_of(storage))
     cell = LSTMCell(**layer, storage=storage)
     hidden = cell.hidden_size
     h, c, y = (np.zeros(hidden, x.dtype) for _ in range(3))
-    # NumPy's work is cut down: [x, h, 1] stands ready in one buffer, the bias is a column of w,
-    # and the rows of i, f, o are halved, since sigmoid(z) = tanh(z / 2) / 2 + 1 / 2, which no z
-    # overflows. Column-major, because OpenBLAS is faster so at this size.
+    # NumPy has little to do: [x, h, 1] is in one buffer, and w has a column for the bias. The rows of i, f and o are
+    # halved, because sigmoid(z) = tanh(z / 2) / 2 + 1 / 2, which never overflows. w is column-major, which makes
+    # OpenBLAS faster at this size.
     bias = layer["bias_ih"] + layer["bias_hh"]
     w = np.hstack([layer["weight_ih"], layer["weight_hh"], bias[:, np.newaxis]])
     w = w.reshape(4, hidden, -1)[[0, 1, 3, 2]].reshape(4 * hidden, -1)  # i, f, o, g
@@ -170,7 +170,7 @@ def print_times(data: Data, x: Array, storage: str, rounds: int = 41, calls: int
 
 
 def print_stream(data: Data, rows: Array, y: Array) -> None:
-    """Read one digit row by row, as a service would, and compare with the sequence."""
+    """Read one digit row by row, as in a service, and compare the outputs y with those of the sequence."""
     stream = LSTM([parameters(data, "float32")]).stream()
     steps = np.array([stream.step(row) for row in rows])
     assert steps.tobytes() == y.tobytes()
@@ -186,7 +186,7 @@ def plot_input_gate(
 ) -> int:
     """Draw the input gate (T, N, H) next to a few digits -> the exit status."""
     try:
-        # not pyplot: needs no display
+        # unlike pyplot, it needs no display
         from matplotlib.figure import Figure  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         print("picture   needs matplotlib: pip install 'fastgate[plot]'")
@@ -204,7 +204,7 @@ def plot_input_gate(
         len(shown), 2, squeeze=False, width_ratios=[images.shape[2], len(order)],
         gridspec_kw=dict(left=left, right=right, bottom=bottom, top=top, wspace=0.035, hspace=0.16),
     )
-    for (digit, gate), n in zip(axes, shown):  # rows at the same height: a pixel row, its step
+    for (digit, gate), n in zip(axes, shown):  # a row of pixels is at the height of its step
         digit.imshow(images[n], cmap="gray_r", vmin=0, vmax=16, aspect="auto")
         digit.set(xticks=[], yticks=[0, 7], yticklabels=["1", "8"])
         digit.tick_params(length=0, labelsize=10, labelcolor=grey)
@@ -240,7 +240,7 @@ def most_typical(images: NDArray[np.uint8], choice: NDArray[np.bool_]) -> int:
 
 
 def similar_side_by_side(gate: Array) -> NDArray[np.intp]:
-    """Order the units of a gate (T, N, H): a short path through them, found by 2-opt."""
+    """Order the units of a gate (T, N, H) so that similar ones are adjacent: a short path by 2-opt."""
     profile = gate.reshape(-1, gate.shape[-1]).T
     distance = np.linalg.norm(profile[:, np.newaxis] - profile, axis=2)
 
@@ -249,7 +249,7 @@ def similar_side_by_side(gate: Array) -> NDArray[np.intp]:
 
     step = np.arange(len(gate))[:, np.newaxis]
     mean = gate.mean(axis=1)
-    order = np.argsort((step * mean).sum(axis=0) / mean.sum(axis=0))  # start: early openers first
+    order = np.argsort((step * mean).sum(axis=0) / mean.sum(axis=0))  # at first by the mean time at which they open
     improved = True
     while improved:
         improved = False

@@ -1,8 +1,8 @@
-"""The weights of LSTMs made elsewhere: torch, Paddle, Keras, Flax, ONNX.
+"""Imports the weights of LSTMs from torch, Paddle, Keras, Flax and ONNX.
 
-Each function named ``from_...`` gives (layers, options): an LSTM of the layers, with the options as keywords, computes
-what its source does.  No framework is ever imported, since its objects are known by their form; onnx and h5py are
-imported where a model or a file has to be read.
+The functions named ``from_...`` return (layers, options): ``fastgate.LSTM(layers, **options)`` computes the same as the
+source.  No framework is imported: its objects are recognized by the names of their classes and attributes.  Only onnx
+and h5py are imported, to read models and files.
 """
 
 from fastgate.weights.flax import from_flax

@@ -1,4 +1,4 @@
-"""What the sources of weights share: arrays of other packages, and words for messages."""
+"""What the importers of weights share: conversions of other packages' arrays, and text for messages."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Result = tuple[list[Any], dict[str, Any]]
 
-ROOM = 2**28  # bytes that arrays may take however small the file is
+ROOM = 2**28  # bytes that arrays of even the smallest file may take
 
 
 def array_of(value: Any) -> Array:
-    """A tensor or array, on the CPU; torch's bfloat16 as that of ml_dtypes, or float32 without it."""
+    """A tensor or array as a NumPy array.  torch's bfloat16 becomes that of ml_dtypes, or without it float32."""
     if getattr(value, "is_quantized", False):
         value = value.dequantize()
     if hasattr(value, "detach"):
@@ -36,12 +36,12 @@ def array_of(value: Any) -> Array:
 
 
 def layer_of(directions: Sequence[dict[str, Array]]) -> Any:
-    """As LSTM takes it: a mapping, or a pair of them."""
+    """The parameters of the directions as a layer of fastgate.LSTM: a mapping, or a pair of mappings."""
     return directions[0] if len(directions) == 1 else tuple(directions)
 
 
 def listed(names: Iterable[Any]) -> str:
-    """For messages: the first few."""
+    """The first eight names, and how many more there are, for messages."""
     names = iter(names)
     first = [repr(name) for name in itertools.islice(names, 8)]
     more = sum(1 for _ in names)
@@ -53,10 +53,10 @@ def class_of(value: object) -> str:
 
 
 def leaves(source: Any, prefix: str = "") -> dict[str, Any]:
-    """The arrays of nested groups under prefix, by their paths.  Each group is searched once, whatever leads to it."""
+    """The arrays of nested groups under prefix, by their paths.  A group with several paths is searched once."""
     found, searched = {}, set()
     pending = [("", source)]
-    for path, value in pending:  # which grows
+    for path, value in pending:  # the loop adds to this list
         if not hasattr(value, "items"):
             found[path] = value
         elif (identity := getattr(value, "id", id(value))) not in searched:  # h5py makes an object each time

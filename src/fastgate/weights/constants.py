@@ -1,4 +1,4 @@
-"""The values of an ONNX model's tensors, as far as they do not depend on its inputs."""
+"""Finds the graphs of an ONNX model, and computes the values of tensors that do not depend on its inputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fastgate.weights._shared import Array
 
 DOMAINS = ("", "ai.onnx")
-MOST_CALLS, MOST_LEVELS = 10_000, 100  # of functions, which may call each other however small the file is
+MOST_CALLS, MOST_LEVELS = 10_000, 100  # of functions: even in a small file they may call each other without end
 
 
 class NoValueError(ValueError):
@@ -27,15 +27,16 @@ class NoValueError(ValueError):
 class Graph:
     """A graph of a model, or a call of one of its functions: its tensors by name, and the graph around it.
 
-    around and step: the graph that has it, and where; outer: the graph whose tensors it may use.
-    links: what is elsewhere of the names here, as the inputs and outputs of functions are; None where it has no value.
+    around: the graph that contains this one; step: the name of its place there.  outer: the graph whose tensors it may
+    use.  links: {a name in this graph: the graph and the name of the tensor that it stands for}, as for inputs and
+    outputs of functions; the graph is None if the tensor has no value.
     """
 
     def __init__(self, proto: Any, around: Graph | None, step: str, opset: int, is_call: bool = False) -> None:
         self.proto, self.around, self.step, self.opset = proto, around, step, opset
         self.outer = outer = None if is_call else around
         self.level: int = around.level + 1 if around else 0
-        self.given: dict[str, Any] = outer.given if outer else {}  # attributes of the function around
+        self.given: dict[str, Any] = outer.given if outer else {}  # attributes of the function that contains it
         self.links: dict[str, tuple[Graph | None, str]] = {}
         self.sources = {name: node for node in reversed(proto.node) for name in node.output}
         if hasattr(proto, "initializer"):
@@ -44,7 +45,7 @@ class Graph:
             self.links.update((each.name, (None, each.name)) for each in proto.input)
 
     def path(self, name: str) -> str:
-        """The name of a node here, after those of the nodes around it."""
+        """The names of the nodes around a node of this graph, and its own, separated by slashes."""
         steps, graph = [name], self
         while graph.around:
             steps.append(graph.step)
@@ -52,7 +53,7 @@ class Graph:
         return "/".join(map(str, reversed(steps)))
 
     def resolved(self, node: Any) -> Any:
-        """A node, whose attributes may refer to those of the function around it: by name, or to nothing."""
+        """A copy of node in which attributes of the function replace references to them, if there are references."""
         if not any(each.ref_attr_name for each in node.attribute):
             return node
         copy = type(node)()
@@ -67,7 +68,7 @@ class Graph:
 
 
 def graphs_in(node: Any) -> list[tuple[str, Any]]:
-    """The bodies of a loop, or the branches, in a node's attributes, and their names."""
+    """The graphs in the attributes of a node (branches, the body of a loop), and the attributes' names."""
     return [
         (attribute.name, graph)
         for attribute in node.attribute
@@ -76,9 +77,9 @@ def graphs_in(node: Any) -> list[tuple[str, Any]]:
 
 
 def taken_by(node: Any) -> list[str]:
-    """The names of a node's inputs, and of what the graphs in it take from around them."""
+    """The names of a node's inputs, and of the tensors that graphs in its attributes take from outside."""
     names, own, pending = list(node.input), {""}, graphs_in(node)
-    for _, graph in pending:  # which grows
+    for _, graph in pending:  # the loop adds to this list
         own.update(each.name for each in (*graph.input, *graph.initializer))
         names += [each.name for each in graph.output]
         for inner in graph.node:
@@ -98,10 +99,10 @@ def opset_of(imports: Any, default: int = 1) -> int:
 
 
 def graphs_of(model: Any) -> list[Graph]:
-    """The graph of a model, and those in branches, loops and calls of functions."""
+    """The graph of a model, and the graphs of its branches, loops and calls of functions."""
     functions = {(each.domain, each.name): each for each in model.functions}
     graphs, calls = [Graph(model.graph, None, "", opset_of(model.opset_import))], 0
-    for graph in graphs:  # which grows
+    for graph in graphs:  # the loop adds to this list
         for node in graph.proto.node:
             inner = graphs_in(graph.resolved(node))
             graphs += [Graph(proto, graph, f"{name_of(node)}/{name}", graph.opset) for name, proto in inner]
@@ -110,7 +111,7 @@ def graphs_of(model: Any) -> list[Graph]:
                 if calls > MOST_CALLS or graph.level > MOST_LEVELS:
                     raise ValueError(
                         f"functions are called more than {MOST_CALLS} times, or in more than {MOST_LEVELS} levels: "
-                        "inline them, by onnx.inliner.inline_local_functions(model)"
+                        "inline them with onnx.inliner.inline_local_functions(model)"
                     )
                 graphs.append(_call(function, node, graph))
     return graphs
@@ -119,7 +120,7 @@ def graphs_of(model: Any) -> list[Graph]:
 def _call(function: Any, node: Any, graph: Graph) -> Graph:
     inner = Graph(function, graph, name_of(node), opset_of(function.opset_import, graph.opset), is_call=True)
     inner.given = {each.name: each for each in (*function.attribute_proto, *graph.resolved(node).attribute)}
-    inner.links = dict.fromkeys(function.input, (None, ""))  # where they are left out
+    inner.links = dict.fromkeys(function.input, (None, ""))  # for inputs that the call leaves out
     inner.links.update((name, (graph, given)) for name, given in zip(function.input, node.input) if given)
     for given, name in zip(node.output, function.output):
         graph.links[given] = inner, name
@@ -128,10 +129,10 @@ def _call(function: Any, node: Any, graph: Graph) -> Graph:
 
 
 class Constants:
-    """The values of tensors: given, initializers or computed from these, each once and without recursion.
+    """Computes the values of tensors from initializers and given values, each once and without recursion.
 
-    given are values by name, known those of tensors of graphs.  A state may be repeated for the batch of X: if
-    is_state, tensors without a value count as of shape (1, 1, 1).
+    given: {name: value}; known: {(graph, name): value}.  If is_state, a tensor without a value has the shape (1, 1, 1),
+    because models may repeat an initial state for the batch of X.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class Constants:
         self.room = ROOM + 64 * sum(array.nbytes for array in self.known.values())
 
     def key(self, graph: Graph | None, name: str) -> tuple[Graph | None, str]:
-        """The graph that has a tensor, None if it is given or nowhere, and its name; "" if a call leaves it out."""
+        """The graph and the name of a tensor: None for a graph if its value is given or missing, "" if left out."""
         passed = set()
         while graph and name not in self.given and (graph, name) not in passed:
             if name in graph.sources:
@@ -152,7 +153,10 @@ class Constants:
         return None, name
 
     def value(self, graph: Graph, name: str) -> Array:
-        """The value of a tensor of a graph.  What has none leaves an error, which a state's Shape does not need."""
+        """The value of a tensor of a graph.  Raises ValueError if it cannot be computed.
+
+        `known` keeps the error of a tensor instead of its value, because Shape of a state does not need the value.
+        """
         wanted = self.key(graph, name)
         pending, opened = [wanted], set()
         while pending:
@@ -176,7 +180,7 @@ class Constants:
         return array
 
     def outputs(self, wanted: str, key: Any, source: Any, inputs: list[Any]) -> list[tuple[str, Any]]:
-        """What a source gives, by name: arrays, or the error for which it gives none."""
+        """The names and values of the tensors that a source (a node or initializer) gives; an error as the value."""
         graph, called = key
         missing: list[ValueError] = [each for each in inputs if isinstance(each, NoValueError)]
         errors: list[ValueError] = missing or [each for each in inputs if isinstance(each, ValueError)]
@@ -205,13 +209,13 @@ class Constants:
             raise ValueError(f"the data of {proto.name!r} are in another file: give the path of the model")
         try:
             array = array_of(self.onnx.numpy_helper.to_array(proto))
-        except Exception as error:  # of many kinds, since onnx does not check what it reads
+        except Exception as error:  # of any type, because onnx does not check the data
             raise ValueError(f"the tensor {proto.name!r} is damaged: {error!r}") from error
         self.room += 64 * array.nbytes
         return array
 
     def compute(self, graph: Graph, node: Any, inputs: list[Array]) -> list[tuple[str, Any]]:
-        """The outputs of a node by name, from the inputs that are not left out."""
+        """The names and values of the outputs of a node.  inputs: those that are not left out."""
         helper, names = self.onnx.helper, [name for name in node.input if name]
         try:
             node = graph.resolved(node)
@@ -220,10 +224,10 @@ class Constants:
                 if isinstance(value, self.onnx.TensorProto):
                     self.tensor(value)
             if (size := _bytes(node.op_type, inputs, attributes)) > self.room:
-                raise ValueError(f"it takes {size} bytes, far more than there are in the model")
+                raise ValueError(f"it takes {size} bytes, far more than the model has")
             opsets = {"": graph.opset if node.op_type != "DequantizeLinear" else max(graph.opset, 19)}
-            if "axis" in attributes and node.op_type in ("Add", "Sub", "Mul", "Div"):  # where the axes of b are in a
-                a, b = inputs  # before opset 7
+            if "axis" in attributes and node.op_type in ("Add", "Sub", "Mul", "Div"):
+                a, b = inputs  # before opset 7, axis is the axis of a at which those of b begin
                 inputs = [a, b.reshape(b.shape + (1,) * (a.ndim - b.ndim - attributes["axis"]))]
             outputs = [name for name in node.output if name]
             infos = [helper.make_tensor_value_info(name, self.onnx.TensorProto.UNDEFINED, None) for name in outputs]
@@ -231,7 +235,7 @@ class Constants:
             evaluator = importlib.import_module("onnx.reference").ReferenceEvaluator(alone, opsets=opsets)
             with np.errstate(all="ignore"):
                 results = [array_of(each) for each in evaluator.run(None, dict(zip(names, inputs)))]
-        except Exception as error:  # of many kinds, since the evaluator does not check what it is given
+        except Exception as error:  # of any type, because the evaluator does not check its arguments
             raise ValueError(f"{node.op_type} cannot compute {node.output[0]!r}: {error}") from error
         self.room -= sum(each.nbytes for each in results if not any(np.may_share_memory(each, x) for x in inputs))
         return list(zip(outputs, results))
@@ -244,7 +248,7 @@ _OPERATORS = (
 
 
 def _bytes(operator: str, x: list[Array], attributes: dict[str, Any]) -> int:
-    """An upper bound of the memory that an operator takes, some of which give far more than they are given."""
+    """An upper bound of the memory that an operator takes, since outputs may be far larger than inputs."""
     counts = [array.size for array in x]
     if operator == "ConstantOfShape":
         counts = [math.prod(map(int, x[0]))]

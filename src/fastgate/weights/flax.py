@@ -1,4 +1,4 @@
-"""The weights of Flax's LSTM cells."""
+"""Imports the weights of Flax's LSTM cells."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ if TYPE_CHECKING:
 
 
 def from_flax(source: Any, cells: Any = None, *, batch_first: bool = True) -> Result:
-    """The parameters of an LSTMCell or OptimizedLSTMCell of Flax, or of several, of flax.linen or flax.nnx.
+    """Import the weights of one or several LSTMCell or OptimizedLSTMCell of flax.linen or flax.nnx.
 
     Parameters
     ----------
     source : mapping
-        What init of flax.linen gives or a part of it, or nnx.state(module): nested, or flat with paths as keys.  Names
-        of kernels and biases are all that it tells: the activations are taken to be sigmoid and tanh.
+        The variables that init of flax.linen returns, or a part of them, or nnx.state(module): nested, or flat with
+        paths as keys.  They do not contain the activations, which must be sigmoid and tanh.
     cells : str, or a sequence, optional
-        The path of the cell, or the path of each layer's cell, or for a layer of two directions a pair of paths,
-        forward and backward; e.g. "LSTMCell_0", or ["params/LSTMCell_0", "params/LSTMCell_1"].  The end of a path,
-        from a slash on, suffices if no other ends so.  None takes the only cell, or the two of a Bidirectional.
+        The path of the cell, or a sequence with the path of each layer's cell, e.g. "LSTMCell_0", or
+        ["params/LSTMCell_0", "params/LSTMCell_1"].  For a layer of two directions, a pair of paths (forward,
+        backward) stands for the path.  The last components of a path suffice if no other path ends with them.  None
+        means the only cell, or the two of a Bidirectional.
     batch_first : bool
-        False where nn.RNN has time_major=True.
+        False if nn.RNN has time_major=True.
 
     Raises
     ------
@@ -44,14 +45,14 @@ def from_flax(source: Any, cells: Any = None, *, batch_first: bool = True) -> Re
     for path, value in leaves(source).items():
         *place, layer, name = ["", *path.removesuffix("/value").split("/")]
         if layer != "rngs":
-            groups.setdefault("/".join(place[1:]), {})[f"{layer.rstrip('_')}/{name}"] = value  # nnx has if_
+            groups.setdefault("/".join(place[1:]), {})[f"{layer.rstrip('_')}/{name}"] = value  # in nnx, "if" is "if_"
     there = {path: group for path, group in groups.items() if group.keys() & {"hi/kernel", "dense_h/kernel"}}
     if cells is None:
         cells = sorted(there)
         if len(cells) == 2 and cells[0].replace("backward_rnn", "forward_rnn") == cells[1]:
             cells = [(cells[1], cells[0])]
         elif len(cells) != 1:
-            raise ValueError(f"there are {len(cells)} LSTM cells: {listed(cells or groups)}; choose by cells=")
+            raise ValueError(f"there are {len(cells)} LSTM cells: {listed(cells or groups)}; choose with cells=")
     cells = [cells] if isinstance(cells, str) or not hasattr(cells, "__iter__") else list(cells)
     if not cells:
         raise ValueError("cells is empty: an LSTM has at least one layer")
@@ -65,7 +66,7 @@ def from_flax(source: Any, cells: Any = None, *, batch_first: bool = True) -> Re
 
 
 def _flax_group(there: dict[str, dict[str, Any]], path: Any) -> tuple[str, dict[str, Any]]:
-    """The cell at a path, or at the only path that ends so, and its parameters."""
+    """The path and the parameters of the cell at a path, or at the only path that ends with it."""
     if not isinstance(path, str):
         raise TypeError(f"cells are paths such as 'LSTMCell_0', or pairs of paths, not {class_of(path)}")
     path = path.strip("/")
@@ -76,7 +77,7 @@ def _flax_group(there: dict[str, dict[str, Any]], path: Any) -> tuple[str, dict[
 
 
 def _flax_cell(path: str, group: dict[str, Any]) -> dict[str, Array]:
-    """The parameters of a cell, whose layers have one kernel for each gate, or one for all of them."""
+    """The parameters of a cell, which has a kernel for each gate, or one for all gates together."""
     parameters = {}
     for key, side in (("weight_ih", "i"), ("weight_hh", "h")):
         names = [f"dense_{side}"] if "dense_h/kernel" in group else [side + gate for gate in "ifgo"]
@@ -91,5 +92,5 @@ def _flax_cell(path: str, group: dict[str, Any]) -> dict[str, Array]:
             if arrays:
                 parameters[name] = np.concatenate([array.T for array in arrays])
     if group:
-        raise ValueError(f"{listed(group)} of cell {path!r} is not of an LSTM")
+        raise ValueError(f"{listed(group)} of cell {path!r} does not belong to an LSTM")
     return parameters

@@ -1,4 +1,4 @@
-"""The weights of Keras's LSTM layers: of objects, lists and files."""
+"""Imports the weights of Keras's LSTM layers from objects, lists and files."""
 
 from __future__ import annotations
 
@@ -21,43 +21,43 @@ if TYPE_CHECKING:
 
 
 def from_keras(source: Any, *, prefix: str = "", bidirectional: bool | None = None) -> Result:
-    """A Keras layer, of Keras 3 or 2: LSTM, CuDNNLSTM, LSTMCell, RNN of an LSTMCell, or Bidirectional of these.
+    """Import the weights of an LSTM layer of Keras 3 or 2.
 
-    Or what was saved of it:
-
-    - the path of a .keras, .h5 or .weights.h5 file, or a group of such a file that h5py opened.  What the model's
-      configuration says of the layer counts as if the layer were given: .keras and .h5 files have one, and a
-      .weights.h5 file may have one beside it, the config.json of an unpacked .keras file;
-    - what layer.get_weights() gives: [kernel, recurrent_kernel, bias], or without the bias; for Bidirectional both
-      after each other, or a pair of such lists; those of CuDNNLSTM are known by their bias, twice as long;
-    - a nested or flat dict of the arrays of a file.
-
-    Where no configuration tells, the activation is taken to be "tanh" and the recurrent_activation "sigmoid" (beware:
-    before TensorFlow 2 the default was "hard_sigmoid").
-
-    go_backwards becomes reverse=True: fastgate's outputs are in the order of time, Keras's in the order of processing.
-    y is the whole sequence: what return_sequences=False gives is h_n[-1], or for Bidirectional
-    numpy.concatenate(h_n, -1).  Masks are not taken: pass lengths= instead.  stateful, unroll and dropout are ignored.
+    fastgate's y is always the whole sequence: the output for return_sequences=False is h_n[-1], or for Bidirectional
+    numpy.concatenate(h_n, -1).  go_backwards becomes reverse=True, whose outputs are in the order of time, while
+    Keras's are in the order of processing.  Masks of the model are ignored: call with lengths= or mask=.  stateful,
+    unroll and dropout are ignored too.
 
     Parameters
     ----------
     source : layer, path, group, sequence of arrays, or mapping
-        As above.
+        One of these:
+
+        - a layer: LSTM, CuDNNLSTM, LSTMCell, RNN of an LSTMCell, or Bidirectional of these
+        - the path of a .keras, .h5 or .weights.h5 file, or a group of such a file that h5py opened.  The configuration
+          of the model is respected: .keras and .h5 files have it, and for a .weights.h5 file it may be in a config.json
+          beside it, as in an unpacked .keras file
+        - the list that layer.get_weights() returns: [kernel, recurrent_kernel, bias], or without the bias; for
+          Bidirectional, both lists joined or as a pair.  Twice the length of a bias means CuDNNLSTM
+        - a nested or flat dict of the arrays of a file
+
+        Without a configuration, the activation must be "tanh" and the recurrent_activation "sigmoid".  (Before
+        TensorFlow 2, its default was "hard_sigmoid".)
     prefix : str
-        Chooses the layer among those of a model's file, e.g. "layers/lstm_1/" or "model_weights/lstm_1/".
+        The path of the layer in the file of a model, e.g. "layers/lstm_1/" or "model_weights/lstm_1/".
     bidirectional : bool, optional
-        Where no configuration tells, whether two sets of weights are the directions of a Bidirectional or, in a list,
-        two layers, one on the other.
+        Without a configuration, whether two sets of weights are the directions of a Bidirectional; if not, two sets in
+        a list are two layers.
 
     Raises
     ------
     ImportError
         If a path is given without the h5py package.
     ValueError
-        If there is another activation, a merge_mode other than Bidirectional's "concat", or not one such layer, or if
-        bidirectional is needed.
+        If activations or merge_mode are others than "tanh", "sigmoid" and "concat", if there is no such layer or more
+        than one, or if bidirectional is needed.
     TypeError
-        If it is another kind of layer.
+        If source is another kind of layer or object.
     """
     told: list[dict[str, Any]] = []  # the configuration of each direction
     if hasattr(source, "get_weights"):
@@ -78,18 +78,17 @@ def from_keras(source: Any, *, prefix: str = "", bidirectional: bool | None = No
             flat.extend(part if isinstance(part, (list, tuple)) else [part])
         if len(flat) not in (2, 3, 4, 6):
             raise ValueError(
-                "an LSTM's weights are [kernel, recurrent_kernel, bias], or without the bias, "
-                f"for Bidirectional twice, not {len(flat)} arrays"
+                "the weights of an LSTM are [kernel, recurrent_kernel, bias], or without the bias, and twice these for "
+                f"Bidirectional, not {len(flat)} arrays"
             )
         size = len(flat) if len(flat) < 4 else len(flat) // 2
         lists = [flat[k : k + size] for k in range(0, len(flat), size)]
-        if bidirectional is None and len(source) == len(flat) > 3:  # a pair of lists does tell
+        if bidirectional is None and len(source) == len(flat) > 3:  # a pair of lists is always Bidirectional
             (kernel, recurrent), others = ([np.shape(array) for array in half[:2]] for half in lists)
             bidirectional = kernel == others[0]
             if kernel == recurrent == others[0]:
                 raise ValueError(
-                    "these may be the directions of a Bidirectional, or two layers, one on the other: "
-                    "say bidirectional=True or False"
+                    "these may be the directions of a Bidirectional, or two layers: write bidirectional=True or False"
                 )
     else:
         raise TypeError(f"from_keras takes a Keras layer, a path, or weights, not {class_of(source)}")
@@ -97,12 +96,12 @@ def from_keras(source: Any, *, prefix: str = "", bidirectional: bool | None = No
     for config, weights in zip(told, lists):
         is_cudnn = config["class_name"] == "CuDNNLSTM"
         only: dict[str, Any] = {"merge_mode": "concat"}
-        if not is_cudnn:  # which has no others
+        if not is_cudnn:  # CuDNNLSTM has no other activations
             only |= {"activation": "tanh", "recurrent_activation": "sigmoid"}
         if weights:
             only |= {"units": len(weights[1])} | ({} if is_cudnn else {"use_bias": len(weights) == 3})
             if is_cudnn != _is_cudnn(weights):
-                raise ValueError(f"a bias of {len(weights[-1])} elements is not of a layer {config['class_name']}")
+                raise ValueError(f"a bias of {len(weights[-1])} elements does not fit a layer {config['class_name']}")
         for name, value in only.items():
             if config.get(name) != value:
                 raise ValueError(f"{name} {config.get(name)!r} is not supported, only {value!r} with these weights")
@@ -110,7 +109,7 @@ def from_keras(source: Any, *, prefix: str = "", bidirectional: bool | None = No
     if len(backwards) == 2 and backwards != [False, True]:
         raise ValueError("the two directions are swapped: forward_layer has go_backwards=True")
     if not all(lists):
-        raise ValueError(f"layer {source.name!r} has no weights yet: build it, or call it once")
+        raise ValueError(f"layer {source.name!r} has no weights yet: build it or call it first")
     options = {"batch_first": not any(config.get("time_major") for config in told)}
     if backwards == [True]:
         options["reverse"] = True
@@ -121,16 +120,16 @@ def from_keras(source: Any, *, prefix: str = "", bidirectional: bool | None = No
 
 
 def _is_cudnn(weights: Any) -> bool:
-    """Whether the weights are of CuDNNLSTM, which has two biases."""
+    """Whether these are weights of CuDNNLSTM, whose bias is two biases, one after the other."""
     kernel, recurrent, *bias = map(np.shape, weights)
     units = recurrent[0] if recurrent else 0
     return bias == [(8 * units,)] and kernel[1:] == recurrent[1:] == (4 * units,)
 
 
 def _keras_parameters(weights: list[Array]) -> dict[str, Array]:
-    """As LSTM takes them: the gates are in the same order, i, f, c, o.
+    """The parameters of a layer of fastgate.LSTM, which has Keras's order of gates.
 
-    cuDNN's matrices are (units, n) for each gate, and CuDNNLSTM keeps their numbers, row by row, as (n, units).
+    CuDNNLSTM has a matrix (units, n) for each gate, but gives it the shape (n, units) without moving its elements.
     """
     names = ("weight_ih", "weight_hh", "bias_ih")
     if not _is_cudnn(weights):
@@ -142,7 +141,7 @@ def _keras_parameters(weights: list[Array]) -> dict[str, Array]:
 
 
 def _keras_config(layer: Any) -> dict[str, Any]:
-    """The configuration of a layer object that has one direction, and of its cell."""
+    """The configuration of a layer with one direction, and of its cell, as one dict."""
     kind = type(layer).__name__
     cell = layer if kind == "CuDNNLSTM" else getattr(layer, "cell", layer)
     is_keras = re.match(r"(tf_)?keras\.|tensorflow\.", type(cell).__module__)
@@ -152,7 +151,7 @@ def _keras_config(layer: Any) -> dict[str, Any]:
 
 
 def _keras_open(path: Any) -> tuple[Any, Any]:
-    """The h5py.File at a path, which may be a .keras archive that holds it, and the configuration in the archive."""
+    """The h5py.File at a path, or in the .keras archive at a path, and the configuration in the archive or None."""
     try:
         h5py = importlib.import_module("h5py")
     except ImportError as error:
@@ -169,14 +168,14 @@ def _keras_model(group: Any) -> Any:
     """The configuration in the file that an h5py group belongs to, or in the config.json beside that file."""
     config = group.file.attrs.get("model_config")
     beside = os.path.join(os.path.dirname(group.file.filename), "config.json")
-    if config is None and os.path.isfile(group.file.filename) and os.path.isfile(beside):  # it may be a buffer
+    if config is None and os.path.isfile(group.file.filename) and os.path.isfile(beside):  # the file may be in memory
         with open(beside, "rb") as file:
             config = file.read()
     return config
 
 
 def _keras_children(layer: Any, is_keras_3: bool) -> dict[str, Any]:
-    """The layers of a model by the names of their groups: their own, or in Keras 3 lstm, lstm_1 for the class LSTM."""
+    """The layers of a model by the names of their groups: the layers' names, or in Keras 3 their classes' (lstm_1)."""
     config = layer["config"]
     found: dict[str, Any] = {}
     numbers: dict[str, int] = {}
@@ -192,8 +191,10 @@ def _keras_children(layer: Any, is_keras_3: bool) -> dict[str, Any]:
 
 
 def _keras_told(model: Any, path: str) -> tuple[str, str, dict[str, Any]] | None:
-    """The name of the layer that has a group of weights, their direction, and its configuration as _keras_config gives
-    it; None if the configuration of the model, which may be of a class of its own, does not list layers."""
+    """The name and direction of the layer that a group of weights belongs to, and its configuration.
+
+    None if the configuration does not list layers, as that of a model of the user's own class.
+    """
     parts = [part for part in path.split("/") if part]
     is_keras_3 = parts[-1] == "vars"
     del parts[: parts[0] in ("model_weights", "layers", "_layer_checkpoint_dependencies")]
@@ -201,7 +202,7 @@ def _keras_told(model: Any, path: str) -> tuple[str, str, dict[str, Any]] | None
     if not children:
         return None
     if parts[0] not in children:
-        raise ValueError(f"the configuration of the model does not tell of {path!r}: give the layer, or its weights")
+        raise ValueError(f"the configuration of the model does not contain {path!r}: give the layer, or its weights")
     for k, part in enumerate(parts):
         if part in children:
             layer, depth = children[part], k + 1
@@ -219,9 +220,9 @@ def _keras_told(model: Any, path: str) -> tuple[str, str, dict[str, Any]] | None
 
 
 def _keras_groups(source: Any, prefix: str, bidirectional: Any, config: Any) -> tuple[list[Any], list[Any]]:
-    """The weights of the only LSTM under prefix, in each direction, and what the configuration of the model says.
+    """The weights of the only LSTM under prefix, and its configuration, both a list with an element for each direction.
 
-    .../lstm_cell/kernel, recurrent_kernel, bias, each perhaps with :0, or .../cell/vars/0, 1, 2.
+    The arrays are .../lstm_cell/kernel, recurrent_kernel, bias, each perhaps with :0, or .../cell/vars/0, 1, 2.
     """
     names = {"kernel": 0, "recurrent_kernel": 1, "bias": 2, "0": 0, "1": 1, "2": 2}
     groups: dict[str, dict[int, Any]] = {}
@@ -234,7 +235,7 @@ def _keras_groups(source: Any, prefix: str, bidirectional: Any, config: Any) -> 
         model = json.loads(config or "{}") or {}
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the configuration of the model is not JSON: {error}") from error
-    found: dict[str, dict[str, tuple[str, Any]]] = {}  # layer: {direction: (group, what the model says)}
+    found: dict[str, dict[str, tuple[str, Any]]] = {}  # layer: {direction: (group, configuration)}
     for group, arrays in groups.items():
         kernel, recurrent = np.shape(arrays.get(0, ())), np.shape(arrays.get(1, ()))
         if len(recurrent) != 2 or not kernel[1:] == recurrent[1:] == (4 * recurrent[0],):
@@ -245,16 +246,15 @@ def _keras_groups(source: Any, prefix: str, bidirectional: Any, config: Any) -> 
             raise ValueError(f"the configuration of the model is damaged: {error!r}") from error
         match = re.fullmatch(r"(?:(.*)/)?(forward|backward)_.*", group) if bidirectional else None
         layer, direction, config = told or (match[1] or "" if match else group, match[2] if match else "forward", None)
-        layer = group if direction in found.get(layer, ()) else layer  # another one
+        layer = group if direction in found.get(layer, ()) else layer  # a second layer of this name
         found.setdefault(layer, {})[direction] = group, config
     if not found:
-        there = listed(leaves(source))
-        raise ValueError(f"there is no LSTM under {prefix!r}: there are {there}")
+        raise ValueError(f"there is no LSTM under {prefix!r}, among the arrays {listed(leaves(source))}")
     if len(found) > 1:
         there = listed(sorted(f"{group}/" for halves in found.values() for group, _ in halves.values()))
         raise ValueError(
-            f"there is more than one LSTM under {prefix!r}: choose by prefix, of {there}; "
-            "if they are the directions of one layer, say bidirectional=True"
+            f"there is more than one LSTM under {prefix!r}: choose a prefix from {there}; "
+            "if they are the directions of one layer, write bidirectional=True"
         )
     [halves] = found.values()
     chosen = [halves[direction] for direction in ("forward", "backward") if direction in halves]

@@ -1,4 +1,4 @@
-"""The weights of ONNX's LSTM nodes, and of the quantized ones of ONNX Runtime."""
+"""Imports the weights of ONNX's LSTM nodes, and of ONNX Runtime's quantized ones."""
 
 from __future__ import annotations
 
@@ -23,45 +23,42 @@ if TYPE_CHECKING:
 def from_onnx(
     source: Any, node: str | Sequence[str] | None = None, *, weights: Mapping[str, Any] | None = None
 ) -> Result:
-    """An LSTM node of an onnx.ModelProto, of its bytes, or of the file at a path; or several, each a layer.
+    """Import the weights of an LSTM node of an ONNX model, or of several nodes, which become layers.
 
-    The inputs initial_h, initial_c and sequence_lens belong to the call.  Outputs are the same but
-    for Y's axis of directions, which fastgate's y has as halves of its last axis; with layout 1
-    (batch_first) also initial and final states, which ONNX has batch first.  clip becomes gate_clip,
-    which bounds the inputs of sigmoids and of the cell gate's tanh, as ONNX Runtime does it, not of
-    tanh(C).  ONNX Runtime's DynamicQuantizeLSTM is taken with dequantized weights.
+    sequence_lens, initial_h and initial_c become arguments of calls.  fastgate's y has the two directions next to each
+    other in its last axis, where Y has an axis for them.  The states are never batch first, while layout 1 makes
+    ONNX's so.  clip becomes gate_clip, which like ONNX Runtime limits the arguments of the sigmoids and of the cell
+    gate's tanh, and not of tanh(C).  The weights of ONNX Runtime's DynamicQuantizeLSTM are dequantized.
 
     Parameters
     ----------
     source : onnx.ModelProto, bytes, or path
-        The model.  Of a path, data that are in files beside the model are read too.
+        The model.  Only from a path, data in other files of the model are read too.
     node : str, or sequence of str, optional
-        The name of the node or of one of its outputs; those in branches, loops and functions count, and
-        names of the nodes around them may come first, as in "if_1/then_branch/lstm".  Of several nodes
-        each takes the outputs of the one before, as exporters write the layers of an LSTM.  None takes
-        the only such chain of nodes.
+        The name of the node, or of one of its outputs.  Nodes in branches, loops and functions can be chosen too, by
+        a path of the nodes around them, e.g. "if_1/then_branch/lstm".  With several nodes, each must take the outputs
+        of the one before, as in exported LSTMs of several layers.  None means the only such chain of nodes.
     weights : mapping of arrays, optional
-        W, R, B and P are initializers, or computed from such by operators that exporters put there, like
-        Transpose, Concat and DequantizeLinear; this gives the values of others by name, such as inputs of
-        the graph.
+        Values by name for tensors that the model does not contain, for example inputs of the graph.  W, R, B and P
+        may be initializers, or computed from them by operators such as Transpose, Concat and DequantizeLinear.
 
     Raises
     ------
     ImportError
-        Without the onnx package.
+        If the onnx package is not installed.
     ValueError
-        If there are other activations than Sigmoid, Tanh, Tanh, or not one such node or chain; if nodes differ in
-        options, or one does not take the outputs of the one before; if a weight cannot be computed; if lengths are a
-        constant, or an initial state is one and not zero, which onnx_state gives.
+        If activations are not Sigmoid, Tanh, Tanh; if there is no such node or chain, or more than one; if nodes
+        differ in their options, or one does not take the outputs of the one before; if a weight cannot be computed; if
+        the lengths, or an initial state that is not zero (see onnx_state), are constants of the model.
     TypeError
-        If source or node is something else.
+        If source or node has another type.
     """
     lstms = _chosen(_Model(source, weights), node)
     for lstm in lstms[1:]:
         if lstm.options != lstms[0].options:
             raise ValueError(
                 f"{lstm.name!r} has {lstm.options}, but {lstms[0].name!r} {lstms[0].options}: "
-                "they are no layers of one LSTM, but of several, each from its own node"
+                "they cannot be layers of one LSTM, so import each node by itself"
             )
         if lstm.key("sequence_lens") != lstms[0].key("sequence_lens"):
             raise ValueError(f"{lstm.name!r} has another input sequence_lens than {lstms[0].name!r}")
@@ -72,10 +69,10 @@ def from_onnx(
 def onnx_state(
     source: Any, node: str | Sequence[str] | None = None, *, weights: Mapping[str, Any] | None = None
 ) -> tuple[Array, Array]:
-    """The initial state (h, c) that an ONNX model has as constants: zeros where it has none.
+    """Return the initial state (h, c) that an ONNX model contains as constants, or zeros if it contains none.
 
-    The parameters are those of from_onnx.  h and c are (layers * directions, B, hidden_size), as calls of the LSTM take
-    them.  B is 1 where the model repeats the state for each batch: numpy.repeat(h, B, axis=1) does so.
+    The parameters are those of from_onnx.  h and c are (layers * directions, B, hidden_size), as for calls of the LSTM.
+    B is 1 if the model repeats the state for the rows of a batch: use numpy.repeat(h, B, axis=1) for that.
 
     Raises what from_onnx raises, and ValueError if the state depends on inputs of the model.
     """
@@ -98,7 +95,7 @@ def onnx_state(
 
 
 def _refuse_constants(lstms: list[_LSTM]) -> None:
-    """What a model holds as constants and an LSTM takes from calls."""
+    """Refuse constants of the model that would have to be arguments of every call."""
     told = {}
     for lstm in lstms:
         for name in ("initial_h", "initial_c"):
@@ -109,8 +106,8 @@ def _refuse_constants(lstms: list[_LSTM]) -> None:
         names = ", ".join(f"{given!r}: array" for given in told)
         raise ValueError(
             f"{next(iter(told.values()))} is a constant of the model and not zero, and an LSTM keeps no initial state: "
-            "get it by h, c = fastgate.weights.onnx_state(model, node), pass (h, c) to each call, and tell from_onnx "
-            f"that you do by weights={{{names}}}"
+            "get it from h, c = fastgate.weights.onnx_state(model, node), pass (h, c) to each call, and confirm this "
+            f"to from_onnx with weights={{{names}}}"
         )
     name = lstms[0].key("sequence_lens")[1]
     if name and name not in lstms[0].model.given:
@@ -120,7 +117,7 @@ def _refuse_constants(lstms: list[_LSTM]) -> None:
             return
         raise ValueError(
             f"sequence_lens is a constant of the model, and an LSTM keeps no lengths: pass lengths={lengths} to each "
-            f"call, and tell from_onnx that you do by weights={{{name!r}: array}}"
+            f"call, and confirm this to from_onnx with weights={{{name!r}: array}}"
         )
 
 
@@ -133,14 +130,14 @@ class _Model:
         except ImportError as error:
             raise ImportError("from_onnx needs the onnx package: pip install onnx") from error
         if weights is not None and not isinstance(weights, Mapping):
-            raise TypeError(f"weights is a mapping from names to arrays, not {class_of(weights)}")
+            raise TypeError(f"weights must be a mapping from names to arrays, not {class_of(weights)}")
         try:
             if isinstance(source, (str, os.PathLike)):
                 source = onnx.load(source)
             elif isinstance(source, (bytes, bytearray, memoryview)):
                 source = onnx.load_from_string(bytes(source))
         except importlib.import_module("google.protobuf.message").DecodeError as error:
-            raise ValueError(f"source is not an ONNX model, or a damaged one: {error}") from error
+            raise ValueError(f"source is not an ONNX model, or it is damaged: {error}") from error
         if not isinstance(source, onnx.ModelProto):
             raise TypeError(f"from_onnx takes an onnx.ModelProto, bytes or a path, not {class_of(source)}")
         self.onnx, self.given = onnx, weights or {}
@@ -156,12 +153,12 @@ class _Model:
         self.counts = Counter(name_of(node) for _, node in self.places)
 
     def label(self, k: int) -> str:
-        """The name of LSTM node k, after those of the nodes around it if there are several."""
+        """The name of LSTM node k, or its path if several nodes have this name."""
         graph, node = self.places[k]
         return name_of(node) if self.counts[name_of(node)] == 1 else graph.path(name_of(node))
 
     def find(self, called: str) -> int:
-        """Which LSTM node has this name, path or output."""
+        """The index of the LSTM node that has this name, path or output."""
         chosen = [
             k
             for k, (graph, node) in enumerate(self.places)
@@ -173,7 +170,7 @@ class _Model:
         return chosen[0]
 
     def before(self, k: int) -> tuple[int | None, list[str]]:
-        """Which LSTM node's output becomes X of node k, None if there is none, and by what operators."""
+        """The index of the LSTM node whose output becomes X of node k, or None, and the operators between them."""
         graph, node = self.places[k]
         name = node.input[0] if node.input else ""
         between: list[str] = []
@@ -188,7 +185,7 @@ class _Model:
         return None, between
 
     def chain(self) -> list[int]:
-        """The LSTM nodes, if each but the first takes the output of another, and none of the same."""
+        """The indices of the LSTM nodes, if they form a single chain, each taking the output of the one before."""
         befores: dict[int, int] = {}
         for k in range(len(self.places)):
             first, between = self.before(k)
@@ -196,7 +193,7 @@ class _Model:
                 befores[k] = first
         chains = []
         for last in sorted(set(range(len(self.places))) - set(befores.values())):
-            chain = {last: None}  # a set in order
+            chain = {last: None}  # an ordered set
             while last in befores:
                 last = befores[last]
                 if last in chain:
@@ -207,18 +204,18 @@ class _Model:
             names = ([*map(self.label, chain)] for chain in chains)
             there = listed(chain if len(chain) > 1 else chain[0] for chain in names)
             kind = "LSTM nodes" if len(chains) == len(self.places) else "chains of LSTM nodes"
-            hint = "; say which one, by node=" if chains else ""
+            hint = "; choose one with node=" if chains else ""
             raise ValueError(f"there are {len(chains)} {kind}: {there or 'none'}{hint}")
         return chains[0]
 
 
 def _chosen(model: _Model, node: Any) -> list[_LSTM]:
-    """The nodes of these names, or the only chain of them; each takes the outputs of the one before."""
+    """The nodes with these names, or the only chain of nodes; each must take the outputs of the one before."""
     names = [node] if isinstance(node, str) else node
     if names is not None:
         names = list(names) if hasattr(names, "__iter__") else [names]
         if not names or not all(isinstance(name, str) for name in names):
-            raise TypeError(f"node is the name of a node, or a sequence of at least one name, not {node!r}")
+            raise TypeError(f"node must be the name of a node, or a sequence of at least one name, not {node!r}")
     lstms = [_LSTM(model, k) for k in (model.chain() if names is None else map(model.find, names))]
     for first, second in zip(lstms, lstms[1:]):
         if why := _is_not_fed(first, second):
@@ -227,14 +224,17 @@ def _chosen(model: _Model, node: Any) -> list[_LSTM]:
 
 
 def _is_not_fed(first: _LSTM, second: _LSTM) -> str:
-    """Why the outputs of a node are not the input of another, "" if they are: numbers show the way that they go."""
+    """Why the outputs of one node are not the input of another; "" if they are.
+
+    It gives each output another number, and computes where the operators between the nodes move these.
+    """
     model = first.model
     before, between = model.before(second.index)
-    way = listed(reversed(between)) or "nothing"
+    operators = listed(reversed(between)) or "nothing"
     if before != first.index:
-        return f"it comes from {'no LSTM' if before is None else repr(model.label(before))}, by {way}"
+        return f"it comes from {'no LSTM' if before is None else repr(model.label(before))}, through {operators}"
     if not set(between) <= _LAYOUT:
-        return f"{way} is between them"
+        return f"{operators} is between them"
     steps, batch = first.lengths()
     shape = (steps, first.directions, batch, first.hidden)
     y = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
@@ -246,7 +246,7 @@ def _is_not_fed(first: _LSTM, second: _LSTM) -> str:
     except ValueError as error:
         return str(error)
     want = want.swapaxes(0, 1) if second.options["batch_first"] else want
-    return "" if np.array_equal(x, want) else f"{way} between them put it in another order"
+    return "" if np.array_equal(x, want) else f"{operators} between them changes the order of elements"
 
 
 _COMMON = ["X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P"]
@@ -261,7 +261,7 @@ _ATTRIBUTES = {"direction": "STRING", "activations": "STRINGS", "clip": "FLOAT"}
 _ATTRIBUTES |= {"hidden_size": "INT", "layout": "INT", "input_forget": "INT"}
 _LAYOUT = {"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Split", "Concat"}
 _MOST_BETWEEN = 32
-_MOST_NUMBERS = 2**24  # that are different in float32
+_MOST_NUMBERS = 2**24  # float32 has every integer up to this one
 
 
 class _LSTM:
@@ -312,7 +312,7 @@ class _LSTM:
                 raise ValueError(f"{name} is of shape {array.shape}, but {told}")
 
     def key(self, name: str) -> tuple[Graph | None, str]:
-        """Which tensor an input is."""
+        """The graph and the name of the tensor that an input is; see Constants.key."""
         return self.model.constants.key(self.graph, self.names.get(name, ""))
 
     def is_given(self, name: str) -> bool:
@@ -322,19 +322,20 @@ class _LSTM:
         return self.model.constants.value(self.graph, self.names[name])
 
     def dequantized(self, name: str) -> Array:
-        """W or R of DynamicQuantizeLSTM, as LSTM has it: its integers are transposed, (directions, n, 4 * H)."""
+        """W or R of DynamicQuantizeLSTM, whose integers are (directions, n, 4 * H), as floats in the layout of LSTM."""
         integers, scale = self.arrays[name], self.value(f"{name}_scale")
         zero = self.value(f"{name}_zero_point") if f"{name}_zero_point" in self.names else np.zeros_like(scale)
         if integers.dtype not in (np.int8, np.uint8) or integers.ndim != 3:
             raise ValueError(f"{name} is {integers.dtype} of shape {integers.shape}, not int8 or uint8 of 3 axes")
-        for each in (scale, zero):  # of each direction, or of each of its columns
+        for each in (scale, zero):  # one for each direction, or for each column of each direction
             if each.shape not in ((len(integers),), (len(integers), integers.shape[2])):
-                raise ValueError(f"a scale or zero point of {name} is of shape {each.shape}, {name} {integers.shape}")
+                shapes = f"of shape {each.shape}, but {name} is of shape {integers.shape}"
+                raise ValueError(f"a scale or zero point of {name} is {shapes}")
         scale, zero = (each.reshape(len(integers), 1, -1).astype(np.float32) for each in (scale, zero))
         return ((integers.astype(np.float32) - zero) * scale).swapaxes(1, 2)
 
     def lengths(self) -> tuple[int, int]:
-        """Steps and batch of Y: those that the model tells, and others that are good for a trial."""
+        """The numbers of steps and rows of Y: those in the model, or arbitrary ones that suffice for a trial."""
         order = (1, 0) if self.options["batch_first"] else (0, 2)
         steps, batch = 7, 5
         for info in self.graph.proto.value_info:
@@ -346,7 +347,7 @@ class _LSTM:
         return steps, batch
 
     def layer(self) -> Any:
-        """As LSTM takes it."""
+        """The parameters as a layer of fastgate.LSTM."""
         layer = []
         for k in range(self.directions):
             arrays = {name: array[k] for name, array in self.arrays.items()}
@@ -362,14 +363,14 @@ class _LSTM:
         return layer_of(layer)
 
     def state(self, name: str) -> Any:
-        """initial_h or initial_c, with layout 0: zeros if there is none, None if it depends on inputs of the model."""
+        """initial_h or initial_c in layout 0: zeros if it is left out, None if it depends on inputs of the model."""
         if name not in self.names:
             return np.zeros((self.directions, 1, self.hidden), self.arrays["R"].dtype)
         try:
             state = self.model.states.value(self.graph, self.names[name])
         except NoValueError:
             return None
-        if not state.size:  # sizes that are not known are not 1
+        if not state.size:  # a state was computed from shapes that are not known
             given = self.names[name]
             raise ValueError(f"the shape of {given!r} is not known: give it as weights={{{given!r}: array}}")
         return state.swapaxes(0, 1) if self.options["batch_first"] and state.ndim > 1 else state
