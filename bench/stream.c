@@ -52,7 +52,8 @@ static void run_kernel(sides *s)
                           .parts = parts,
                           .y = s->h[1 - s->step % 2],
                           .ending = FG_CELL,
-                          .cell = &cell};
+                          .cell = &cell,
+                          .backwards = s->step % 2}; /* as fg_run alternates */
     s->kernel(&call, 0, 4 * s->hidden / BLOCK, 0, 1);
     s->step++;
 }

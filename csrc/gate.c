@@ -40,6 +40,9 @@ const char *fastgate_strerror(int code)
     return (size_t)code < sizeof texts / sizeof *texts ? texts[code] : "unknown fastgate error";
 }
 
+/* Weights of fewer bytes stay in the first cache of any CPU. */
+#define FIRST_CACHE (24 * 1024)
+
 /* Packed weights of this size or more begin at a multiple of it, and ask for huge pages. */
 #define HUGE_PAGE ((size_t)2 << 20)
 
@@ -261,10 +264,11 @@ static void run_blocks(const shared_call *s, size_t first_block, size_t blocks, 
     size_t looks = 0; /* the first one is left to the caller */
     for (size_t rows; count; first += rows, count -= rows) {
         rows = count < 2 * most_rows ? count : most_rows;
-        for (size_t block = 0, some; block < blocks; block += some) {
-            some = smaller(16 * FG_WATCH_COST / fg_cost(s->block_bytes, rows) + 1, blocks - block);
+        for (size_t done = 0, some; done < blocks; done += some) {
+            some = smaller(16 * FG_WATCH_COST / fg_cost(s->block_bytes, rows) + 1, blocks - done);
             if (looks++ && fg_interrupted())
                 return;
+            const size_t block = s->call->backwards ? blocks - done - some : done;
             s->kernel(s->call, first_block + block, some, first, rows);
         }
     }
@@ -296,10 +300,29 @@ static void share(unsigned threads, size_t cost, size_t nbytes, shared_call *s)
     fg_share(threads, s->tasks, cost >= FG_WAKE_COST, run_task, s);
 }
 
+/*
+ * Whether a call of a gate, the same one as in the last call of this thread, runs its blocks in the opposite direction.
+ * It then begins with the weights that were read last, which the caches still hold; in the same direction it would find
+ * that each of them was evicted shortly before, if the weights are larger than a cache.
+ */
+static int turned(const fastgate_gate *gate)
+{
+    static _Thread_local struct {
+        const fastgate_gate *gate;
+        int backwards;
+    } last;
+    if (gate->nbytes < FIRST_CACHE)
+        return 0;
+    last.backwards = last.gate == gate && !last.backwards;
+    last.gate = gate;
+    return last.backwards;
+}
+
 int fg_run(const fastgate_gate *gate, size_t batch, fg_call *call)
 {
     if (!batch || !gate->output_size)
         return 0;
+    call->backwards = turned(gate);
     call->packed = gate->packed;
     call->rows = gate->output_size;
     memcpy(call->segments, gate->shape.segments, sizeof call->segments);

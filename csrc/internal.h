@@ -170,6 +170,7 @@ typedef struct {
     ptrdiff_t y_stride;
     fg_ending ending;
     const fg_cell *cell; /* for FG_CELL */
+    int backwards; /* whether the kernel begins with the last block, and then alternates between groups of rows */
 } fg_call;
 
 /* Up to this many bytes, the weights of a call stay in the second cache from one group of rows of x to the next. */
@@ -222,7 +223,8 @@ int fg_create_in_place(fastgate_gate **gate, fastgate_storage storage, const fg_
 /* The packed form, of fastgate_gate_nbytes */
 const char *fg_packed_of(const fastgate_gate *gate);
 
-/* Runs a call on a batch; it sets packed, rows and segments itself.  Returns 1 if the call was interrupted. */
+/* Runs a call on a batch; it sets packed, rows, segments and backwards itself.  Returns 1 if the call was
+ * interrupted. */
 int fg_run(const fastgate_gate *gate, size_t batch, fg_call *call);
 
 /* The kernels that fastgate_select_isa chose, or the best usable ones. */
