@@ -8,8 +8,9 @@
 It compiles csrc and bench/kernel.c or stream.c, which needs CMake and a C compiler, runs the program pinned to one core
 (with --threads, not pinned), prints a table and stores it (--json).  The sides take turns in every round.
 
-Without an option, it times the gate beside the fastest plain read of the same bytes.  "read / gate" is the share of the
-read's rate that the gate reaches.  The JSON has "limits", {"MxN": µs of the read}, which pictures.py draws.
+Without an option, it times the gate beside the fastest plain read of the same bytes, in alternating directions.  "read
+/ gate" is the share of the read's rate that the gate reaches.  The JSON has "limits", {"MxN": µs of the read}, which
+pictures.py draws.
 
 --batch has B vectors in one call.  The FMA peak (12 independent sums in registers), a batch and a single call take
 turns of a millisecond.  "share" is the rate of the batch's 2 m n B operations over that of the peak.  "gain" is B times

@@ -60,7 +60,8 @@ PARTS = {
         "random order. The same gate is called again and again, so its weights stay in the caches as far as they fit. "
         "Each library runs the fastest of its variants that agree with float64; the list below the table names it. "
         "`gate(x, W, b)` is the one-shot call, which packs nothing. `reading W` is the time of the fastest plain read "
-        "of the same bytes. Ratios are medians of the rounds' ratios, with their quartiles.",
+        "of the same bytes, in alternating directions, as the gate reads them. Ratios are medians of the rounds' "
+        "ratios, with their quartiles.",
         (("gate.png", pictures.draw_gate),),
     ),
     "lstm": Part(
@@ -92,7 +93,7 @@ PARTS = {
     "kernel": Part(
         "The kernel beside a plain read", "bench/kernel.py", "32x32 128x128", (55, 45),
         f"The gate's kernel with one vector, {KERNEL}, beside the fastest plain read of the same bytes that we "
-        "could write.",
+        "could write. Both alternate between directions, so that a call begins with what the caches still hold.",
     ),
     "fma": Part(
         "The kernel in batches beside the FMA peak", "bench/kernel.py --batch", "64x64x8", (16, 4),

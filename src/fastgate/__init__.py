@@ -16,6 +16,7 @@ import os
 
 from . import _parameters, reference
 
+TYPE_CHECKING = False  # not imported from typing, which would add to the import time
 __version__ = "0.1.0"
 __all__ = [
     "LSTM",
@@ -51,6 +52,17 @@ except ImportError as _error:
     from .reference import LSTM, Gate, LSTMCell, Stream, gate  # type: ignore[assignment,no-redef]
 else:
     _core.select_instruction_set(os.environ.get("FASTGATE_ISA", ""))
+
+
+if not TYPE_CHECKING:  # a type checker would take every missing name for one of these
+
+    def __getattr__(name):
+        """Import fastgate.torch and fastgate.keras, which import their frameworks, when they are first used."""
+        if name not in ("torch", "keras"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
+
+        return importlib.import_module(f"{__name__}.{name}")
 
 
 def set_threads(threads: int | str | None) -> None:

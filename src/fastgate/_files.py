@@ -67,7 +67,7 @@ def read(source: Any) -> Any:
     if isinstance(source, (str, os.PathLike)):
         import mmap
 
-        path = os.fsencode(source)  # open() would take a path that is also an int for a file descriptor
+        path = os.fsdecode(os.fsencode(source))  # a plain str: open() would take an int for a file descriptor
         with open(path, "rb", opener=_open) as file:
             if not os.fstat(file.fileno()).st_size:
                 return b""  # an empty file cannot be mapped

@@ -16,6 +16,21 @@ def test_fastgate_imports_no_framework():
     assert not {"torch", "keras", "tensorflow", "h5py", "onnx", "ml_dtypes"} & set(run.stdout.split())
 
 
+def test_modules_for_frameworks_are_imported_when_they_are_first_used():
+    run = run_python("""
+        import sys, fastgate
+        assert not {"fastgate.torch", "fastgate.keras"} & set(sys.modules) and not hasattr(fastgate, "tensorflow")
+        for name in ("torch", "keras"):
+            try:
+                module = getattr(fastgate, name)
+            except ImportError as error:
+                assert error.name == name
+            else:
+                assert module is sys.modules[f"fastgate.{name}"] and module.convert
+    """)
+    assert run.returncode == 0, run.stderr
+
+
 def test_an_error_says_how_to_install_onnx():
     code = """
         import sys, fastgate.weights

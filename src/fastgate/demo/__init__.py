@@ -189,7 +189,7 @@ def plot_input_gate(
         # unlike pyplot, it needs no display
         from matplotlib.figure import Figure  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
-        print("picture   needs matplotlib: pip install 'fastgate[plot]'")
+        print("picture   needs matplotlib: pip install matplotlib")
         return 0 if file is None else 1
     file = file or PLOT_FILE
 
