@@ -11,7 +11,7 @@ import sys
 import fastgate
 import numpy as np
 import pytest
-from helpers import COMPILED, STORAGES, compiled_only, dtype_of, every_layout, storages, ways
+from helpers import COMPILED, STORAGES, compiled_only, every_layout, storages, ways
 
 SIZES = [0, 1, 2, 3, 4, 7, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129, 300, 512, 1023, 1025, 2049, 8192]
 SHAPES = [(m, n) for m in SIZES for n in SIZES if m * n <= 70_000] + [(512, 512), (1025, 300)]

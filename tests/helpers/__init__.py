@@ -1,6 +1,8 @@
 """What all tests share: random numbers, comparisons of arrays, and interpreters of their own for some tests."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -12,7 +14,8 @@ import pytest
 
 COMPILED = fastgate.Gate is not fastgate.reference.Gate
 compiled_only = pytest.mark.skipif(not COMPILED, reason="fastgate has no compiled core here")
-linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has the /proc that this test reads")
+needs_timers = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timers")
+linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has this /proc")
 STORAGES = ["float32", "float16", "bfloat16", "int8", "float64"]
 storages = pytest.mark.parametrize("storage", STORAGES)
 
@@ -40,6 +43,11 @@ def ways(api, weight, bias, storage="float32"):
     return calls
 
 
+def held(gate):
+    """The weights, as the storage rounds them, and the biases that a gate computes with."""
+    return gate.__reduce__()[1][1]
+
+
 def same_bits(a, b):
     assert a.shape == b.shape and a.dtype == b.dtype
     assert a.tobytes() == b.tobytes()
@@ -61,6 +69,18 @@ def every_layout(x):
     read_only = x.copy()
     read_only.flags.writeable = False
     yield read_only
+
+
+@contextlib.contextmanager
+def alarms(handler, first, interval=0.0):
+    """A signal calls handler(number, frame) after `first` seconds, and then every `interval` seconds if that is not 0."""
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, first, interval)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def allocates_nothing(calls):
