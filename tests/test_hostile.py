@@ -50,7 +50,7 @@ def layer(hidden, n):
     return {"weight_ih": np.ones((4 * hidden, n), f), "weight_hh": np.ones((4 * hidden, hidden), f)}
 
 
-# ---- arrays that change between a check and its use -----------------------------------------------------------
+# ---- arrays that change between a check and its use -------------------------------------------
 
 
 def test_making_a_gate_survives_arrays_that_change():
@@ -279,7 +279,7 @@ def test_layers_from_a_generator_that_fills_one_buffer(api):
     same_bits(api.LSTM(layers())(x)[0], api.LSTM(separate)(x)[0])
 
 
-# ---- objects that are not made yet ---------------------------------------------------------
+# ---- objects that are not made yet ------------------------------------------------------------
 
 HALF_MADE = {
     "Gate": lambda act: fastgate.Gate(Hostile(np.ones((2, 3), f), act)),
@@ -361,7 +361,7 @@ def test_empty_arrays_overlap_nothing():
     gate.bind(y[:, :0], np.ones((4, 3), f), out=y)()
 
 
-# ---- values that are no numbers ---------------------------------------------------------------------
+# ---- values that are no numbers ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def in_threads(count, work, seconds=0.0):
     print(f"\n{sum(turns)} turns in {seconds:g} s")
 
 
-# ---- the number of threads ---------------------------------------------------------------------------------
+# ---- the number of threads --------------------------------------------------------------------
 
 
 def usable_cpus():
@@ -71,7 +71,7 @@ def test_gates_report_their_threads(api, set_threads):
     for n, threads in [(5, 5), ("auto", usable_cpus()), (10**30, made[10**30])]:
         assert set_threads(n) is None
         assert {gate.threads for gate in gates.values()} == {threads}
-        assert gates[2].__reduce__()[1][2]["threads"] == 2, "a pickle keeps what the gate was made with"
+        assert gates[2].__reduce__()[1][2]["threads"] == 2, "a pickle must keep the number that the gate was made with"
     set_threads(None)
     assert {n: gate.threads for n, gate in gates.items()} == made
     assert api.Gate.from_augmented(weight, threads=2).threads == 2
@@ -220,7 +220,7 @@ def test_eight_threads_call_gates_of_two_threads(set_threads):
     in_threads(8, work, SECONDS)
 
 
-# ---- without the GIL ----------------------------------------------------------------------------
+# ---- without the GIL --------------------------------------------------------------------------
 
 
 @compiled_only
@@ -232,7 +232,7 @@ def test_the_gil_stays_off():
 
 @pytest.mark.parametrize("size", [24, 300])  # steps of 24 units hold the GIL, if there is one; those of 300 do not
 def test_threads_that_break_the_rules_break_no_memory(size, set_threads):
-    """While threads change one stream, the buffers of a bound call and a list, results are undefined; later they are not."""
+    """While threads change one stream, buffers and a list, results may be any numbers; later they are right again."""
     layer = {"weight_ih": draw(4 * size, size) / size, "weight_hh": draw(4 * size, size, seed=1) / size}
     cell, lstm = fastgate.LSTMCell(**layer), fastgate.LSTM([layer, layer])
     gate = fastgate.Gate(layer["weight_ih"][:size], threads=2)

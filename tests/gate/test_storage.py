@@ -31,7 +31,7 @@ def half(storage):
     return np.float16 if storage == "float16" else pytest.importorskip("ml_dtypes").bfloat16
 
 
-# ---- rounding --------------------------------------------------------------------------
+# ---- rounding ---------------------------------------------------------------------------------
 
 
 def patterns():
@@ -117,7 +117,7 @@ def test_16_bits_compute_as_float32_does(storage):
         same_bits(fastgate.Gate(weight, bias, storage=storage)(x), want)
 
 
-# ---- outputs -------------------------------------------------------------------------------
+# ---- outputs ----------------------------------------------------------------------------------
 
 
 @storages

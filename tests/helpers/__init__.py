@@ -73,7 +73,7 @@ def every_layout(x):
 
 @contextlib.contextmanager
 def alarms(handler, first, interval=0.0):
-    """A signal calls handler(number, frame) after `first` seconds, and then every `interval` seconds if that is not 0."""
+    """A signal calls handler(number, frame) after `first` seconds, then every `interval` seconds unless that is 0."""
     before = signal.signal(signal.SIGALRM, handler)
     signal.setitimer(signal.ITIMER_REAL, first, interval)
     try:
