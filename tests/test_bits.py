@@ -55,12 +55,15 @@ def shifted(array, count):
 def test_a_row_of_x_gives_the_same_bits_in_a_batch(storage):
     for m, n in SHAPES:
         weight, bias, x = make(m, n, 5, storage)
-        for call in ways(fastgate, weight, bias, storage):
-            want = np.stack([call(row) for row in x])
-            same(call(x), want)
-            same(call(x[::-1]), want[::-1])
-            same(call(x[:, None]), want[:, None])
-            same(call(x[3:4]), want[3:4])
+        gate = fastgate.Gate(weight, bias, storage=storage)
+        want = np.stack([gate(row) for row in x])
+        for order in "CF":
+            for call in ways(fastgate, np.asarray(weight, order=order), bias, storage):
+                same(call(x), want)
+                same(call(x[::-1]), want[::-1])
+                same(call(x[:, None]), want[:, None])
+                same(call(x[3:4]), want[3:4])
+                same(call(x[2]), want[2])
 
 
 @storages
