@@ -153,7 +153,8 @@ def test_out_may_be_another_buffer(api, storage, code):
 @storages
 @pytest.mark.parametrize("shift", [-3, -1, 0, 1, 5])
 def test_out_may_overlap_x(api, shift, storage):
-    n = 40
+    """There are so many rows that some outputs are written while others still have to be computed from x."""
+    n = 130
     weight, bias, numbers = draw_all(n, n, 3, storage=storage)
     for call in ways(api, weight, bias, storage):
         memory = numbers.ravel().copy()
@@ -164,15 +165,18 @@ def test_out_may_overlap_x(api, shift, storage):
 
 
 @storages
-def test_out_may_overlap_parts_of_a_batch(api, storage):
-    weight, bias, memory = draw_all(10, 30, 4, storage=storage)
+def test_out_may_overlap_a_batch_or_its_parts(api, storage):
+    m, n = 130, 300
+    weight, bias, numbers = draw_all(m, n, 9, storage=storage)
     gate = api.Gate(weight, bias, storage=storage)
-    y = gate(memory)
-    x, h = memory[:, :20], memory[:, 20:]
-    out = memory.reshape(-1)[30:70].reshape(4, 10)
-    assert np.shares_memory(out, x) and np.shares_memory(out, h)
-    gate(x, h, out=out)
-    same_bits(out, y)
+    y = gate(numbers)
+    for cuts in ([], [200]):
+        memory = numbers.copy()
+        parts = np.split(memory, cuts, axis=1)
+        out = memory.reshape(-1)[3 : 3 + 9 * m].reshape(9, m)
+        assert all(np.shares_memory(out, part) for part in parts)
+        gate(*parts, out=out)
+        same_bits(out, y)
 
 
 @pytest.mark.parametrize("storage", ["float32", "float64"])
