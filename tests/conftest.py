@@ -6,13 +6,13 @@ pytest.register_assert_rewrite("helpers")
 
 @pytest.fixture(params=[fastgate, fastgate.reference], ids=["core", "reference"])
 def api(request):
-    """Where gate and Gate are taken from: each test runs on both."""
+    """The module whose gate and Gate a test uses: it runs with the compiled core, then with the reference."""
     return request.param
 
 
 @pytest.fixture
 def set_threads():
-    """fastgate.set_threads; gates run as they were made until it is called, whatever FASTGATE_THREADS."""
+    """fastgate.set_threads; until it is called, gates use the threads they were made with, and not FASTGATE_THREADS."""
     before = fastgate._parameters.override
     fastgate.set_threads(None)
     yield fastgate.set_threads

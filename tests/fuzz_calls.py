@@ -1,11 +1,11 @@
-"""A fuzzer of the entry points of Python: arguments of all kinds, hostile objects, finalizers and other threads.
+"""A fuzzer of the entry points of Python, with arguments of all kinds, hostile objects, finalizers and other threads.
 
     python tests/fuzz_calls.py SECONDS [SEED]     run it on a build with FASTGATE_SANITIZE=address, as .ci/full does
 
-A call without hostile arguments must do as fastgate.reference does.  Then some arguments become hostile: while they
-are converted they reshape, resize, retype or replace the others, raise, call fastgate, use objects that are not made
-yet, or answer wrongly.  Such a call must give a sound result, or an exception that calls have, and do no harm.  With
-a SEED it prints each call before it runs, because AddressSanitizer's report does not tell what Python did.
+A call without hostile arguments must give what fastgate.reference gives.  Then some arguments become hostile: while
+they are converted they reshape, resize, retype or replace the others, raise, call fastgate, use objects that are not
+made yet, or answer wrongly.  Such a call must return a result or raise an exception that calls may raise, and it must
+do no harm.  With a SEED it prints each call before it runs, because AddressSanitizer's report does not show it.
 """
 
 import array
@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from helpers.saved_form import sealed
 
 REFUSALS = (TypeError, ValueError, MemoryError, IndexError, OSError, NotImplementedError)
-OTHERS = (RuntimeError, AttributeError, OverflowError, BufferError)  # of code of the user
+OTHERS = (RuntimeError, AttributeError, OverflowError, BufferError)  # these come from hostile code
 MADE = ("Gate", "LSTMCell", "LSTM", "Stream", "BoundGate")
 SIZES = [0, 1, 2, 3, 5, 8, 16, 17, 33, 64, 200]
 STORAGES = ["float32", "float32", "float64", "float16", "bfloat16", "int8"]
@@ -39,7 +39,7 @@ PROPERTIES = ["dtype", "shape", "mask", "ndim", "__class__", "__array_interface_
 METHODS = """__array__ __buffer__ __len__ __iter__ __getitem__ __fspath__ write keys items detach __float__ __bool__
     __index__ __int__ __gt__ __lt__ __eq__ __repr__""".split() + PROPERTIES  # fmt: skip
 WRONG = [None, 0, -1, 2**70, 1.5, "/nowhere", (), [1], np.ones((2, 3)), np.ones(4, "f"), np.ndarray, fastgate.Gate]
-EDITS = {  # of an array that is right: all but the last three to another of the same values
+EDITS = {  # they change a right array; all but the last three keep its values
     "fortran": np.asfortranarray,
     "spread": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
     "backwards": lambda a: a[::-1].copy()[::-1],
@@ -52,10 +52,10 @@ EDITS = {  # of an array that is right: all but the last three to another of the
     "shape": lambda a: np.ones([(*a.shape, 1), a.shape[1:], (a.size,), a.shape[::-1]][a.size % 4], a.dtype),
     "dtype": lambda a: np.zeros(a.shape, ["f4", "f8", "f2", "i8", "O", ">f4", "c8", "M8[s]", "?"][a.size % 9]),
 }
-SCRIPTS = st.lists(  # what code of the user does each time that it runs, to which argument, and how
+SCRIPTS = st.lists(  # what hostile code does each time that it runs, to which argument, and how
     st.tuples(st.sampled_from(["nothing", "raise", "collect", "again", "half-made", *CHANGES]),
               st.integers(0, 9), st.integers(0, 99)), min_size=1, max_size=3)  # fmt: skip
-HOSTILE = st.tuples(  # methods, base class, and answers: None is a right one
+HOSTILE = st.tuples(  # a hostile object's methods, its base class, and its answers: for None a right one
     st.one_of(st.just({"__array__"}), st.sets(st.sampled_from(METHODS), min_size=1)),
     st.sampled_from([object] * 6 + [float, int, str, dict, list]),
     st.one_of(st.just([None]), st.lists(st.sampled_from([None, *range(len(WRONG))]), min_size=1, max_size=3)),
@@ -91,7 +91,7 @@ class Script:
             if isinstance(a, (list, dict)):
                 a[[*a][how % len(a)] if isinstance(a, dict) else how % len(a)] = WRONG[how % len(WRONG)]
             elif what == "resize":
-                del a  # NumPy resizes what nobody else seems to hold
+                del a  # NumPy resizes an array only if nobody else seems to hold it
                 self.arguments.pop(which).resize((0, 1, 7, 5000)[how % 4])
             elif what == "write":
                 a[...] = (np.nan, 0, 1e30)[how % 3]
@@ -105,13 +105,13 @@ class Script:
             return  # NumPy refused, or there is nothing to replace
 
     def __del__(self):
-        """Of garbage: whenever the collector runs, which before Python 3.12 is in the middle of a call."""
+        """Acts when the script is collected as garbage: before Python 3.12 this happens in the middle of calls."""
         for _ in range(3):
             outcome(self.act, (), {}, OTHERS)
 
 
 def hostile(value, script, names, base, answers):
-    """An object whose methods act, and then answer as `value` or wrongly."""
+    """An object whose methods run the script, and then answer as `value` would, or wrongly."""
     answers = itertools.cycle(answers)
     right = {"__array__": lambda: value, "__buffer__": lambda: memoryview(value), "__float__": lambda: float(value),
              "__bool__": lambda: bool(value), "__index__": lambda: int(value), "__int__": lambda: int(value),
@@ -132,7 +132,7 @@ def hostile(value, script, names, base, answers):
     return kind()
 
 
-reshaping = []  # the script of a call that runs, which another thread performs
+reshaping = []  # the script of the call that runs: another thread reshapes its arguments
 
 
 def reshape_forever():
@@ -147,7 +147,7 @@ def reshape_forever():
 
 
 class Case:
-    """A call as hypothesis draws it: what gives its function, of fastgate or of the reference, and right arguments."""
+    """A call that hypothesis draws: right arguments, and a function that takes fastgate or the reference to call."""
 
     def __init__(self, data):
         self.draw, self.rng = data.draw, np.random.default_rng(data.draw(st.integers(0, 99)))
@@ -172,7 +172,7 @@ class Case:
         return self.one((), (1,), (3,), (2, 2), (0,), (50,))
 
     def made(self, kind):
-        """What makes a gate, cell or LSTM, its arguments and options."""
+        """The name of a class, and arguments and options that make a gate, cell or LSTM."""
         options = {"storage": self.storage, **self.some(threads=self.one(1, 2, "auto"))}
         m, n, hidden = (self.one(*SIZES) for _ in range(3))
         if kind == "Gate":
@@ -181,18 +181,18 @@ class Case:
         hidden, directions, layers = hidden % 65, 2 if kind == "Bidirectional" else 1, []
         outputs, peephole = self.one(hidden, hidden, 3), self.some(peephole=self.array(3, hidden)) if hidden else {}
         for k in range(self.one(1, 2, 3) if kind != "LSTMCell" else 1):
-            sides = [{
+            cells = [{
                 "weight_ih": self.array(4 * hidden, directions * outputs if k else n),
                 "weight_hh": self.array(4 * hidden, outputs), **peephole, **self.some(bias_ih=self.array(4 * hidden)),
                 **({"projection": self.array(outputs, hidden)} if outputs != hidden else {}),
             } for _ in range(directions)]  # fmt: skip
-            layers.append(sides if directions == 2 else sides[0])
+            layers.append(cells if directions == 2 else cells[0])
         if kind == "LSTMCell":
-            return kind, [sides[0].pop("weight_ih"), sides[0].pop("weight_hh")], {**sides[0], **options}
+            return kind, [cells[0].pop("weight_ih"), cells[0].pop("weight_hh")], {**cells[0], **options}
         return "LSTM", [layers], {**options, **self.some(batch_first=True)}
 
     def object(self, *kinds):
-        """What makes one of these, and one that fastgate made."""
+        """A function that makes one of these kinds, with fastgate or the reference, and one that fastgate made."""
         name, arguments, options = self.made(self.one(*kinds))
         make = functools.partial(lambda api: getattr(api, name)(*arguments, **options))
         return make, make(fastgate)
@@ -228,10 +228,10 @@ class Case:
 
     def call_LSTM(self):
         make, lstm = self.object("LSTM", "Bidirectional")
-        lead, sides = self.one((5,), (1,), (0,), (5, 3), (3, 1), (30, 4), (2, 0)), 1 + lstm.bidirectional
+        lead, directions = self.one((5,), (1,), (0,), (5, 3), (3, 1), (30, 4), (2, 0)), 1 + lstm.bidirectional
         batch = lead[:1] if lstm.batch_first and len(lead) == 2 else lead[1:]
-        sizes = lstm.output_size // sides, lstm.hidden_size
-        state = self.one(tuple, list)(self.array(lstm.num_layers * sides, *batch, size) for size in sizes)
+        sizes = lstm.output_size // directions, lstm.hidden_size
+        state = self.one(tuple, list)(self.array(lstm.num_layers * directions, *batch, size) for size in sizes)
         self.options = self.some(state=state, **({"lengths": self.rng.integers(0, 4, batch)} if batch else {}))
         if self.one(False, False, True):
             self.options |= self.some(layer=self.one(0, 5), direction=0)
@@ -280,7 +280,7 @@ class Case:
         def load(source):
             loaded, file = type(made).load(source), io.BytesIO()
             loaded.save(file)
-            assert file.getvalue() == data or type(source) is not np.ndarray, "it is saved again otherwise"
+            assert file.getvalue() == data or type(source) is not np.ndarray, "what was loaded is saved as other bytes"
             return loaded
         return lambda api: load, np.frombuffer(data, np.uint8)
 
@@ -304,7 +304,7 @@ calls, verbose = 0, False
 
 
 def mapped(tree, function, number=None):
-    """The same tree of lists, tuples and dicts, of what `function` makes of each leaf and its number."""
+    """A copy of a tree of lists, tuples and dicts, with function(leaf, number of the leaf) for each leaf."""
     number = number or itertools.count()
     if type(tree) is dict:
         return {key: mapped(part, function, number) for key, part in tree.items()}
@@ -314,7 +314,7 @@ def mapped(tree, function, number=None):
 
 
 def nodes(tree, *kinds):
-    """All that are of these types in it."""
+    """All nodes of a tree that are of these types."""
     inner = tree.values() if type(tree) is dict else tree if type(tree) in (list, tuple) else ()
     return [tree] * (type(tree) in kinds) + [node for part in inner for node in nodes(part, *kinds)]
 
@@ -324,17 +324,17 @@ def copied(tree):
 
 
 def outcome(function, arguments, options, others=()):
-    """What a call gives, by `plain`, or the name of the exception that it raises, if it may."""
+    """The result of a call, made `plain`, or the name of its exception, if it is one that calls may raise."""
     global calls
     calls += 1
     try:
         return plain(function(*arguments, **options))
     except (*REFUSALS, *others) as error:
-        return type(error).__name__ + ("" if others else f": {error}")  # a message may call code of the user
+        return type(error).__name__ + ("" if others else f": {error}")  # to make a message may run hostile code
 
 
 def plain(result):
-    """Copies of the arrays of a result; of an object those that make it again."""
+    """Copies of the arrays of a result; for an object of fastgate, of those that would make it again."""
     name = type(result).__name__
     if name == "BoundGate":
         return plain(result())
@@ -346,7 +346,7 @@ def plain(result):
 
 
 def same(got, expected, tolerance):
-    """Assert that outcomes are the same within a tolerance, or both refusals."""
+    """Assert that two outcomes are equal within a tolerance, or that both are refusals."""
     if isinstance(expected, list):
         assert isinstance(got, list) and len(got) == len(expected), f"{got} instead of {expected}"
         for a, b in zip(got, expected):
@@ -360,8 +360,8 @@ def same(got, expected, tolerance):
 
 
 def example(data):
-    """A call that is right or nearly so, and the same with hostile arguments."""
-    faulthandler.dump_traceback_later(300, exit=True)  # of an endless call
+    """Makes a call with arguments that are right or nearly so, and then with hostile ones."""
+    faulthandler.dump_traceback_later(300, exit=True)  # if a call does not end
     case = Case(data)
     function, right = case.function(fastgate), [case.arguments, case.options]
     index = st.integers(0, max(len(nodes(mapped(right, lambda _, k: k), int)) - 1, 0))
@@ -376,7 +376,7 @@ def example(data):
     arrays = nodes(given, np.ndarray)
     counts, before = [sys.getrefcount(a) for a in arrays], copied(arrays)
     got = outcome(function, *given)
-    assert counts == [sys.getrefcount(a) for a in arrays], "references to arguments are left"
+    assert counts == [sys.getrefcount(a) for a in arrays], "the call left references to arguments behind"
     if isinstance(got, str) or not nodes(case.options.get("out"), np.ndarray):
         same(arrays, before, 0)
     if case.has_twin:
@@ -387,7 +387,7 @@ def example(data):
 
 
 def attack(data, function, clean, index, got):
-    """The call with hostile arguments, of which `clean` gave `got`."""
+    """Makes the call with hostile arguments; with the arguments `clean` it gave `got`."""
     acts, chosen = data.draw(SCRIPTS), data.draw(st.dictionaries(index, HOSTILE, min_size=1, max_size=2))
     threaded, collects = data.draw(st.sampled_from([False] * 4 + [True])), data.draw(st.integers(0, 100))
     if verbose:
@@ -413,7 +413,7 @@ def attack(data, function, clean, index, got):
         gc.set_threshold(700)
     if isinstance(result, str) and not {"write", "restride"} & acts:
         assert before == [a.tobytes() for a in arrays], "a refused call wrote"
-    if not isinstance(got, str):  # copies may lie as the call takes them
+    if not isinstance(got, str):  # else the call may accept the copies, which are contiguous
         same(again(), got, 0)
         honest = all(kind[0] == {"__array__"} and kind[2] == [None] for kind in chosen.values())
         if honest and not (threaded or isinstance(result, str) or {*CHANGES, "raise"} & acts):

@@ -1,4 +1,4 @@
-"""setup.py: no flag of a user changes results, or the mode of the process that loads the module."""
+"""setup.py leaves out flags of the user that would change results, or the mode of the process that loads the core."""
 
 import re
 import runpy
@@ -24,7 +24,7 @@ HARMFUL = """-Ofast -ffast-math -funsafe-math-optimizations -fassociative-math -
 def setup_py(monkeypatch):
     setuptools = pytest.importorskip("setuptools")
     if not (ROOT / "setup.py").exists():
-        pytest.skip("needs the source tree")
+        pytest.skip("setup.py is not there: this is not the source tree")
     monkeypatch.setattr(setuptools, "setup", lambda **arguments: None)
     monkeypatch.chdir(ROOT)
     return runpy.run_path("setup.py")
@@ -43,7 +43,7 @@ def test_flags_that_change_results_are_left_out(setup_py, capsys):
     assert keep({"linker_so": ["cc", *HARMFUL, *HARMFUL]}) == {"linker_so": ["cc"]}
 
 
-def test_cmake_leaves_out_the_same(setup_py):
+def test_cmake_leaves_out_the_same_flags(setup_py):
     text = (ROOT / "csrc" / "CMakeLists.txt").read_text()
     expression = re.search(r'string\(CONCAT changes_results((\s*"[^"\n]*")*\))', text)[1]
     assert "".join(re.findall(r'"([^"]*)"', expression)) == setup_py["CHANGES_RESULTS"].pattern

@@ -1,11 +1,12 @@
-"""out= that tells where its memory is by DLPack, such as a tensor of torch."""
+"""out may be an object that gives its memory by DLPack, such as a tensor of torch."""
 
 import numpy as np
 import pytest
 from helpers import draw, draw_gate
 
+
 class Exporter:
-    """What has memory to write to, and tells by DLPack alone."""
+    """An object that gives its memory by DLPack, and in no other way."""
 
     def __init__(self, array):
         self.array = array
@@ -18,14 +19,16 @@ class Exporter:
 
 
 class Elsewhere(Exporter):
+    """An exporter whose memory a CPU cannot reach."""
+
     def __dlpack__(self, **options):
         raise BufferError("the memory is on another device")
 
 
-WRITES_DLPACK = tuple(map(int, np.__version__.split(".")[:2])) >= (2, 1)  # before, what is taken is read-only
+WRITES_DLPACK = tuple(map(int, np.__version__.split(".")[:2])) >= (2, 1)
 
 
-@pytest.mark.skipif(not WRITES_DLPACK, reason="NumPy before 2.1 does not write to what it takes through DLPack")
+@pytest.mark.skipif(not WRITES_DLPACK, reason="NumPy before 2.1 makes arrays from DLPack read-only")
 def test_out_through_dlpack(api):
     weight, bias = draw_gate(7, 5)
     x = draw(3, 5)

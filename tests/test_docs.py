@@ -1,4 +1,4 @@
-"""The code that README and docs show runs: all of the Python, and the C if there are a compiler and libfastgate.a."""
+"""All Python code in README and docs runs, and the C code if there are a compiler and libfastgate.a."""
 
 import ast
 import importlib.util
@@ -15,15 +15,16 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("README.md"), *sorted((ROOT / "docs").glob("*.md"))]
 PACKAGE = Path(fastgate.__file__).parent
-pytestmark = pytest.mark.skipif(not PAGES, reason="needs the source tree")
+pytestmark = pytest.mark.skipif(not PAGES, reason="README and docs are not there: this is not the source tree")
 
 
 def blocks(text, language):
+    """The blocks of code in this language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
 
 
 def programs():
-    """A program is a block that imports NumPy and the blocks that follow it."""
+    """The programs of all pages: a block that imports NumPy begins one, and the blocks after it continue it."""
     for page in PAGES:
         parts = blocks(page.read_text(), "python")
         starts = [i for i, code in enumerate(parts) if code.startswith("import numpy")]
@@ -32,11 +33,11 @@ def programs():
 
 
 def run(code, names=None):
-    """The names that the code leaves; skips where it imports what is not there."""
+    """Run code and return its names; skip the test if a module that it imports is not installed."""
     for node in ast.walk(ast.parse(code)):
         for name in [alias.name for alias in node.names] if isinstance(node, ast.Import) else []:
             if not importlib.util.find_spec(name.partition(".")[0]):
-                pytest.skip(f"needs {name}")
+                pytest.skip(f"{name} is not installed")
     names = {} if names is None else names
     exec(compile(code, "<docs>", "exec"), names)
     return names
@@ -48,14 +49,14 @@ def _files_go_elsewhere(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("program", list(programs()))
-def test_docs(program):
+def test_programs_run(program):
     if "import keras" in program and not os.environ.get("KERAS_BACKEND"):
-        pytest.skip("needs KERAS_BACKEND")
+        pytest.skip("KERAS_BACKEND is not set")
     run(program)
 
 
-def test_serving():
-    """The service's answers are those of a stream for each client, to the bit."""
+def test_the_service_of_serving_md_answers_as_streams():
+    """The answers to each client have the bits of a stream that is its own."""
     names = run("\n".join(blocks((ROOT / "docs" / "serving.md").read_text(), "python")))
     for sequence, ys in zip(names["sequences"], names["answers"], strict=True):
         stream = names["lstm"].stream()
@@ -64,16 +65,16 @@ def test_serving():
 
 
 def fragments(page):
-    """The blocks before the first program."""
+    """The blocks of a page that come before its first program."""
     parts = blocks(page.read_text(), "python")
     return parts[: next((i for i, code in enumerate(parts) if code.startswith("import numpy")), None)]
 
 
-def test_every_block_is_run():
+def test_only_switching_md_has_fragments():
     assert [page.stem for page in PAGES if fragments(page)] == ["switching"]
 
 
-# The names that the fragments of switching.md use: 5 steps, a batch of 2, 3 inputs, 4 units.
+# For each function whose fragment switching.md shows, the code that defines the names which the fragment uses.
 SUPPOSED = {
     "torch.convert": """
         import torch
@@ -133,9 +134,9 @@ SUPPOSED = {
 
 
 @pytest.mark.parametrize("maker", SUPPOSED)
-def test_switching(maker):
+def test_fragments_of_switching_md_run(maker):
     if "keras" in maker and not os.environ.get("KERAS_BACKEND"):
-        pytest.skip("needs KERAS_BACKEND")
+        pytest.skip("KERAS_BACKEND is not set")
     [code] = [code for code in fragments(ROOT / "docs" / "switching.md") if f"{maker}(" in code]
     names = run(re.sub("^ {8}", "", SUPPOSED[maker], flags=re.M), {"np": np, "fastgate": fastgate})
     run(code, names)
@@ -148,25 +149,25 @@ def test_switching(maker):
         np.testing.assert_allclose(names["y"], names["expected"], atol=1e-6)
 
 
-def test_every_fragment_is_run():
+def test_every_fragment_of_switching_md_is_run_once():
     codes = fragments(ROOT / "docs" / "switching.md")
     assert [sum(f"{maker}(" in code for maker in SUPPOSED) for code in codes] == [1] * len(codes)
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("[A-Z]*.md")), ids=lambda page: page.name)
-def test_links_to_files(page):
+def test_links_lead_to_files(page):
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
         assert (page.parent / link).exists(), link
 
 
-def test_citation():
+def test_the_citation_has_this_version():
     [version] = re.findall(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.M)
     assert version == fastgate.__version__
 
 
-@pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler")
-@pytest.mark.skipif(not (PACKAGE / "lib" / "libfastgate.a").exists(), reason="needs libfastgate.a")
-def test_c(tmp_path):
+@pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler cc")
+@pytest.mark.skipif(not (PACKAGE / "lib" / "libfastgate.a").exists(), reason="libfastgate.a is not installed")
+def test_programs_in_c_print_what_python_computes(tmp_path):
     programs = blocks((ROOT / "docs" / "c.md").read_text(), "c")
     k, i = np.arange(3), np.arange(12)[:, None]
     cell = fastgate.LSTMCell(np.float32((i - k[:2]) / 16), np.float32((i + k) / -32))

@@ -1,4 +1,4 @@
-"""The example of scaling out, in Dask's own processes, against one process."""
+"""The example of scaling out gives in Dask's worker processes what one process computes."""
 
 import importlib
 import os
@@ -11,13 +11,13 @@ import pytest
 from helpers import same_bits
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-ROWS, BLOCK = 2500, 300  # nine blocks, the last one uneven
+ROWS, BLOCK = 2500, 300  # nine blocks, of which the last is shorter
 
-pytestmark = pytest.mark.skipif(not EXAMPLES.exists(), reason="needs the source tree")
+pytestmark = pytest.mark.skipif(not EXAMPLES.exists(), reason="the examples are not there: this is not the source tree")
 
 
 class Counted:
-    """A model that notes where it is unpickled: a line in the file, the process and its FASTGATE_THREADS."""
+    """A model that adds a line to a file when it is unpickled: the process, and its FASTGATE_THREADS."""
 
     def __init__(self, model, log):
         self.model, self.log = model, log
@@ -33,9 +33,9 @@ class Counted:
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    """(the module of the job, a file of images, what one process that takes all at once makes of them).
+    """The module of the job, a file of images, and the scores that one process computes of all images at once.
 
-    The examples are there to import, in the processes that start from now on too.
+    The examples can be imported, also by processes that start from now on.
     """
     folder = tmp_path_factory.mktemp("job")
     with pytest.MonkeyPatch.context() as patch:
@@ -57,7 +57,7 @@ def narrow(tmp_path):
 
 
 def unpickled(log):
-    """The processes that did, once for each time, in order; in all of them gates run on one thread."""
+    """The processes that unpickled the model, each once for each time; asserts that they use one thread for gates."""
     lines = [line.split() for line in log.read_text().splitlines()]
     assert {threads for _, threads in lines} == {"1"}
     return sorted(int(process) for process, _ in lines)
@@ -66,8 +66,8 @@ def unpickled(log):
 # ---- the job ----------------------------------------------------------------------------------
 
 
-def test_scores_by_hand(job):
-    """Of Gate and LSTM, by fastgate.reference in float64."""
+def test_scores_are_those_of_the_reference(job):
+    """fastgate.reference computes them in float64 from the same weights."""
     scoring, images, expected = job
     model, reference = scoring.Model(), fastgate.reference
     rows = np.load(images)[:200] / 16.0
@@ -87,7 +87,7 @@ def test_scores_by_hand(job):
     np.testing.assert_allclose(expected[:200, 1], np.mean(error**2, axis=(1, 2)), rtol=1e-4)
 
 
-def test_scores_tell_the_scrambled(job, tmp_path):
+def test_scrambled_images_have_higher_scores(job, tmp_path):
     scoring, _, _ = job
     scrambled = scoring.write_images(tmp_path / "i.npy", 5000)
     scores = scoring.score(tmp_path / "i.npy", 0, 5000, scoring.Model())
@@ -96,7 +96,7 @@ def test_scores_tell_the_scrambled(job, tmp_path):
         assert np.median(column[scrambled]) > np.quantile(column[~scrambled], 0.99)
 
 
-def test_any_piece_gives_the_same_bits(job):
+def test_every_piece_of_the_job_gives_the_same_bits(job):
     scoring, images, expected = job
     model = scoring.Model()
     same_bits(scoring.score(images, 0, ROWS, model), expected)
@@ -109,7 +109,7 @@ def test_any_piece_gives_the_same_bits(job):
 
 @pytest.fixture(scope="module")
 def dask(job):
-    """(the example, a client of two workers)"""
+    """The example, and a client of two workers."""
     pytest.importorskip("dask.array")
     pytest.importorskip("distributed")
     example = importlib.import_module("dask_scoring")
@@ -140,12 +140,12 @@ def test_dask_raises_what_a_worker_raises(dask, job, narrow):
         example.run(client, example.scores(narrow, model, BLOCK))
 
 
-def test_dask_command_line(dask, job, monkeypatch, capsys):
+def test_the_command_line_of_the_dask_example(dask, job, monkeypatch, capsys):
     example, client = dask
     scoring, images, _ = job
     monkeypatch.setattr(sys, "argv", ["dask_scoring.py", "--rows", "3000"])
     assert example.main() == 0
-    lines = capsys.readouterr().out.splitlines()  # no progress bar: not a terminal
+    lines = capsys.readouterr().out.splitlines()  # there is no progress bar, as this is no terminal
     assert len(lines) == 4 and lines[1].endswith("the same bits")
     example.compare(client, images, example.share(client, scoring.Model()), rounds=2)
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["1", "1", "median"]

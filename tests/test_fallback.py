@@ -1,11 +1,11 @@
-"""Where the compiled core cannot be loaded, NumPy computes, and says so once."""
+"""Where the compiled core cannot be loaded, fastgate computes with NumPy, and warns of it once."""
 
 import textwrap
 
 import pytest
 from helpers import run_python
 
-# A finder that stands first and refuses the core, as a broken or absent .so would.
+# The first finder refuses the core: to fastgate that looks like a broken or absent .so.
 WITHOUT_CORE = """
 import sys
 
@@ -38,8 +38,8 @@ def test_one_warning_and_right_results():
 
         [warning] = caught
         assert warning.category is RuntimeWarning
-        assert "libsomething.so" in str(warning.message), "the reason is told"
-        assert warning.filename == "<string>", "the warning points at the import"
+        assert "libsomething.so" in str(warning.message), "the warning gives no reason"
+        assert warning.filename == "<string>", "the warning does not point at the import"
         assert fastgate.Gate is fastgate.reference.Gate and fastgate.gate is fastgate.reference.gate
 
         weight = np.arange(6, dtype=np.float32).reshape(2, 3) / 10
@@ -59,12 +59,12 @@ def test_one_warning_and_right_results():
     assert run.stdout == "ok\n", run.stderr
 
 
-def test_show_config_says_so():
+def test_show_config_names_the_reference():
     run = python("fastgate.show_config()")
     assert "NumPy reference" in run.stdout and "ISA in use   none" in run.stdout
 
 
-def test_an_isa_cannot_be_had():
+def test_an_instruction_set_cannot_be_chosen():
     run = python("", FASTGATE_ISA="avx2")
     assert run.returncode == 1 and "ImportError: FASTGATE_ISA=avx2" in run.stderr
 

@@ -1,10 +1,9 @@
-"""Code of the user that runs in the middle of a call, and objects that are not made yet.
+"""Calls survive code of the user that runs in the middle of them, and objects that are not made yet refuse every use.
 
-A conversion, such as __array__, may reshape or replace what a call converted before. Then the call gives a right
-result or an exception; under AddressSanitizer it also reads and writes nothing else.
+A conversion, such as __array__, may reshape or replace an array that a call converted before. Then the call returns a
+right result or raises an exception; under AddressSanitizer these tests also show that it touches no other memory.
 """
 
-import array
 import copy
 import gc
 import io
@@ -19,7 +18,7 @@ import warnings
 import fastgate
 import numpy as np
 import pytest
-from helpers import compiled_only, draw, same_bits
+from helpers import alarms, compiled_only, draw, needs_timers, same_bits
 from helpers.hostile import Hostile, HostileBuffer
 
 pytestmark = compiled_only
@@ -27,34 +26,34 @@ f = np.float32
 
 
 def reshapes(*arrays):
-    """Gives arrays every shape that they can have, in place, and is at last what it is first."""
+    """A function that gives arrays other shapes, in place."""
 
     def act():
         for a in arrays:
             for shape in [(a.size,), (1, a.size), (a.size, 1), (1, 1, a.size)]:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # NumPy's, of setting a shape
+                    warnings.simplefilter("ignore")  # NumPy warns of setting a shape
                     a.shape = shape
 
     return act
 
 
 def survives(call):
-    """A result or an exception of those that calls have."""
+    """The result of a call, or None if it raises an exception that calls may raise."""
     try:
         return call()
     except (TypeError, ValueError, RuntimeError, IndexError):
         return None
 
 
-def parameters(hidden, n):
-    return np.ones((4 * hidden, n), f), np.ones((4 * hidden, hidden), f)
+def layer(hidden, n):
+    return {"weight_ih": np.ones((4 * hidden, n), f), "weight_hh": np.ones((4 * hidden, hidden), f)}
 
 
-# ---- A: between a check and its use -----------------------------------------------------------
+# ---- arrays that change between a check and its use -------------------------------------------
 
 
-def test_gates_of_arrays_that_change():
+def test_making_a_gate_survives_arrays_that_change():
     for m, n in [(64, 32), (1, 1), (8000, 8), (16, 0)]:
         w, b = np.ones((m, n), f), np.zeros(m, f)
         survives(lambda: fastgate.Gate(w, Hostile(b, reshapes(w))))
@@ -65,7 +64,7 @@ def test_gates_of_arrays_that_change():
         survives(lambda: fastgate.Gate(np.ones((m, n), f), threads=Hostile(2, reshapes(w))))
 
 
-def test_calls_of_gates_whose_inputs_change():
+def test_calling_a_gate_survives_inputs_that_change():
     gate = fastgate.Gate(draw(40, 30))
     for parts in (1, 2, 3, 9):
         for hostile in range(parts):
@@ -79,10 +78,10 @@ def test_calls_of_gates_whose_inputs_change():
     survives(lambda: gate(x.tolist(), out=Hostile(y, reshapes(x))))
 
 
-def test_cells_of_arrays_that_change():
+def test_making_cells_and_lstms_survives_arrays_that_change():
     for hidden, n in [(2000, 8), (512, 64), (1, 1)]:
-        wi, wh = parameters(hidden, n)
-        act = reshapes(wi, wh)
+        weights = layer(hidden, n)
+        act = reshapes(*weights.values())
         for options in (
             {"input_forget": Hostile(False, act)},
             {"clip": Hostile(1.0, act)},
@@ -92,15 +91,14 @@ def test_cells_of_arrays_that_change():
             {"peephole": Hostile(np.zeros((3, hidden), f), act)},
             {"projection": Hostile(np.zeros((hidden, hidden), f), act)},
         ):
-            survives(lambda o=options: fastgate.LSTMCell(wi, wh, **o))
-            own = {k: o for k, o in options.items() if k in ("bias_ih", "peephole", "projection")}
-            rest = {k: o for k, o in options.items() if k not in own}
-            layer = {"weight_ih": wi, "weight_hh": wh, **own}
-            survives(lambda layer=layer, rest=rest: fastgate.LSTM([layer, layer], **rest))
+            survives(lambda o=options: fastgate.LSTMCell(**weights, **o))
+            arrays = {k: o for k, o in options.items() if k in ("bias_ih", "peephole", "projection")}
+            rest = {k: o for k, o in options.items() if k not in arrays}
+            survives(lambda one={**weights, **arrays}, rest=rest: fastgate.LSTM([one, one], **rest))
 
 
-def test_calls_of_cells_and_streams_whose_inputs_change():
-    cell = fastgate.LSTMCell(*parameters(512, 64))
+def test_calling_cells_and_streams_survives_inputs_that_change():
+    cell = fastgate.LSTMCell(**layer(512, 64))
     for hostile in range(5):
         arrays = [np.ones((4, size), f) for size in (64, 512, 512, 512, 512)]
         act = reshapes(*(a for i, a in enumerate(arrays) if i != hostile))
@@ -116,8 +114,8 @@ def test_calls_of_cells_and_streams_whose_inputs_change():
     survives(lambda: stream.reset(Hostile(np.arange(4), lambda: stream.reset())))
 
 
-def test_calls_of_lstms_whose_inputs_change():
-    lstm = fastgate.LSTM([dict(zip(("weight_ih", "weight_hh"), parameters(32, 8)))])
+def test_calling_lstms_survives_inputs_that_change():
+    lstm = fastgate.LSTM([layer(32, 8)])
     for hostile in range(5):
         arrays = [np.ones((5, 3, 8), f), np.ones((1, 3, 32), f), np.ones((1, 3, 32), f), np.array([5, 2, 3]),
                   np.ones((5, 3, 32), f)]
@@ -134,23 +132,23 @@ def retypes(a, dtype):
     return act
 
 
-def test_arrays_whose_dtype_changes():
+def test_calls_survive_arrays_whose_dtype_changes():
     w = np.ones((64, 32))
     bias = Hostile(np.zeros(64), retypes(w, f))
     survives(lambda: fastgate.Gate(w, bias, storage="float64"))
     survives(lambda: fastgate.gate(np.ones(32), w, bias))
-    lstm = fastgate.LSTM([dict(zip(("weight_ih", "weight_hh"), parameters(32, 8)))])
+    lstm = fastgate.LSTM([layer(32, 8)])
     for dtype in (np.float16, np.float64):
-        h = np.ones((1, 3, 16 if dtype == np.float16 else 64), f)  # of the right shape afterwards
+        h = np.ones((1, 3, 16 if dtype == np.float16 else 64), f)  # its shape is right after the change
         stream = lstm.stream(3)
         survives(lambda: setattr(stream, "state", (h, Hostile(np.ones((1, 3, 32), f), retypes(h, dtype)))))
         assert h.dtype == dtype
         same_bits(stream.state[0], h.astype(f))
 
 
-def test_calls_without_a_state_whose_finalizers_reshape_x():
-    """Before Python 3.12, the garbage collector runs where an object is made."""
-    cell = fastgate.LSTMCell(*parameters(8, 64))
+def test_a_cell_survives_finalizers_that_reshape_x():
+    """Before Python 3.12 the garbage collector may run whenever an object is made, so also in the middle of a call."""
+    cell = fastgate.LSTMCell(**layer(8, 64))
     x = np.ones((4, 64), f)
     want = cell(x)[0]
 
@@ -181,7 +179,7 @@ def test_calls_without_a_state_whose_finalizers_reshape_x():
 
 @pytest.mark.parametrize("made", [np.ndarray, type("Subclass", (np.ndarray,), {})])
 def test_bound_inputs_are_not_resized(made):
-    """NumPy resizes an array of which it counts two references, its own included: a view is not enough to hold it."""
+    """NumPy resizes an array unless more references to it than expected are counted, so bind must hold some itself."""
     arrays = [np.ones(1000, f).view(made).copy() for _ in range(2)]
     bound = fastgate.Gate(draw(3, 2000)).bind(*arrays, out=np.empty(3, f))
     want = bound().copy()
@@ -193,9 +191,9 @@ def test_bound_inputs_are_not_resized(made):
 
 @pytest.mark.parametrize("of", ["gate", "cell"])
 def test_inputs_are_not_resized_during_a_call(of):
-    """Another thread takes an array from the list that the call took it from: only the call holds it then."""
+    """Another thread removes the array from its list during the call, so that only the call refers to it."""
     gate = fastgate.Gate(np.ones((256, 512), f) / 512)
-    cell = fastgate.LSTMCell(*parameters(128, 512))
+    cell = fastgate.LSTMCell(**layer(128, 512))
     arrays, refused = [np.ones((5000, 512), f)], []
     entered = threading.Event()
 
@@ -216,8 +214,8 @@ def test_inputs_are_not_resized_during_a_call(of):
     assert refused and np.isfinite(y).all() and (y == y[0]).all()
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python before 3.12 calls no __buffer__")
-def test_outputs_whose_buffers_change_inputs():
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python calls __buffer__ from 3.12 on")
+def test_calls_survive_outputs_whose_buffers_change_inputs():
     x, h = np.ones((4, 64), f), np.zeros((4, 512), f)
     gate, y = fastgate.Gate(draw(512, 64)), h.copy()
 
@@ -230,12 +228,12 @@ def test_outputs_whose_buffers_change_inputs():
     x.shape = (4, 64)
     survives(lambda: gate(x, out=Out()))
     x.shape = (4, 64)
-    survives(lambda: fastgate.LSTMCell(*parameters(512, 64))(x, h, h.copy(), out=(h.copy(), Out())))
+    survives(lambda: fastgate.LSTMCell(**layer(512, 64))(x, h, h.copy(), out=(h.copy(), Out())))
 
 
 @pytest.mark.parametrize("base", [object, str])
-def test_paths_that_are_numbers(base, tmp_path):
-    """open() takes what has an __index__ as a file descriptor, and closes it at the end."""
+def test_a_path_with_an_index_is_not_a_file_descriptor(base, tmp_path):
+    """open() would take such an object for a descriptor, and close it in the end."""
     fastgate.Gate([[1.0]]).save(tmp_path / "gate")
     with open(tmp_path / "other", "wb") as file:
 
@@ -265,24 +263,23 @@ def test_integers_are_converted_once():
     finally:
         fastgate.set_threads(None)
     assert fastgate.Gate([[1.0]], threads=Changing()).threads == 2
-    assert fastgate.LSTMCell(*parameters(2, 2)).stream(Changing()).batch == 2
+    assert fastgate.LSTMCell(**layer(2, 2)).stream(Changing()).batch == 2
 
 
 def test_layers_from_a_generator_that_fills_one_buffer(api):
-    wi, wh = parameters(3, 3)
+    weights = layer(3, 3)
 
     def layers():
         for k in range(3):
-            wi[...] = k
-            wh[...] = -k
-            yield {"weight_ih": wi, "weight_hh": wh}
+            weights["weight_ih"][...], weights["weight_hh"][...] = k, -k
+            yield weights
 
     separate = [{"weight_ih": np.full((12, 3), k, f), "weight_hh": np.full((12, 3), -k, f)} for k in range(3)]
     x = draw(4, 3)
     same_bits(api.LSTM(layers())(x)[0], api.LSTM(separate)(x)[0])
 
 
-# ---- B: objects that are not made yet ---------------------------------------------------------
+# ---- objects that are not made yet ------------------------------------------------------------
 
 HALF_MADE = {
     "Gate": lambda act: fastgate.Gate(Hostile(np.ones((2, 3), f), act)),
@@ -290,21 +287,21 @@ HALF_MADE = {
     "LSTM": lambda act: fastgate.LSTM(
         [{"weight_ih": Hostile(np.ones((8, 3), f), act), "weight_hh": np.ones((8, 2), f)}]
     ),
-    "Stream": lambda act: fastgate.LSTMCell(*parameters(2, 3)).stream(Hostile(4, act)),
+    "Stream": lambda act: fastgate.LSTMCell(**layer(2, 3)).stream(Hostile(4, act)),
     "BoundGate": lambda act: fastgate.Gate([[1.0]]).bind(HostileBuffer(act), out=np.ones(1, f)),
 }
 
 
 @pytest.mark.parametrize("name", HALF_MADE)
 def test_half_made_objects_refuse_everything(name):
-    """Other threads find them with gc.get_objects(); so does what runs in the middle."""
+    """Other threads, and code that runs in the middle of a constructor, can find them with gc.get_objects()."""
     def act():
         for o in gc.get_objects():
             if type(o).__name__ != name or not type(o).__module__.startswith("fastgate"):
                 continue
             try:
                 repr(o)
-                continue  # a whole one, of another test
+                continue  # it is a complete object, of another test
             except Exception as error:
                 assert isinstance(error, (TypeError, AttributeError, ValueError))
             x = np.ones(3, f)
@@ -335,23 +332,21 @@ def test_half_made_objects_refuse_everything(name):
 
 
 def test_objects_are_not_found_by_the_collector():
-    """No cycle goes through them, so it need not know them; and nobody finds one that is not made yet."""
-    gate, cell = fastgate.Gate([[1.0]]), fastgate.LSTMCell(*parameters(2, 2))
-    lstm = fastgate.LSTM([dict(zip(("weight_ih", "weight_hh"), parameters(2, 2)))])
+    """They are in no cycles, so the collector need not know them; then nobody finds one that is not made yet."""
+    gate, cell, lstm = fastgate.Gate([[1.0]]), fastgate.LSTMCell(**layer(2, 2)), fastgate.LSTM([layer(2, 2)])
     assert not any(gc.is_tracked(o) for o in (gate, cell, lstm, lstm.stream(), cell.stream(3)))
 
 
-def test_a_cell_is_no_lstm_of_two_layers():
-    """Not even for a moment, in which a profiler could take it."""
-    layer = dict(zip(("weight_ih", "weight_hh"), parameters(2, 2)))
+def test_a_cell_is_not_loaded_from_an_lstm_of_two_layers():
+    """It is refused before there is an object, which a profiler could use."""
     file = io.BytesIO()
-    fastgate.LSTM([layer, layer]).save(file)
+    fastgate.LSTM([layer(2, 2)] * 2).save(file)
     with pytest.raises(ValueError, match="one layer"):
         fastgate.LSTMCell.load(file.getvalue())
 
 
-def test_types_of_two_names():
-    """NumPy has several C types of one kind."""
+def test_a_dtype_of_either_c_type_is_accepted():
+    """Where long double is double, NumPy has two float64 dtypes, which are equal but not the same."""
     double = np.longdouble if np.dtype(np.longdouble) == np.dtype(np.float64) else np.double
     weight = np.ones((4, 4), double)
     assert fastgate.Gate(weight, storage="float64")(np.ones(4, double)).dtype == np.float64
@@ -359,19 +354,23 @@ def test_types_of_two_names():
 
 def test_empty_arrays_overlap_nothing():
     memory = np.empty((5, 2, 3), f)
-    cell = fastgate.LSTMCell(*parameters(3, 3))
+    cell = fastgate.LSTMCell(**layer(3, 3))
     x, h = np.empty((0, 3), f), np.empty((0, 3), f)
     assert cell(x, h, h, out=(memory[:0, 1], memory[:0, 0]))[0].shape == (0, 3)
     gate, y = fastgate.Gate(np.ones((2, 3), f)), np.empty((4, 2), f)
     gate.bind(y[:, :0], np.ones((4, 3), f), out=y)()
 
 
-# ---- G: what is no number ---------------------------------------------------------------------
+# ---- values that are no numbers ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "value",
     [
+        "abcd",
+        object(),
+        {1: 2},
+        [1, {}],
         [None, 1.0],
         ["1", "2"],
         [b"1", b"2"],
@@ -383,9 +382,8 @@ def test_empty_arrays_overlap_nothing():
     ],
     ids=repr,
 )
-def test_what_is_no_number_is_refused(api, value):
-    cell = api.LSTMCell(*parameters(2, 2))
-    lstm = api.LSTM([dict(zip(("weight_ih", "weight_hh"), parameters(2, 2)))])
+def test_values_that_are_no_numbers_are_refused(api, value):
+    cell, lstm = api.LSTMCell(**layer(2, 2)), api.LSTM([layer(2, 2)])
     rows = value[np.newaxis] if isinstance(value, np.ma.MaskedArray) else [value]
     for call in (
         lambda: api.Gate(np.ones((3, 2), f))(value),
@@ -401,7 +399,7 @@ def test_what_is_no_number_is_refused(api, value):
             call()
 
 
-def test_numbers_of_other_kinds_are_taken(api):
+def test_numbers_of_other_kinds_are_accepted(api):
     from fractions import Fraction
 
     gate = api.Gate(np.ones((1, 2), f))
@@ -410,17 +408,17 @@ def test_numbers_of_other_kinds_are_taken(api):
     same_bits(gate([10**40, 0]), gate([np.inf, 0]))
 
 
-def test_clips_that_are_too_small(api):
+def test_clips_that_are_too_small_are_refused(api):
     from fractions import Fraction
 
     for value in (Fraction(1, 10**400), 1e-400, -Fraction(1, 10**400)):
         for name in ("clip", "gate_clip"):
             with pytest.raises(ValueError, match=f"{name} must be positive"):
-                api.LSTMCell(*parameters(2, 2), **{name: value})
+                api.LSTMCell(**layer(2, 2), **{name: value})
 
 
 class Tensor:
-    """As torch's that wants a gradient."""
+    """Raises what a tensor of torch raises that requires a gradient."""
 
     def detach(self):
         return self
@@ -432,34 +430,34 @@ class Tensor:
 PackedSequence = type("PackedSequence", (tuple,), {})
 
 
-def test_what_torch_gives(api):
+def test_errors_say_how_to_convert_what_torch_gives(api):
     gate = api.Gate(np.ones((1, 2), f))
     with pytest.raises(TypeError, match=r"requires grad.*x\.detach\(\)"):
         gate(Tensor())
-    lstm = api.LSTM([dict(zip(("weight_ih", "weight_hh"), parameters(2, 2)))])
+    lstm = api.LSTM([layer(2, 2)])
     with pytest.raises(TypeError, match="pad_packed_sequence"):
         lstm(PackedSequence((1, 2)))
 
 
-# ---- I: signals -------------------------------------------------------------------------------
+# ---- signals ----------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timers")
+@needs_timers
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("call", ["lstm", "gate", "once", "cell"])
 def test_long_calls_answer_signals(call, threads):
-    """Each would take many seconds; handlers run within it, and what they raise ends it."""
+    """Each call would take many seconds; signal handlers run within it, and an exception of theirs ends it."""
     big = np.broadcast_to(draw(1, 256), (400_000, 256))
     gate = fastgate.Gate(draw(512, 256), threads=threads)
-    lstm = fastgate.LSTM([{"weight_ih": draw(2048, 256), "weight_hh": draw(2048, 512) / 30}], threads=threads)
+    weights = {"weight_ih": draw(2048, 256), "weight_hh": draw(2048, 512) / 30}
+    lstm, cell = fastgate.LSTM([weights], threads=threads), fastgate.LSTMCell(**weights, threads=threads)
+    state = np.zeros((20_000, 512), f), np.zeros((20_000, 512), f)
     calls = {
         "lstm": lambda: lstm(np.broadcast_to(draw(1, 64, 256), (20_000, 64, 256))),
         "gate": lambda: [gate(big) for _ in range(100)],
         "once": lambda: [fastgate.gate(big, draw(512, 256)) for _ in range(100)],
         "cell": lambda: [cell(big[:20_000], *state, out=state) for _ in range(1000)],
     }
-    cell = fastgate.LSTMCell(draw(2048, 256), draw(2048, 512) / 30, threads=threads)
-    state = np.zeros((20_000, 512), f), np.zeros((20_000, 512), f)
     handled = []
 
     class Stop(Exception):
@@ -470,20 +468,14 @@ def test_long_calls_answer_signals(call, threads):
         if len(handled) == 3:
             raise Stop
 
-    before = signal.signal(signal.SIGALRM, handler)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
-        with pytest.raises(Stop):
-            calls[call]()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    with alarms(handler, 0.2, 0.2), pytest.raises(Stop):
+        calls[call]()
     assert len(handled) >= 3
     same_bits(gate(draw(256)), fastgate.Gate(draw(512, 256))(draw(256)))
 
 
 def test_a_call_of_another_thread_is_not_ended():
-    """Signals are the main thread's: what another thread computes goes on."""
+    """Only the main thread handles signals, so calls of other threads go on."""
     lstm = fastgate.LSTM([{"weight_ih": draw(512, 64), "weight_hh": draw(512, 128) / 30}])
     x, results = draw(3000, 8, 64), []
     want = lstm(x)[0]
@@ -495,38 +487,3 @@ def test_a_call_of_another_thread_is_not_ended():
     thread.join()
     signal.signal(signal.SIGINT, before)
     same_bits(results[0], want)
-
-
-# ---- L: CPUs ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "files, quota",
-    [
-        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1.5),
-        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "max 100000\n"}, np.inf),
-        ({"/proc/self/cgroup": "0::/a/b\n", "/sys/fs/cgroup/a/cpu.max": "50000 100000\n"}, 0.5),
-        ({"/proc/self/cgroup": "0::/a/b\n", "/sys/fs/cgroup/a/b/cpu.max": "300000 100000\n",
-          "/sys/fs/cgroup/a/cpu.max": "200000 100000\n"}, 2),
-        ({"/proc/self/cgroup": "3:cpu,cpuacct:/x\n1:memory:/y\n", "/sys/fs/cgroup/cpu/x/cpu.cfs_quota_us": "250000\n",
-          "/sys/fs/cgroup/cpu/x/cpu.cfs_period_us": "100000\n"}, 2.5),
-        ({"/proc/self/cgroup": "3:cpu:/x\n", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
-          "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, np.inf),
-        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "nonsense\n"}, np.inf),
-        ({}, np.inf),
-    ],
-)  # fmt: skip
-def test_quotas_of_containers(files, quota, monkeypatch):
-    monkeypatch.setattr(fastgate._parameters, "_lines", lambda path: files.get(path, "").splitlines())
-    assert fastgate._parameters._quota() == quota
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
-    assert fastgate._parameters.cpu_count() == (64 if quota == np.inf else max(1, int(np.ceil(quota))))
-
-
-def test_buffers_are_held_while_they_are_bound():
-    gate = fastgate.Gate(np.ones((2, 3), f))
-    x, y = array.array("f", [1, 2, 3]), array.array("f", [0, 0])
-    bound = gate.bind(x, out=y)
-    with pytest.raises(BufferError):
-        x.append(1)
-    assert bound() is y

@@ -1,4 +1,4 @@
-"""Sizes beyond memory, and memory that runs out: a MemoryError, and nothing leaks."""
+"""Sizes beyond memory are refused, and memory that runs out raises MemoryError; neither leaks."""
 
 import os
 
@@ -8,51 +8,41 @@ from helpers import compiled_only, dtype_of, linux_only, run_python, storages
 from helpers.layers import draw_layer
 
 
+def refused(call, *shapes, dtype=np.float32):
+    """Assert that there is no memory for a call with arrays of these shapes, which take none themselves."""
+    with pytest.raises((MemoryError, ValueError)):
+        call(*(np.broadcast_to(dtype(1), shape) for shape in shapes))
+
+
 @storages
-@pytest.mark.parametrize("make", ["Gate", "LSTM"])
-def test_sizes_beyond_memory(api, make, storage):
-    one = dtype_of(storage)(1)
-
-    def beyond(call, *shapes):
-        with pytest.raises((MemoryError, ValueError)):
-            call(*(np.broadcast_to(one, shape) for shape in shapes))
-
-    if make == "Gate":
-        for shape in [(1 << 21, 1 << 22), (1 << 30, 1 << 30), (1 << 58, 1), (1, 1 << 58), (1 << 60, 0)]:
-            if storage == "float64" and shape[0] == 1 << 60:
-                shape = (1 << 59, 0)  # the most that NumPy has
-            beyond(lambda weight: api.Gate(weight, storage=storage), shape)
-        return
+def test_weights_beyond_memory(api, storage):
+    dtype = dtype_of(storage)
+    most = 1 << (59 if storage == "float64" else 60)  # NumPy allows no larger arrays
+    for shape in [(1 << 21, 1 << 22), (1 << 30, 1 << 30), (1 << 58, 1), (1, 1 << 58), (most, 0)]:
+        refused(lambda weight: api.Gate(weight, storage=storage), shape, dtype=dtype)
     for rows, n in [(1 << 24, 1 << 24), (1 << 30, 1 << 29), (4, 1 << 57)]:
         shapes = (rows, n), (rows, rows // 4)
-        beyond(lambda w_ih, w_hh: api.LSTMCell(w_ih, w_hh, storage=storage), *shapes)
-        beyond(lambda w_ih, w_hh: api.LSTM([{"weight_ih": w_ih, "weight_hh": w_hh}], storage=storage), *shapes)
+        refused(lambda ih, hh: api.LSTMCell(ih, hh, storage=storage), *shapes, dtype=dtype)
+        refused(lambda ih, hh: api.LSTM([{"weight_ih": ih, "weight_hh": hh}], storage=storage), *shapes, dtype=dtype)
 
 
-@pytest.mark.parametrize("kind", ["Gate", "LSTMCell", "LSTM"])
-def test_results_beyond_memory(api, kind):
+def test_results_beyond_memory(api):
     def zeros(*shape):
         return np.zeros(shape, np.float32)
 
     p = {"weight_ih": zeros(1 << 14, 1), "weight_hh": zeros(1 << 14, 1), "projection": zeros(1, 1 << 12)}
-    call, shape = {
-        "Gate": (lambda x: api.Gate(zeros(1 << 20, 1))(x), (1 << 24, 1)),
-        "LSTMCell": (lambda x: api.LSTMCell(**p)(x), (1, 1 << 46, 1)),
-        "LSTM": (lambda x: api.LSTM([p])(x), (1, 1 << 46, 1)),
-    }[kind]
-    with pytest.raises((MemoryError, ValueError)):
-        call(np.broadcast_to(np.float32(1), shape))
+    refused(api.Gate(zeros(1 << 20, 1)), (1 << 24, 1))
+    refused(api.LSTMCell(**p), (1, 1 << 46, 1))
+    refused(api.LSTM([p]), (1, 1 << 46, 1))
 
 
-@pytest.mark.parametrize("kind", ["Gate", "LSTMCell", "LSTM"])
-def test_an_empty_output_of_many_rows_takes_no_time(api, kind):
+def test_an_empty_output_of_many_rows_takes_no_time(api):
     nothing = np.empty((0, 0), np.float32)
-    call, shape, results = {
-        "Gate": (lambda x: api.Gate(nothing)(x), (2**40, 0), (2**40, 0)),
-        "LSTMCell": (lambda x: api.LSTMCell(nothing, nothing)(x)[0], (2**40, 0), (2**40, 0)),
-        "LSTM": (lambda x: api.LSTM([draw_layer(4, 5, 3)])(x)[0], (2**40, 0, 4), (2**40, 0, 3)),
-    }[kind]
-    assert call(np.empty(shape, np.float32)).shape == results
+    many = np.empty((2**40, 0), np.float32)
+    assert api.Gate(nothing)(many).shape == (2**40, 0)
+    assert api.LSTMCell(nothing, nothing)(many)[0].shape == (2**40, 0)
+    x = np.empty((2**40, 0, 4), np.float32)
+    assert api.LSTM([draw_layer(4, 5, 3)])(x)[0].shape == (2**40, 0, 3)
 
 
 OUT_OF_MEMORY = """
@@ -80,9 +70,9 @@ OUT_OF_MEMORY = """
             try:
                 call()
             except MemoryError as error:
-                assert str(error), "a MemoryError says what there was no memory for"
+                assert str(error), "the MemoryError does not say for what there was no memory"
             else:
-                raise AssertionError("there was memory after all")
+                raise AssertionError("the call found enough memory")
     assert megabytes("VmSize") <= before + 2, "leaked"
     fastgate.Gate(p["weight_ih"][:512, :512])(x[0, :1].repeat(512))
     fastgate.LSTM([small])(x[:5])
@@ -93,6 +83,6 @@ OUT_OF_MEMORY = """
 @compiled_only
 @linux_only
 @pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer reserves terabytes")
-def test_no_memory():
+def test_memory_that_runs_out():
     run = run_python(OUT_OF_MEMORY, OPENBLAS_NUM_THREADS="1")
     assert run.stdout == "ok\n", run.stderr

@@ -1,4 +1,4 @@
-"""What is installed: stubs, version, files, and what it says of itself."""
+"""The installed package: its names, version, files, stubs and command line, and what it says about itself."""
 
 import importlib.metadata
 import importlib.util
@@ -25,37 +25,38 @@ def test_public_names():
     assert all(hasattr(fastgate, name) for name in fastgate.__all__)
 
 
-def test_one_version():
+def test_all_parts_have_the_same_version():
     assert importlib.metadata.version("fastgate") == fastgate.__version__
     if fastgate._core:
         assert fastgate._core.build_info()[0] == fastgate.__version__
 
 
-@pytest.mark.skipif(not HEADER.exists(), reason="needs the source tree")
-def test_version_of_the_header():
+@pytest.mark.skipif(not HEADER.exists(), reason="csrc is not there: this is not the source tree")
+def test_the_header_has_this_version():
     [version] = re.findall(r'#define FASTGATE_VERSION "(.*)"', HEADER.read_text())
     assert version == fastgate.__version__
 
 
 @compiled_only
 def test_subnormals_are_kept():
-    """Code that -Ofast would add to the link makes them zero in the whole process."""
-    run_python(
-        """import sys, numpy, fastgate
-assert fastgate._core and sys.float_info.min / 2 > 0
-assert numpy.all(numpy.full(100, 1e-40, numpy.float32) * numpy.float32(0.5) > 0)"""
-    )
+    """Code that -Ofast adds to a shared library makes them zero in the whole process that loads it."""
+    run = run_python("""
+        import sys, numpy, fastgate
+        assert fastgate._core and sys.float_info.min / 2 > 0
+        assert numpy.all(numpy.full(100, 1e-40, numpy.float32) * numpy.float32(0.5) > 0)
+    """)
+    assert run.returncode == 0, run.stderr
 
 
 @compiled_only
-def test_what_c_programs_need_is_there():
+def test_the_header_and_library_for_c_are_installed():
     header, library = Path(fastgate.get_include(), "fastgate.h"), Path(fastgate.get_library_dir())
     assert f'"{fastgate.__version__}"' in header.read_text()
     assert (library / "libfastgate.a").read_bytes()[:8] == b"!<arch>\n"
     assert not HEADER.exists() or header.read_text() == HEADER.read_text()
 
 
-def test_flags(capsys, monkeypatch):
+def test_flags_for_the_compiler_are_printed(capsys, monkeypatch):
     monkeypatch.setattr(fastgate, "get_include", lambda: "/a place/include")
     monkeypatch.setattr(fastgate, "get_library_dir", lambda: "/a place/lib")
     cflags, libs = ["-I/a place/include"], ["-L/a place/lib", "-lfastgate", "-lm", "-pthread"]
@@ -98,7 +99,7 @@ def test_the_cpu_is_named(capsys, monkeypatch):
     assert fastgate._cpu_name() == "a CPU"
 
 
-def test_flags_without_a_core(capsys, monkeypatch, tmp_path):
+def test_without_a_core_there_are_no_flags(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(fastgate, "__file__", str(tmp_path / "__init__.py"))
     for place in (fastgate.get_include, fastgate.get_library_dir):
         with pytest.raises(RuntimeError, match="without its compiled core"):
@@ -110,7 +111,7 @@ def test_flags_without_a_core(capsys, monkeypatch, tmp_path):
 
 
 def declarations(text):
-    """{name: what stands before and after it} of the functions and structs of fastgate.h, in C or Cython."""
+    """Functions and structs declared in fastgate.h, in C or Cython: {name: result and parameters, or members}."""
     found = {
         name: " ".join(f"{result} ({parameters})".replace("(void)", "()").split())
         for result, name, parameters in re.findall(r"^ *(\w[\w *]*?)\b(fastgate_\w+)\(([^)]*)\)", text, re.M)
@@ -134,14 +135,14 @@ def test_cython_declares_the_header():
     assert set(re.findall(r"\bFASTGATE_\w+", cython)) == constants
 
 
-def test_typed():
+def test_files_for_type_checkers_and_cython_are_installed():
     for name in ("py.typed", "_core.pyi", "_core.pxd", "__init__.pxd"):
         assert (PACKAGE / name).exists()
 
 
 def test_no_generated_source_is_installed():
     if "src" in PACKAGE.parts:
-        pytest.skip("needs a wheel: this is the source tree")
+        pytest.skip("this is the source tree: only a wheel leaves out generated sources")
     names = {path.name for path in PACKAGE.rglob("*")}
     assert not {name for name in names if name.endswith((".c", ".pyx", ".pxi"))}
 
@@ -151,7 +152,7 @@ def test_the_demo_has_its_data():
 
 
 def test_import_is_light():
-    """Over NumPy, nothing of the standard library that takes its time."""
+    """Beyond what NumPy imports, fastgate imports no module of the standard library that takes long."""
     run = run_python("""
         import sys, numpy
         before = set(sys.modules)
@@ -163,10 +164,10 @@ def test_import_is_light():
     assert not loaded & {"inspect", "typing", "importlib.metadata", "platform", "shlex", "subprocess"}
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python before 3.12 has other subinterpreters")
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the test is for the subinterpreters of Python 3.12 and later")
 @pytest.mark.parametrize("kind", ["legacy", "isolated"])
-def test_a_second_interpreter_is_told_no(kind):
-    """NumPy cannot be loaded by two; whether they share a GIL or not, an ImportError says so."""
+def test_a_second_interpreter_gets_an_import_error(kind):
+    """Two interpreters of a process cannot both load NumPy, whether they share a GIL or not."""
     run = run_python(f"""
         import sys
         import numpy as np
@@ -192,14 +193,12 @@ def test_a_second_interpreter_is_told_no(kind):
 
 
 @compiled_only
-@pytest.mark.skipif(not importlib.util.find_spec("mypy"), reason="needs mypy")
-def test_stubs_tell_the_truth(tmp_path):
-    project = Path(__file__).parents[1] / "pyproject.toml"  # it has rules for what imports torch and Keras
+@pytest.mark.skipif(not importlib.util.find_spec("mypy"), reason="mypy is not installed")
+def test_stubs_agree_with_the_core(tmp_path):
+    project = Path(__file__).parents[1] / "pyproject.toml"  # it has rules for the modules that import torch and Keras
     everything = ["mypy", "--config-file", str(project), "--strict", "-p", "fastgate"]
     for tool in (["mypy.stubtest", "fastgate._core"], *([everything] if project.exists() else [])):
-        run = subprocess.run(
-            [sys.executable, "-m", *tool], capture_output=True, text=True, cwd=tmp_path
-        )
+        run = subprocess.run([sys.executable, "-m", *tool], capture_output=True, text=True, cwd=tmp_path)
         assert run.returncode == 0, run.stdout + run.stderr
 
 
@@ -224,7 +223,7 @@ def test_show_config_lists_the_instruction_sets(capsys):
     assert lines["ISA in use"].strip() in usable
 
 
-def test_main():
+def test_python_m_fastgate():
     def run(*args):
         command = [sys.executable, "-m", "fastgate", *args]
         return subprocess.run(command, capture_output=True, text=True)

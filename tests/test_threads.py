@@ -1,6 +1,6 @@
-"""Threads that share one gate, and gates that share a call among threads; forks, exits, memory.
+"""Several threads share gates and LSTMs, and gates share a call among threads; processes fork, exit and keep memory.
 
-Stress runs for FASTGATE_STRESS_SECONDS (default 5).
+FASTGATE_STRESS_SECONDS (5 unless it is set) is how long threads call the same objects.
 """
 
 import contextlib
@@ -21,22 +21,26 @@ SECONDS = float(os.environ.get("FASTGATE_STRESS_SECONDS", "5"))
 
 
 def resident():
-    """Bytes of memory in use."""
+    """The bytes of memory that this process uses."""
     with open("/proc/self/statm") as f:
         return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def in_threads(count, work):
-    """Run work(i, errors) in `count` Python threads, which must leave errors empty."""
-    errors = []
+def in_threads(count, work, seconds=0.0):
+    """Call work(i, turn) in `count` threads, with turn = 0, 1, ... until `seconds` have passed; none may raise."""
+    errors, turns = [], [0] * count
+    start, end = threading.Barrier(count), time.monotonic() + seconds
 
-    def guarded(i):
+    def run(i):
+        start.wait()
         try:
-            work(i, errors)
-        except BaseException as error:  # or the test would not see it
+            while not errors and (not turns[i] or time.monotonic() < end):
+                work(i, turns[i])
+                turns[i] += 1
+        except BaseException as error:  # otherwise the test would not see it
             errors.append(repr(error))
 
-    threads = [threading.Thread(target=guarded, args=(i,)) for i in range(count)]
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(count)]
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
@@ -47,16 +51,17 @@ def in_threads(count, work):
     finally:
         sys.setswitchinterval(interval)
     assert not errors, errors[:3]
+    print(f"\n{sum(turns)} turns in {seconds:g} s")
 
 
-# ---- how many ---------------------------------------------------------------------------------
+# ---- the number of threads --------------------------------------------------------------------
 
 
 def usable_cpus():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def test_what_a_gate_reports(api, set_threads):
+def test_gates_report_their_threads(api, set_threads):
     weight = draw(4, 3)
     gates = {n: api.Gate(weight, threads=n) for n in (1, 2, np.int64(3), "auto", 10**30)}
     made = {n: gate.threads for n, gate in gates.items()}
@@ -66,14 +71,13 @@ def test_what_a_gate_reports(api, set_threads):
     for n, threads in [(5, 5), ("auto", usable_cpus()), (10**30, made[10**30])]:
         assert set_threads(n) is None
         assert {gate.threads for gate in gates.values()} == {threads}
-        assert gates[2].__reduce__()[1][2]["threads"] == 2, "a pickle keeps what the gate was made with"
+        assert gates[2].__reduce__()[1][2]["threads"] == 2, "a pickle must keep the number that the gate was made with"
     set_threads(None)
     assert {n: gate.threads for n, gate in gates.items()} == made
-    augmented = api.Gate.from_augmented(weight, threads=2)
-    assert augmented.threads == 2
+    assert api.Gate.from_augmented(weight, threads=2).threads == 2
 
 
-def test_show_config_tells(set_threads, capsys):
+def test_show_config_says_how_many_threads(set_threads, capsys):
     def threads():
         fastgate.show_config()
         return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("threads "))
@@ -84,11 +88,9 @@ def test_show_config_tells(set_threads, capsys):
 
 
 @pytest.mark.parametrize("value, threads", [("3", 3), ("auto", usable_cpus()), ("", 2)])
-def test_environment(value, threads):
-    run = run_python(
-        "import fastgate; print(fastgate.Gate([[1]], threads=2).threads, fastgate.reference.Gate([[1]], threads=2).threads)",
-        FASTGATE_THREADS=value,
-    )
+def test_the_environment_overrides_the_number_of_threads(value, threads):
+    code = "import fastgate as f; print(*(make([[1]], threads=2).threads for make in (f.Gate, f.reference.Gate)))"
+    run = run_python(code, FASTGATE_THREADS=value)
     assert run.stdout == f"{threads} {threads}\n", run.stderr
 
 
@@ -110,7 +112,7 @@ def test_threads_are_started_by_the_calls_that_need_them():
         one(x)
         fastgate.set_threads(1)
         two(x)
-        assert count() == before, "nobody asked"
+        assert count() == before, "a thread was started without need"
         fastgate.set_threads(None)
         two(x)
         assert count() == before + 1
@@ -120,6 +122,29 @@ def test_threads_are_started_by_the_calls_that_need_them():
         print("ok")
     """)
     assert run.stdout == "ok\n", run.stderr
+
+
+@pytest.mark.parametrize(
+    "files, quota",
+    [
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1.5),
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "max 100000\n"}, np.inf),
+        ({"/proc/self/cgroup": "0::/a/b\n", "/sys/fs/cgroup/a/cpu.max": "50000 100000\n"}, 0.5),
+        ({"/proc/self/cgroup": "0::/a/b\n", "/sys/fs/cgroup/a/b/cpu.max": "300000 100000\n",
+          "/sys/fs/cgroup/a/cpu.max": "200000 100000\n"}, 2),
+        ({"/proc/self/cgroup": "3:cpu,cpuacct:/x\n1:memory:/y\n", "/sys/fs/cgroup/cpu/x/cpu.cfs_quota_us": "250000\n",
+          "/sys/fs/cgroup/cpu/x/cpu.cfs_period_us": "100000\n"}, 2.5),
+        ({"/proc/self/cgroup": "3:cpu:/x\n", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+          "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, np.inf),
+        ({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": "nonsense\n"}, np.inf),
+        ({}, np.inf),
+    ],
+)  # fmt: skip
+def test_the_cpu_quota_of_a_container_is_read(files, quota, monkeypatch):
+    monkeypatch.setattr(fastgate._parameters, "_lines", lambda path: files.get(path, "").splitlines())
+    assert fastgate._parameters._quota() == quota
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    assert fastgate._parameters.cpu_count() == (64 if quota == np.inf else max(1, int(np.ceil(quota))))
 
 
 # ---- the same results -------------------------------------------------------------------------
@@ -153,71 +178,49 @@ def test_results_are_those_of_one_thread(storage, set_threads):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_eight_threads_share_a_gate(threads):
-    """Single calls (with the GIL) and batches (without) in all threads, while others make gates."""
-    rng = np.random.default_rng(0)
-    weight = rng.standard_normal((200, 150), np.float32) / 12  # 118 KiB: walks turn around
-    bias, x = rng.standard_normal(200, np.float32), rng.standard_normal((64, 150), np.float32)
+    """Calls of one row, which hold the GIL, run beside batches, which do not, and beside threads that make gates."""
+    weight, bias = draw_gate(200, 150)
+    x = draw(64, 150)
     shared = fastgate.Gate(weight, bias, threads=threads)
     want = shared(x)
     single = [shared(row) for row in x]
-    deadline = time.monotonic() + SECONDS
-    calls = [0] * 8
-    start = threading.Barrier(8)
+    batches = [np.empty_like(want) for _ in range(8)]
+    bound = [shared.bind(row[:60].copy(), row[60:].copy(), out=np.empty(200, np.float32)) for row in x[:8]]
 
-    def work(me, errors):
-        out, batch = np.empty(200, np.float32), np.empty_like(want)
-        bound = shared.bind(x[me, :60].copy(), x[me, 60:].copy(), out=out)
-        start.wait()
-        while time.monotonic() < deadline and not errors:
-            i = calls[me] % 64
-            if shared(x, out=batch).tobytes() != want.tobytes():
-                errors.append("a batch")
-            for _ in range(20):
-                if shared(x[i]).tobytes() != single[i].tobytes():
-                    errors.append("a call")
-            if bound().tobytes() != single[me].tobytes():
-                errors.append("a bound call")
-            if fastgate.gate(x[i], weight, bias).tobytes() != single[i].tobytes():
-                errors.append("one shot")
-            if me % 2:  # made, used and dropped beside the others
-                if fastgate.Gate(weight, bias)(x[i]).tobytes() != single[i].tobytes():
-                    errors.append("a gate of its own")
-            calls[me] += 1
+    def work(me, turn):
+        i = turn % 64
+        same_bits(shared(x, out=batches[me]), want)
+        for _ in range(20):
+            same_bits(shared(x[i]), single[i])
+        same_bits(bound[me](), single[me])
+        same_bits(fastgate.gate(x[i], weight, bias), single[i])
+        if me % 2:
+            same_bits(fastgate.Gate(weight, bias)(x[i]), single[i])
 
-    in_threads(8, work)
-    assert min(calls) > 0
-    print(f"\n{sum(calls)} turns in {SECONDS:g} s")
+    in_threads(8, work, SECONDS)
 
 
 @compiled_only
 def test_eight_threads_call_gates_of_two_threads(set_threads):
-    """Large ones of every storage, while the number of threads changes under them."""
+    """The calls are large, of every storage, and the number of threads changes all the time."""
     gates, inputs, wanted = [], [], []
     for storage in STORAGES:
         x = draw(6, 600, dtype=dtype_of(storage))
         gates.append(fastgate.Gate(*draw_gate(1000, 600, x.dtype.type), storage=storage, threads=2))
         inputs.append(x)
         wanted.append(gates[-1](x))
-    deadline = time.monotonic() + SECONDS
-    calls = [0] * 8
 
-    def work(me, errors):
-        while time.monotonic() < deadline and not errors:
-            i = (me + calls[me]) % len(STORAGES)
-            if gates[i](inputs[i]).tobytes() != wanted[i].tobytes():
-                errors.append(f"a batch in {STORAGES[i]}")
-            if gates[i](inputs[i][me % 6]).tobytes() != wanted[i][me % 6].tobytes():
-                errors.append(f"a call in {STORAGES[i]}")
-            if me == 0 and calls[0] % 10 == 0:
-                set_threads([None, 1, 3][calls[0] // 10 % 3])
-            calls[me] += 1
+    def work(me, turn):
+        i = (me + turn) % len(STORAGES)
+        same_bits(gates[i](inputs[i]), wanted[i])
+        same_bits(gates[i](inputs[i][me % 6]), wanted[i][me % 6])
+        if me == 0 and turn % 10 == 0:
+            set_threads([None, 1, 3][turn // 10 % 3])
 
-    in_threads(8, work)
-    assert min(calls) > 0
-    print(f"\n{sum(calls)} turns in {SECONDS:g} s")
+    in_threads(8, work, SECONDS)
 
 
-# ---- without the GIL ----------------------------------------------------------------------------
+# ---- without the GIL --------------------------------------------------------------------------
 
 
 @compiled_only
@@ -227,9 +230,9 @@ def test_the_gil_stays_off():
     assert (run.returncode, run.stdout, run.stderr) == (0, "False\n", "")
 
 
-@pytest.mark.parametrize("size", [24, 300])  # steps that hold the GIL, where there is one, and steps that do not
+@pytest.mark.parametrize("size", [24, 300])  # steps of 24 units hold the GIL, if there is one; those of 300 do not
 def test_threads_that_break_the_rules_break_no_memory(size, set_threads):
-    """All change one stream, one bound call's buffers, one list: any values, but objects as sound as before."""
+    """While threads change one stream, buffers and a list, results may be any numbers; later they are right again."""
     layer = {"weight_ih": draw(4 * size, size) / size, "weight_hh": draw(4 * size, size, seed=1) / size}
     cell, lstm = fastgate.LSTMCell(**layer), fastgate.LSTM([layer, layer])
     gate = fastgate.Gate(layer["weight_ih"][:size], threads=2)
@@ -242,7 +245,7 @@ def test_threads_that_break_the_rules_break_no_memory(size, set_threads):
     def change_list():
         del listed[size // 2 :]
         listed.extend([1.5] * (size - len(listed)))
-        with contextlib.suppress(ValueError, IndexError, RuntimeError):  # another length at that moment
+        with contextlib.suppress(ValueError, IndexError, RuntimeError):  # the length may be another at that moment
             gate(listed)
 
     def change_lengths():
@@ -265,15 +268,7 @@ def test_threads_that_break_the_rules_break_no_memory(size, set_threads):
         lambda: set_threads(None),
         lambda: set_threads(3),
     ]
-    deadline = time.monotonic() + SECONDS / 5
-
-    def work(me, errors):
-        turn = me
-        while time.monotonic() < deadline:
-            actions[turn % len(actions)]()
-            turn += me + 1
-
-    in_threads(8, work)
+    in_threads(8, lambda me, turn: actions[(me + turn * (me + 1)) % len(actions)](), SECONDS / 5)
     stream.reset()
     for _ in range(5):
         last = stream.step(x)
@@ -311,7 +306,7 @@ FORKS = """
         assert right(), "before"
         child = os.fork()
         if not child:
-            signal.alarm(60)  # ends it if it hangs
+            signal.alarm(60)  # this ends the child if it hangs
             os._exit(0 if all(right() for _ in range(5)) else 1)
         assert right(), "beside the child"
         assert os.waitpid(child, 0)[1] == 0, "in the child"
@@ -328,10 +323,10 @@ def test_forks():
     assert run.stdout == "ok\n", run.stderr
 
 
-@compiled_only  # the reference would warn
+@compiled_only  # without the core, stderr has a warning
 @pytest.mark.parametrize("busy", [False, True])
 def test_the_interpreter_exits(busy):
-    """While workers wait, or while a daemon thread still calls."""
+    """It exits while workers wait, and also while a daemon thread still calls."""
     code = """
         import threading
         import numpy as np
@@ -361,7 +356,7 @@ def test_the_interpreter_exits(busy):
 
 @linux_only
 def test_gates_made_and_dropped_under_load():
-    """1000 gates of 0.5 MB, called by two threads each, while another gate is called all the time."""
+    """1000 gates of 0.5 MB, which run on two threads each, leave no memory behind while another gate is called."""
     weight, x = draw(500, 250), draw(8, 250)
     busy = fastgate.Gate(draw(600, 1000), threads=2)
     stop = threading.Event()
@@ -387,30 +382,22 @@ def test_gates_made_and_dropped_under_load():
 
 @linux_only
 def test_memory_does_not_grow():
-    rng = np.random.default_rng(0)
-    weight, x = rng.standard_normal((500, 500), np.float32), rng.standard_normal((3, 500), np.float32)
+    weight, x = draw(500, 500), draw(3, 500)
 
-    def turn(count):
-        def work():
-            for _ in range(count):
-                gate = fastgate.Gate(weight)  # 1 MB
-                gate(x)
-                gate.bind(x, out=np.empty((3, 500), np.float32))()
-                fastgate.gate(x[0], weight)
-                for bad in [x[:, 1:], x.astype(np.float64)]:
-                    with pytest.raises((ValueError, TypeError)):
-                        gate(bad)
-                with pytest.raises(ValueError):
-                    fastgate.Gate(weight, x[0, 1:])
+    def work(me, turn):
+        gate = fastgate.Gate(weight)  # 1 MB
+        gate(x)
+        gate.bind(x, out=np.empty((3, 500), np.float32))()
+        fastgate.gate(x[0], weight)
+        for bad in [x[:, 1:], x.astype(np.float64)]:
+            with pytest.raises((ValueError, TypeError)):
+                gate(bad)
+        with pytest.raises(ValueError):
+            fastgate.Gate(weight, x[0, 1:])
 
-        threads = [threading.Thread(target=work) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    turn(5)
-    before = resident()
-    turn(50)  # 200 gates
+    for count in (20, 200):
+        before = resident()
+        for _ in range(count // 4):
+            in_threads(4, work)
     growth = resident() - before
     assert growth < 40e6, f"{growth / 1e6:.0f} MB more after 200 gates of 1 MB"

@@ -1,23 +1,20 @@
 /*
- * Every one of the 2^32 float32 values through the sigmoid, as biases of a gate without inputs: at most 1 ULP from the
- * true value, inside [0, 1], NaN to NaN, infinities exact; and the same bits from every other usable instruction set.
+ * The sigmoid of all 2^32 float32 numbers, computed as biases of a gate without inputs, is at most 1 ULP from the true
+ * value and inside [0, 1], exact for infinities, and NaN for NaN; other usable instruction sets give the same bits.
  *
- *     activations [stride [threads [blocks]]]     base, slow without fma, takes each stride-th value only: 5th;
- *                                                 of the 2^16 blocks of 2^16 values so many are taken: all
+ *     activations [stride [threads [blocks]]]
  *
- * A ULP is the spacing of float32 at the true value, 2^-149 among the subnormals.  The true value is
- * 1 / (1 + exp(-z)) in float64: off by at most three of its own roundings, 3 2^-53 of the value
- * (libm's exp is within 1 ULP), which is 6e-9 ULP here.
+ * base, which is slow without FMA, takes every stride-th number, by default every 5th.  The numbers are divided into
+ * 2^16 blocks, of which `blocks` are taken, by default all.
+ *
+ * A ULP is the spacing of float32 at the true value, 2^-149 among the subnormals.  The true value is computed as
+ * 1 / (1 + exp(-z)) in float64.  It is wrong by at most three roundings of float64, 3 2^-53 of the value (exp of libm
+ * is within 1 ULP), which is 6e-9 ULP here.
  */
 #define _GNU_SOURCE
-#include "../../csrc/fastgate.h"
+#include "test.h"
 
-#include <math.h>
 #include <pthread.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 enum { BLOCK = 1 << 16, MAX_THREADS = 64, MAX_ISA = 8 };
 #define BLOCKS (1 << 16)
@@ -33,13 +30,6 @@ static int threads, blocks, stride[MAX_ISA], failed;
 static findings found[MAX_THREADS];
 static pthread_barrier_t barrier;
 
-static float from_bits(uint32_t bits)
-{
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
-}
-
 static uint32_t to_bits(float f)
 {
     uint32_t bits;
@@ -47,7 +37,7 @@ static uint32_t to_bits(float f)
     return bits;
 }
 
-/* 1 / (spacing of float32 at v), |v| <= 1; the true value is inside it even where v is not */
+/* 1 / (the spacing of float32 at v), for |v| <= 1 and in [1, 2) that below 1 */
 static double per_ulp(double v)
 {
     uint64_t bits;
@@ -59,7 +49,7 @@ static double per_ulp(double v)
     return v;
 }
 
-/* of the ISA that is selected */
+/* The sigmoid of z (count,) by the selected instruction set. */
 static void sigmoid(const float *z, float *y, int count)
 {
     fastgate_gate_once(FASTGATE_FLOAT32, (size_t)count, 0, NULL, 0, 1, z, 1, z, 0, y, 0);
@@ -85,7 +75,7 @@ static void check(const float *z, const float *y, findings *f)
     }
 }
 
-/* Each thread takes every threads-th block; the ISA is switched between two barriers. */
+/* Each thread takes every threads-th block; the instruction set is switched between two barriers. */
 static void *work(void *arg)
 {
     static float buffers[MAX_THREADS][3][BLOCK];
@@ -102,10 +92,10 @@ static void *work(void *arg)
             pthread_barrier_wait(&barrier);
             const int first = !stride[isa], step = first ? 1 : stride[isa];
             int count = 0;
-            /* a value's turn depends on its bits, not on its block */
+            /* which numbers a stride takes depends on their bits, not on the block */
             for (uint64_t i = (uint64_t)turn * (unsigned)(BLOCKS / blocks) * BLOCK, end = i + BLOCK; i < end; i++)
                 if (i % (unsigned)step == 0)
-                    z[count++] = from_bits((uint32_t)i);
+                    z[count++] = float_of((uint32_t)i);
             sigmoid(z, first ? best : y, count);
             if (first) {
                 check(z, best, f);
@@ -135,8 +125,8 @@ static void report(int isa)
     }
     printf("%s: ", fastgate_isa_name((size_t)isa));
     if (!stride[isa]) {
-        printf("%d blocks of 2^16 values, worst %.4f ULP at %a (0x%08x)", blocks, sum.worst, (double)from_bits(sum.worst_at),
-               sum.worst_at);
+        printf("%d blocks of 2^16 values, worst %.4f ULP at %a (0x%08x)", blocks, sum.worst,
+               (double)float_of(sum.worst_at), sum.worst_at);
         if (sum.wrong)
             printf(", %llu WRONG, as at 0x%08x", (unsigned long long)sum.wrong, sum.wrong_at);
     } else {
@@ -155,7 +145,7 @@ int main(int argc, char **argv)
     threads = argc > 2 ? atoi(argv[2]) : (int)fastgate_cpu_count();
     blocks = argc > 3 ? atoi(argv[3]) : BLOCKS;
     for (threads = threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
-         blocks % threads;) /* all must reach the same barriers */
+         blocks % threads;) /* so that all threads reach the same barriers */
         threads--;
     int first = 1;
     for (int isa = 0; isa < MAX_ISA && fastgate_isa_name((size_t)isa); isa++)

@@ -1,8 +1,8 @@
-/* What saved.c and fuzz.c share: whatever can be loaded is what saving writes, so it is saved as the same bytes. */
+/* What saved.c and fuzz.c share: a check that what can be loaded is saved as the same bytes. */
 #ifndef AGAIN_H
 #define AGAIN_H
 
-#ifdef _WIN32 /* Its free takes no aligned blocks, so here all are. */
+#ifdef _WIN32 /* free takes no aligned blocks there, so all blocks are aligned, and have a free of their own */
 #include <malloc.h>
 #include <stdlib.h>
 #define malloc(size) _aligned_malloc(size, 64)
@@ -20,25 +20,40 @@ static inline void *block(size_t size)
     return p;
 }
 
+/* What saving writes, in a block that is to be freed, and its size. */
+static inline void *saved_gate(const fastgate_gate *gate, size_t *size)
+{
+    void *buffer = block(*size = fastgate_gate_saved_size(gate));
+    memset(buffer, 0xa5, *size);
+    fastgate_gate_save(gate, buffer);
+    return buffer;
+}
+
+static inline void *saved_lstm(const fastgate_lstm *lstm, size_t *size)
+{
+    void *buffer = block(*size = fastgate_lstm_saved_size(lstm));
+    memset(buffer, 0xa5, *size);
+    fastgate_lstm_save(lstm, buffer);
+    return buffer;
+}
+
 static inline void gate_saves_as(const fastgate_gate *gate, const void *expected, size_t size, const char *what)
 {
-    CHECK(fastgate_gate_saved_size(gate) == size, "%s: size", what);
-    void *again = block(size);
-    fastgate_gate_save(gate, again);
-    CHECK(!memcmp(again, expected, size), "%s", what);
+    size_t size_again;
+    void *again = saved_gate(gate, &size_again);
+    CHECK(size_again == size && !memcmp(again, expected, size), "%s", what);
     free(again);
 }
 
 static inline void lstm_saves_as(const fastgate_lstm *lstm, const void *expected, size_t size, const char *what)
 {
-    CHECK(fastgate_lstm_saved_size(lstm) == size, "%s: size", what);
-    void *again = block(size);
-    fastgate_lstm_save(lstm, again);
-    CHECK(!memcmp(again, expected, size), "%s", what);
+    size_t size_again;
+    void *again = saved_lstm(lstm, &size_again);
+    CHECK(size_again == size && !memcmp(again, expected, size), "%s", what);
     free(again);
 }
 
-/* `saved` gave this gate; so does saving it, and another one that is made of its weights. */
+/* The gate was loaded from `saved`: saving it, or another gate made of its weights, gives the same bytes. */
 static inline void same_gate_again(const fastgate_gate *gate, const void *saved, size_t size)
 {
     const size_t m = fastgate_gate_output_size(gate), n = fastgate_gate_input_size(gate);

@@ -1,7 +1,7 @@
 /*
- * One result per row, always the same bits: by every road through the API, for every storage and every
- * kind of number, on every instruction set.  Prints one line `isa digest` for each usable one; run.sh
- * compares the digests of builds and machines.  With an argument, the digest of every shape as well.
+ * A row's output has the same bits by every path through the API, for every storage and kind of number, and on every
+ * instruction set.  Prints a line `isa digest` for each usable one; run.sh compares the digests of builds and machines.
+ * With an argument it also prints the digest of every shape.
  */
 #include "test.h"
 
@@ -12,10 +12,10 @@ static const size_t batches[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12,
                                  13, 14, 15, 16, 17, 18, 19, 20, 31, 32, 33, 64};
 enum { SIZES = sizeof sizes / sizeof *sizes, BATCHES = sizeof batches / sizeof *batches };
 
-static unsigned threads = 1; /* of the gates made */
-static const char *first_isa; /* once it is done with */
+static unsigned threads = 1; /* of gates that are created */
+static const char *first_isa; /* once all was tried with it */
 
-/* A layer and what it must give: x is (batch, n) and want (batch, m), rows contiguous. */
+/* A layer, inputs x (batch, n) and the outputs want (batch, m) that it must give; all rows are contiguous. */
 typedef struct {
     size_t m, n, batch;
     void *weight, *bias, *x, *want;
@@ -34,7 +34,7 @@ static fastgate_gate *create(size_t m, size_t n, const void *weight, ptrdiff_t r
     return gate;
 }
 
-/* A y whose rows lie m + PAD apart, upwards or downwards; what lies between them must stay as it is. */
+/* A y whose rows are m + PAD apart, in either direction; the numbers between them must stay 7. */
 typedef struct {
     void *field, *y;
     size_t size;
@@ -46,15 +46,14 @@ static output blank(layer *l)
     const size_t shift = below(&l->seed, 16), row = l->m + PAD;
     output o = {NULL, NULL, shift + l->batch * row, (ptrdiff_t)row};
     o.field = numbers(o.size);
-    for (size_t i = 0; i < o.size; i++)
-        put(o.field, (ptrdiff_t)i, 7);
+    fill_with(o.field, o.size, 7);
     o.y = at(o.field, (ptrdiff_t)shift);
     if (next(&l->seed) & 1)
         o.y = at(o.y, (ptrdiff_t)((l->batch - 1) * row)), o.stride = -o.stride;
     return o;
 }
 
-static void same(const layer *l, output o, const char *road)
+static void same(const layer *l, output o, const char *path)
 {
     for (size_t b = 0; b < l->batch; b++)
         for (size_t i = 0; i < l->m; i++) {
@@ -62,50 +61,50 @@ static void same(const layer *l, output o, const char *road)
             const ptrdiff_t w = (ptrdiff_t)(b * l->m + i);
             CHECK(bits_at(o.y, k) == bits_at(l->want, w),
                   "%s, %s: %s, %u threads: %zu x %zu, row %zu of batch row %zu of %zu: %a, not %a",
-                  fastgate_isa(), storage_names[storage], road, threads, l->m, l->n, i, b, l->batch,
+                  fastgate_isa(), storage_names[storage], path, threads, l->m, l->n, i, b, l->batch,
                   get(o.y, k), get(l->want, w));
             put(o.y, k, 7);
         }
     for (size_t i = 0; i < o.size; i++)
         CHECK(get(o.field, (ptrdiff_t)i) == 7, "%s, %s: %s: written beside y", fastgate_isa(),
-              storage_names[storage], road);
+              storage_names[storage], path);
     free(o.field);
 }
 
 static void run(const fastgate_gate *gate, layer *l, const fastgate_part *parts, size_t count,
-                const char *road)
+                const char *path)
 {
     const output o = blank(l);
-    CHECK(!fastgate_gate_run(gate, l->batch, parts, count, o.y, o.stride), "%s", road);
-    same(l, o, road);
+    CHECK(!fastgate_gate_run(gate, l->batch, parts, count, o.y, o.stride), "%s", path);
+    same(l, o, path);
 }
 
-static void run_whole(const fastgate_gate *gate, layer *l, const char *road)
+static void run_whole(const fastgate_gate *gate, layer *l, const char *path)
 {
     const fastgate_part x = {l->x, l->n, (ptrdiff_t)l->n};
-    run(gate, l, &x, 1, road);
+    run(gate, l, &x, 1, path);
 }
 
-/* all roads for the weights at `weight` */
+/* Tries a gate with the weights at `weight`, and fastgate_gate_once. */
 static void both(layer *l, const void *weight, ptrdiff_t row_stride, ptrdiff_t column_stride,
-                 const void *bias, const char *road)
+                 const void *bias, const char *path)
 {
     fastgate_gate *gate = create(l->m, l->n, weight, row_stride, column_stride, bias);
-    run_whole(gate, l, road);
+    run_whole(gate, l, path);
     fastgate_gate_free(gate);
     const output o = blank(l);
     const int rc = fastgate_gate_once(storage, l->m, l->n, weight, row_stride, column_stride, bias, l->batch,
                                       l->x, (ptrdiff_t)l->n, o.y, o.stride);
     if (storage == FASTGATE_FLOAT32 || storage == FASTGATE_FLOAT64) {
         CHECK(!rc, "once");
-        same(l, o, road);
+        same(l, o, path);
     } else {
         CHECK(rc == FASTGATE_ERROR_VALUE, "once");
         free(o.field);
     }
 }
 
-/* `count` of the layouts of W, from number `first` on, and any alignment of all arrays */
+/* Tries `count` layouts of W, from number `first` on, and random alignments of all arrays. */
 static void try_layouts(layer *l, size_t first, size_t count)
 {
     const ptrdiff_t m = (ptrdiff_t)l->m, n = (ptrdiff_t)l->n;
@@ -138,7 +137,7 @@ static void try_layouts(layer *l, size_t first, size_t count)
     }
 }
 
-/* One row or column of weights, and one x, serving for all: stride 0. */
+/* Tries strides of 0, by which one row or column of weights, and one row of x, stand for all. */
 static void try_stride_0(const layer *l)
 {
     layer one = *l;
@@ -160,7 +159,7 @@ static void try_stride_0(const layer *l)
     free(one.x), free(one.weight), free(one.want);
 }
 
-/* x cut into parts that lie apart, each at an alignment and a stride of its own; some are empty */
+/* Tries x in parts, each in an array of its own alignment and stride; some are empty. */
 static void try_split(const fastgate_gate *gate, layer *l, size_t longest)
 {
     const size_t limit = 2 * l->n + 2;
@@ -193,7 +192,7 @@ static void try_split(const fastgate_gate *gate, layer *l, size_t longest)
     free(parts), free(field);
 }
 
-/* A row alone, in a gate of its own. */
+/* Tries a row of W in a gate of its own. */
 static void try_row(layer *l)
 {
     const size_t r = below(&l->seed, l->m);
@@ -211,7 +210,7 @@ static void try_row(layer *l)
 
 /* ---- values ------------------------------------------------------------------------------------ */
 
-/* w to the nearest with so many binary digits, of which none counts less than 2^least */
+/* w rounded to so many binary digits, or fewer if the last one would count less than 2^least. */
 static double rounded(double w, int digits, int least)
 {
     if (!isfinite(w) || w == 0)
@@ -221,7 +220,7 @@ static double rounded(double w, int digits, int least)
     return copysign(rint(w / unit) * unit, w);
 }
 
-/* as the storage holds it; beyond `largest` it does not.  Not for int8. */
+/* w as the storage holds it, if the result is at most `largest`.  Not for int8. */
 static double as_stored(double w, double *largest)
 {
     if (storage == FASTGATE_FLOAT16)
@@ -231,7 +230,7 @@ static double as_stored(double w, double *largest)
     return *largest = DBL_MAX, w;
 }
 
-/* What unpack says that the gate holds is near what was given; and what a gate made of it holds, too. */
+/* Unpacked weights are the given ones, rounded; a gate that is made of them holds them too. */
 static void try_unpacked(const fastgate_gate *gate, layer *l, void *weight)
 {
     void *bias = numbers(l->m), *again = numbers(l->m * l->n);
@@ -266,7 +265,7 @@ static void try_unpacked(const fastgate_gate *gate, layer *l, void *weight)
     free(bias), free(again);
 }
 
-/* Not a matter of bits: is it the result at all?  64 units of rounding would be much. */
+/* Outputs are near the true ones: a sum is wrong by at most 64 units, while rounding makes far less. */
 static void check_value(const layer *l, const void *weight)
 {
     const long double unit = is_double() ? 0x1p-53 : 0x1p-24, least = is_double() ? 0x1p-1074 : 0x1p-149;
@@ -284,12 +283,12 @@ static void check_value(const layer *l, const void *weight)
                     z += wk * xk, size += fabsl(wk * xk);
                     weights += fabsl(wk), largest = fmaxl(largest, fabsl(xk));
                 }
-                if (storage == FASTGATE_INT8) /* x is rounded */
+                if (storage == FASTGATE_INT8) /* which rounds x */
                     slack += weights * (largest * 0x1p-15 + 0x1p-140) + 64 * least;
             }
             slack += 64 * unit * size + (long double)l->n * least;
             if (isnan(z) || size < (is_double() ? DBL_MAX : FLT_MAX) / 4) {
-                const long double low = 1 / (1 + expl(slack - z)), high = 1 / (1 + expl(-slack - z));
+                const long double low = sigma(z - slack), high = sigma(z + slack);
                 CHECK(isnan(z) ? isnan(g) : g >= low * (1 - 4 * unit) - least && g <= high * (1 + 4 * unit) + least,
                       "%s, %s: %zu x %zu, row %zu of batch row %zu: %g, not %Lg to %Lg", fastgate_isa(),
                       storage_names[storage], l->m, l->n, i, b, g, low, high);
@@ -299,8 +298,8 @@ static void check_value(const layer *l, const void *weight)
     }
 }
 
-/* The bits are those of the order of summation, and of the sigmoid, which a gate without inputs computes.  Not
- * for int8, whose x is rounded. */
+/* Outputs have the bits of the order of summation and of the sigmoid, which a gate without inputs computes.  Not for
+ * int8, which rounds x. */
 static void check_order(const layer *l, const void *weight)
 {
     layer sums = {l->batch * l->m, 0, 1, NULL, numbers(l->batch * l->m), NULL, l->want, 0};
@@ -315,16 +314,9 @@ static void check_order(const layer *l, const void *weight)
     free(sums.bias);
 }
 
-static uint64_t digest(uint64_t hash, const void *y, size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        hash = (hash ^ bits_at(y, (ptrdiff_t)i)) * 0x100000001b3; /* FNV-1a, word by word */
-    return hash;
-}
-
 /* ---- shapes ------------------------------------------------------------------------------------ */
 
-/* a weight that the storage can hold */
+/* w if the storage can hold it, or another weight. */
 static double fitting(double w)
 {
     double limit;
@@ -337,7 +329,7 @@ static fastgate_gate *make(layer *l, size_t m, size_t n, size_t batch)
 {
     *l = (layer){m, n, batch, numbers(m * n), numbers(m), numbers(batch * n), numbers(batch * m),
                  m * 65536 + n};
-    int root = 0; /* keeps the sums of ordinary rows within a few units */
+    int root = 0; /* it makes the sums of ordinary rows a few units */
     while ((size_t)1 << (2 * root) < n)
         root++;
     for (size_t i = 0; i < m; i++) {
@@ -406,7 +398,7 @@ static uint64_t try_shape(size_t m, size_t n, size_t batch, size_t turn)
     return result;
 }
 
-/* Batches of `count` sizes, from any row of x on; by 2 to `most_threads` threads, if these are more than 1. */
+/* Tries batches of `count` sizes, from random rows of x on, on 1 thread, or on 2 to `most_threads` if that is more. */
 static void try_batches(size_t m, size_t n, const size_t *sizes_of_batch, size_t count, unsigned most_threads)
 {
     layer l;
@@ -433,7 +425,7 @@ static void try_batches(size_t m, size_t n, const size_t *sizes_of_batch, size_t
     dispose(&l);
 }
 
-/* sigma of many values of every size: activations.c, which tries them all, is slow when emulated */
+/* The sigmoid of many numbers of every magnitude; activations.c tries all, but is slow when emulated. */
 static uint64_t try_sigmoid(void)
 {
     enum { COUNT = 1 << 20 };
@@ -449,7 +441,7 @@ static uint64_t try_sigmoid(void)
     return result;
 }
 
-/* Every number of 16 bits, as a weight: the same as in a gate of float32. */
+/* Every number of 16 bits as a weight gives the same as in a float32 gate. */
 static void try_halves(void)
 {
     static const float x[] = {0x1p-120f, 1, 0x1p24f, 0x1p126f};
@@ -475,7 +467,7 @@ static void try_halves(void)
     free(weight), free(l.weight), free(l.bias), free(l.want);
 }
 
-/* What the storage makes of floats on, beside and between those that it has, and of those beyond. */
+/* The storage rounds floats at, beside and between its own numbers, and refuses those beyond them. */
 static void try_rounding(void)
 {
     const uint32_t step = storage == FASTGATE_FLOAT16 ? 1 << 13 : 1 << 16, tie = step / 2;
@@ -552,7 +544,7 @@ int main(int argc, char **argv)
             for (size_t i = 0; i < SIZES; i++)
                 for (size_t k = 0; k < SIZES; k++) {
                     const size_t m = sizes[i], n = sizes[k], turn = i * 5 + k * 7 + s;
-                    /* a third of the shapes for each of the others: emulation is slow */
+                    /* the other storages take a third of the shapes each, since emulation is slow */
                     if (m * n > ((i + k) % 8 ? USUAL : LARGEST) || (s && (i + k + s) % 3))
                         continue;
                     const size_t batch = batches[turn % BATCHES];
@@ -572,7 +564,7 @@ int main(int argc, char **argv)
                 try_batches(small[i][0], small[i][1], batches, BATCHES, 1);
             for (size_t i = 0; i < sizeof large / sizeof *large; i++)
                 try_batches(large[i][0], large[i][1], some, sizeof some / sizeof *some, (unsigned)large[i][2]);
-            /* more weights than the second cache holds, and batches of a group of rows and more */
+            /* more weights than the second cache holds, and batches of up to a group of rows, and of more */
             static const size_t groups[] = {8, 25, 96, 97};
             try_batches(3, 8300, groups, 4, 1);
             try_batches(50, 8300, groups, s ? 2 : 4, 1);

@@ -1,5 +1,5 @@
 /*
- * Allocations that are counted, and that fail when a test says so.  Link with -Wl,--wrap=malloc,--wrap=calloc,
+ * Allocations are counted, and fail when a test says so.  Link with -Wl,--wrap=malloc,--wrap=calloc,
  * --wrap=realloc,--wrap=aligned_alloc,--wrap=posix_memalign,--wrap=free.
  */
 #define _GNU_SOURCE
@@ -9,8 +9,8 @@
 #include <signal.h>
 #include <unistd.h>
 
-#ifdef _WIN32 /* Its linkers wrap nothing: there these are the program's own malloc and so on. */
-#define NOGDI /* whose PATTERN is another */
+#ifdef _WIN32 /* Linkers for Windows wrap nothing, so these replace malloc and the others. */
+#define NOGDI /* else windows.h defines PATTERN */
 #include <windows.h>
 #define __wrap_malloc malloc
 #define __wrap_calloc calloc
@@ -28,7 +28,7 @@ int __real_posix_memalign(void **, size_t, size_t);
 void __real_free(void *);
 #endif
 
-static long live, until_failure = -1; /* blocks in use; allocations that still succeed, or -1: all */
+static long live, until_failure = -1; /* blocks in use; allocations before one fails, or -1 if none shall fail */
 
 static int fails(void)
 {
@@ -84,7 +84,7 @@ void __wrap_free(void *p)
     __real_free(p);
 }
 
-/* The call, each of its allocations failing in turn, until none does. */
+/* Makes the call again and again, while one of its allocations after the other fails, until all succeed. */
 #define FAIL_EACH(call, unchanged)                                                                 \
     for (int tries = 0;; tries++) {                                                                \
         const long held = live;                                                                    \

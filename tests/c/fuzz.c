@@ -1,12 +1,11 @@
 /*
- * For libFuzzer and AFL++: bytes as calls of the C API, and as saved gates and LSTMs.
+ * A target for libFuzzer and AFL++, which makes calls of the C API and saved gates and LSTMs of bytes.
  *
  *     clang -g -O1 -fsanitize=fuzzer,address,undefined -std=c11 tests/c/fuzz.c libfastgate.a -lm -pthread -o fuzz
  *     ./fuzz -max_len=4096 -len_control=0 -max_total_time=600
  *
- * An input is a saved buffer as it stands, or says how a small gate or LSTM is made, run in two ways
- * whose bits must be equal, saved, changed, sealed again or not, and loaded.  What can be loaded is saved as the
- * same bytes.
+ * An input is a saved buffer, or it says how to make a small gate or LSTM, which is run in two ways that must give the
+ * same bits, is saved, changed, perhaps sealed again, and loaded.  What can be loaded must be saved as the same bytes.
  */
 #define _POSIX_C_SOURCE 200112L
 #include "again.h"
@@ -27,13 +26,14 @@ static void same(const void *a, const void *b, size_t count)
         CHECK(bits_at(a, (ptrdiff_t)i) == bits_at(b, (ptrdiff_t)i), "element %zu of %zu", i, count);
 }
 
-/* A batch, against its rows one by one in two parts. */
+/* Runs a batch; its rows must give the same, one by one and in two parts. */
 static void use_gate(const fastgate_gate *gate, uint64_t *seed)
 {
     const size_t m = fastgate_gate_output_size(gate), n = fastgate_gate_input_size(gate);
     const size_t batch = 1 + below(seed, 4), cut = below(seed, n + 1);
     storage = fastgate_gate_storage(gate);
-    void *x = numbers(batch * n), *y = numbers(batch * m), *z = numbers(m), *weight = numbers(m * n), *bias = numbers(m);
+    void *x = numbers(batch * n), *y = numbers(batch * m), *z = numbers(m);
+    void *weight = numbers(m * n), *bias = numbers(m);
     fill(x, batch * n, (enum kind)below(seed, KINDS), seed);
     const fastgate_part whole = {x, n, (ptrdiff_t)n};
     CHECK(!fastgate_gate_run(gate, batch, &whole, 1, y, (ptrdiff_t)m), "run");
@@ -47,7 +47,7 @@ static void use_gate(const fastgate_gate *gate, uint64_t *seed)
     free(x), free(y), free(z), free(weight), free(bias);
 }
 
-/* A sequence, against the steps of a stream where there can be one. */
+/* Runs a sequence; the steps of a stream must give the same, if there can be one. */
 static void use_lstm(const fastgate_lstm *lstm, uint64_t *seed)
 {
     const fastgate_lstm_options *o = fastgate_lstm_get_options(lstm);
@@ -73,10 +73,10 @@ static void use_lstm(const fastgate_lstm *lstm, uint64_t *seed)
     free(x), free(y), free(z), free(h), free(c);
 }
 
-/* Loads what may be anything, and uses what that gives. */
+/* Loads bytes of any kind, and uses the gate or LSTM that they give. */
 static void load(const void *data, size_t size)
 {
-    enum { MOST = 1 << 16 }; /* inputs of what has no outputs, and so no weights */
+    enum { MOST = 1 << 16 }; /* without outputs there are no weights, and inputs may be too many to try */
     uint64_t seed = 1;
     void *buffer = block(size);
     fastgate_gate *gate;
@@ -99,7 +99,7 @@ static void load(const void *data, size_t size)
     free(buffer);
 }
 
-/* Some bytes of what was saved become others. */
+/* Changes some bytes of a saved buffer, then loads it. */
 static void change_and_load(bytes *in, unsigned char *buffer, size_t size)
 {
     const unsigned sealed = take(in) & 1;
@@ -109,7 +109,7 @@ static void change_and_load(bytes *in, unsigned char *buffer, size_t size)
     }
     fg_saved header;
     memcpy(&header, buffer, sizeof header);
-    if (sealed && header.size == size) /* the rest of the header as it was changed */
+    if (sealed && header.size == size) /* this keeps the rest of the header as it was changed */
         fg_seal(buffer, &header);
     load(buffer, size);
     free(buffer);
@@ -139,9 +139,8 @@ static void make_gate(bytes *in)
     if (rc)
         return;
     use_gate(gate, &seed);
-    const size_t size = fastgate_gate_saved_size(gate);
-    void *buffer = block(size);
-    fastgate_gate_save(gate, buffer);
+    size_t size;
+    void *buffer = saved_gate(gate, &size);
     fastgate_gate_free(gate);
     change_and_load(in, buffer, size);
 }
@@ -181,9 +180,8 @@ static void make_lstm(bytes *in)
     if (rc)
         return;
     use_lstm(lstm, &seed);
-    const size_t size = fastgate_lstm_saved_size(lstm);
-    void *buffer = block(size);
-    fastgate_lstm_save(lstm, buffer);
+    size_t size;
+    void *buffer = saved_lstm(lstm, &size);
     fastgate_lstm_free(lstm);
     change_and_load(in, buffer, size);
 }

@@ -1,8 +1,8 @@
 /*
- * Calls that are interrupted: fastgate_set_interrupt.  The caller's clock goes on by 20 ms whenever it is read, so that
- * a call asks as often as it looks at the clock.  Link with -Wl,--wrap=clock_gettime.
+ * Calls can be interrupted by the function of fastgate_set_interrupt.  The caller's clock advances by 20 ms whenever it
+ * is read, so that a call asks each time that it reads the clock.  Link with -Wl,--wrap=clock_gettime.
  *
- *     interrupt [few]      in two storages of five, for sanitizers
+ *     interrupt [few]      with `few`, which is for sanitizers, in two of the five storages
  */
 #define _GNU_SOURCE
 #include "../../csrc/internal.h"
@@ -13,8 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
-static _Thread_local struct timespec *fast_clock; /* of the calling thread, or NULL: the true one */
-static long reads;                                /* of the fast one */
+static _Thread_local struct timespec *fast_clock; /* of this thread, or NULL if it reads the true clock */
+static long reads;                                /* of the fast clock */
 
 int __real_clock_gettime(clockid_t, struct timespec *);
 int __wrap_clock_gettime(clockid_t clock, struct timespec *t)
@@ -31,7 +31,7 @@ int __wrap_clock_gettime(clockid_t clock, struct timespec *t)
 
 static pthread_t caller;
 static long asks;
-static long yes_at; /* the number of the question that gets a yes; 0: none */
+static long yes_at; /* the number of the question that is answered with yes, or 0 */
 
 static int ask(void)
 {
@@ -44,25 +44,25 @@ static int ask(void)
 
 enum way { GATE, ONCE, ONCE_COLUMNS, RUN, LENGTHS, STEP, STREAM };
 
-/* Each is long enough to be asked several times, and is run in another way, with one thread or several */
+/* Each is so long that a call asks several times; threads share each in another way. */
 static const struct shape {
     enum way way;
     size_t n, m, projection, layers, directions, steps, batch;
 } shapes[] = {
-    {GATE, 300, 300, 0, 0, 0, 0, 600},      /* shared by rows of x, in one piece of blocks each */
-    {GATE, 2000, 3000, 0, 0, 0, 0, 60},     /* shared by blocks, in several pieces */
-    {GATE, 0, 20, 0, 0, 0, 0, 500000},      /* more time than it counts */
+    {GATE, 300, 300, 0, 0, 0, 0, 600},      /* rows of x are shared, each with one piece of blocks */
+    {GATE, 2000, 3000, 0, 0, 0, 0, 60},     /* blocks are shared, in several pieces */
+    {GATE, 0, 20, 0, 0, 0, 0, 500000},      /* it takes more time than its count of operations says */
     {ONCE, 300, 300, 0, 0, 0, 0, 100},
     {ONCE, 5000, 900, 0, 0, 0, 0, 3},       /* two pieces of rows */
     {ONCE_COLUMNS, 5000, 1100, 0, 0, 0, 0, 2},
-    {RUN, 64, 64, 0, 1, 1, 200, 1},         /* products with x ahead */
-    {RUN, 20, 40, 12, 1, 1, 60, 40},        /* parts of the batch */
-    {RUN, 20, 40, 0, 2, 2, 100, 3},         /* directions */
-    {RUN, 60, 64, 0, 3, 1, 100, 1},         /* a pipeline */
-    {RUN, 30, 200, 90, 1, 1, 20, 5},        /* shared steps */
-    {RUN, 3, 300, 90, 1, 1, 3, 200},        /* long steps */
+    {RUN, 64, 64, 0, 1, 1, 200, 1},         /* products with x are computed ahead */
+    {RUN, 20, 40, 12, 1, 1, 60, 40},        /* threads take parts of the batch */
+    {RUN, 20, 40, 0, 2, 2, 100, 3},         /* threads take directions */
+    {RUN, 60, 64, 0, 3, 1, 100, 1},         /* threads form a pipeline of layers */
+    {RUN, 30, 200, 90, 1, 1, 20, 5},        /* each step is shared */
+    {RUN, 3, 300, 90, 1, 1, 3, 200},        /* each step is long */
     {LENGTHS, 20, 30, 0, 2, 1, 50, 30},
-    {LENGTHS, 3, 4, 0, 1, 2, 3, 9000},      /* parts of some thousand rows */
+    {LENGTHS, 3, 4, 0, 1, 2, 3, 9000},      /* threads take parts of some thousand rows */
     {STEP, 40, 50, 20, 2, 1, 1, 2500},
     {STREAM, 40, 50, 20, 2, 1, 1, 1000},
 };
@@ -72,7 +72,7 @@ static const struct shape *now;
 static fastgate_gate *gate;
 static fastgate_lstm *lstm;
 static void *weight, *x, *bias;
-static size_t *lengths, states, outputs; /* elements of h or c, at most; of y */
+static size_t *lengths, states, outputs; /* lengths of the batch; elements of h or c, at most; elements of y */
 
 enum { MOST = 3000 * 2000 };
 
@@ -103,7 +103,7 @@ static void dispose(void)
     free(x), free(lengths);
 }
 
-/* results (outputs + 3 states,) = y, h and c, and scratch */
+/* Makes the call; results (outputs + 3 states,) are y, h, c and scratch. */
 static int call(void *results)
 {
     const size_t output = now->projection ? now->projection : now->m, wide = now->directions * output;
@@ -123,7 +123,7 @@ static int call(void *results)
     case LENGTHS:
         return fastgate_lstm_run(lstm, now->steps, now->batch, x, batch * n, n, now->way == LENGTHS ? lengths : NULL,
                                  h, c, results, batch * (ptrdiff_t)wide, (ptrdiff_t)wide);
-    case STEP: { /* of zeros, which scratch is not, and the rest of results is */
+    case STEP: { /* from zeros; what it leaves in scratch is no result */
         void *zeros = calloc(states, width());
         const int rc = fastgate_lstm_step(lstm, now->batch, x, n, zeros, zeros, h, c, scratch);
         free(zeros);
@@ -138,7 +138,7 @@ static int call(void *results)
     }
 }
 
-/* A call that gets a yes at this question; how often it asked */
+/* Makes a call that is answered with yes at this question, and returns how often it asked. */
 static long asked(void *results, long at_question, int *rc)
 {
     asks = 0, yes_at = at_question;
@@ -176,6 +176,20 @@ static void try_shape(void)
 
 /* ---- how often --------------------------------------------------------------------------------- */
 
+/* How often a call of this shape asks if it is never interrupted. */
+static long questions_of(const struct shape *shape)
+{
+    int rc;
+    storage = FASTGATE_FLOAT32;
+    now = shape;
+    make();
+    void *results = malloc((outputs + 3 * states) * width());
+    const long count = asked(results, 0, &rc);
+    free(results);
+    dispose();
+    return count;
+}
+
 /* A gate asks between two pieces, of 96 rows of x or of 64 MiB of work; a sequence for some 4 MiB of work. */
 static void try_counts(void)
 {
@@ -186,16 +200,9 @@ static void try_counts(void)
                   {{GATE, 2000, 3000, 0, 0, 0, 0, 48}, 4},       {{ONCE, 256, 256, 0, 0, 0, 0, 1600}, 90},
                   {{ONCE, 2000, 3000, 0, 0, 0, 0, 1}, 2},
                   {{RUN, 64, 64, 0, 1, 1, 3000, 1}, 60},         {{RUN, 16, 64, 0, 1, 1, 3000, 4}, 60}};
-    storage = FASTGATE_FLOAT32;
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
-        int rc;
-        now = &counts[i].shape;
-        make();
-        void *results = malloc((outputs + 3 * states) * width());
-        const long got = asked(results, 0, &rc);
+        const long got = questions_of(&counts[i].shape);
         CHECK(got >= counts[i].least, "call %zu asked %ld times, not %ld", i, got, counts[i].least);
-        free(results);
-        dispose();
     }
 }
 
@@ -205,16 +212,9 @@ static void try_short(void)
     static const struct shape some[] = {{GATE, 64, 64, 0, 0, 0, 0, 10},   {ONCE, 64, 64, 0, 0, 0, 0, 10},
                                         {RUN, 32, 32, 0, 2, 1, 10, 2},    {LENGTHS, 32, 32, 0, 1, 2, 10, 5},
                                         {STEP, 32, 32, 0, 1, 1, 1, 1}};
-    storage = FASTGATE_FLOAT32;
     for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
-        int rc;
-        now = &some[i];
-        make();
-        void *results = malloc((outputs + 3 * states) * width());
         const long before = reads;
-        CHECK(!asked(results, 0, &rc) && reads == before, "a short call of way %d", now->way);
-        free(results);
-        dispose();
+        CHECK(!questions_of(&some[i]) && reads == before, "a short call of way %d", some[i].way);
     }
 }
 
@@ -222,7 +222,7 @@ static void try_short(void)
 
 static atomic_int begun;
 
-/* The worker's task ends after a yes, which the caller gets while it waits for it. */
+/* A worker's task ends only after a yes, so the caller must ask while it waits for the worker. */
 static void wait_for_yes(void *context, size_t i)
 {
     (void)context, (void)i;
@@ -242,7 +242,7 @@ static void try_waiting(void)
     CHECK(!fg_interrupted() && asks == 3, "asked without a call");
 }
 
-/* A function that makes calls, one of which is interrupted; the call that asks it goes on. */
+/* The function itself makes calls, of which one is interrupted, while the call that asked goes on. */
 static fastgate_gate *medium; /* of 1 MiB */
 static float medium_y[3 * 512];
 static void *nested_results;
@@ -253,7 +253,7 @@ static int ask_nested(void)
     if (depth)
         return 1;
     depth = 1;
-    for (int i = 0; i < 3; i++) /* short ones, which count for none */
+    for (int i = 0; i < 3; i++) /* they are too short to ask */
         CHECK(!fastgate_gate_run(medium, 3, &(fastgate_part){weight, 512, 512}, 1, medium_y, 512), "a short call");
     /* while the outer call has the workers, this one may have only tasks that are too short to look at the clock */
     CHECK(call(nested_results) == FASTGATE_ERROR_INTERRUPTED || threads_of_all > 1, "a call within");
@@ -288,7 +288,7 @@ static void try_nested(void)
     fastgate_gate_free(medium);
 }
 
-/* By the true clock; the call would take seconds. */
+/* With the true clock, a call that would take seconds is interrupted. */
 static void try_true_clock(void)
 {
     enum { M = 16, ROWS = 1000000 };
@@ -312,7 +312,7 @@ int main(int argc, char **argv)
     struct timespec clock = {1, 0};
     fast_clock = &clock;
     caller = pthread_self();
-    alarm(900); /* a caller that does not ask while it waits hangs */
+    alarm(900); /* ends the test if a caller hangs because it does not ask while it waits */
     for (size_t s = 0; s < STORAGES; s += argc > 1 ? 3 : 1) { /* float32 and int8 */
         uint64_t seed = s;
         storage = storages[s];

@@ -1,15 +1,14 @@
 /*
- * An LSTM's bits, by every road through the API: a row alone, step by step, through each layer and
- * direction as an LSTM of its own, is what all batches, sequences, lengths, streams and threads must give,
- * on every instruction set; and on the first one it must be what the textbook says.  Prints one line
- * `isa digest` for each usable one; run.sh compares the digests of builds and machines.  With an argument,
- * the digest of every shape as well.
+ * An LSTM has the same bits by every path through the API: batches, sequences, lengths, streams and threads, with every
+ * instruction set, give what a row alone gives, step by step, with each layer and direction as an LSTM of its own.
+ * With the first instruction set the textbook's equations check these steps.  Prints a line `isa digest` for each
+ * usable one; run.sh compares the digests of builds and machines.  With an argument it prints that of every shape too.
  */
 #include "model.h"
 
 enum { PAD = 3 };
 
-/* ---- a sequence and what it must give ---------------------------------------------------------- */
+/* ---- a sequence and the results it must give ---------------------------------------------------------- */
 
 typedef struct {
     size_t steps, batch, *lengths;
@@ -51,7 +50,7 @@ static void row_alone(const model *m, sequence *s, size_t b)
 
 static void want_all(const model *m, sequence *s)
 {
-    road = "alone";
+    path = "alone";
     for (size_t b = 0; b < s->batch; b++)
         row_alone(m, s, b);
 }
@@ -68,7 +67,7 @@ static sequence sequence_for(model *m, size_t steps, size_t batch)
         fill(row_of(s.h, i, m->output), m->output, i % 7 == 5 ? (enum kind)below(&m->seed, KINDS) : ORDINARY,
              &m->seed);
         fill(c, m->o.hidden_size, i % 7 == 4 ? (enum kind)below(&m->seed, KINDS) : ORDINARY, &m->seed);
-        /* large ones, and some about where they become 0 */
+        /* half of c is large, half is near the limit below which c becomes 0 */
         for (size_t u = 0; u < m->o.hidden_size && i % 7 != 4; u++)
             put(c, (ptrdiff_t)u, ldexp(get(c, (ptrdiff_t)u), u % 2 ? 3 : is_double() ? -959 : -99));
     }
@@ -76,7 +75,7 @@ static sequence sequence_for(model *m, size_t steps, size_t batch)
     return s;
 }
 
-/* Rows at strides of any kind in a field of 7s, or of NaNs. */
+/* Rows at strides of some kind, in a field of 7s or NaNs. */
 typedef struct {
     void *field, *start;
     size_t size;
@@ -124,11 +123,11 @@ static void try_run(const fastgate_lstm *lstm, const model *m, const sequence *s
         }
     for (size_t i = 0; i < y.size; i++)
         SAME(get(y.field, (ptrdiff_t)i) == 7, "written beside y");
-    same_bits(h, s->want_h, hs, "h after it"), same_bits(c, s->want_c, cs, "c after it");
+    same_bits(h, s->want_h, hs, "h_n"), same_bits(c, s->want_c, cs, "c_n");
     free_from(before);
 }
 
-/* A step of a stream in two: the odd rows, the last of them first, and then the others. */
+/* Makes a stream's step in two: of the odd rows, from last to first, and of the even rows. */
 static void step_rows(fastgate_stream *stream, const model *m, size_t batch, const void *x, void *y, size_t stride)
 {
     size_t rows[64];
@@ -147,7 +146,7 @@ static void step_rows(fastgate_stream *stream, const model *m, size_t batch, con
     }
 }
 
-/* In steps of the whole batch, c in its place in every other one; and in a stream, whose y may lie on x. */
+/* Tries steps of the whole batch, half of them with c_out in place of c, and a stream, whose y may be x. */
 static void try_steps(const fastgate_lstm *lstm, const model *m, const sequence *s)
 {
     const size_t n = m->o.input_size, output = m->output, before = takes;
@@ -167,17 +166,17 @@ static void try_steps(const fastgate_lstm *lstm, const model *m, const sequence 
             copy(row_of(x, b, stride), row_of(s->x, b * s->steps + t, n), n);
         void *h_out = take(hs), *c_out = t % 2 ? c : take(cs), *const h_given = copied(h, hs);
         void *const c_given = copied(c, cs);
-        road = "steps";
+        path = "steps";
         CHECK(!fastgate_lstm_step(lstm, s->batch, x, (ptrdiff_t)stride, h, c, h_out, c_out, scratch), "step");
-        same_bits(h, h_given, hs, "h, which is read");
+        same_bits(h, h_given, hs, "h was changed");
         if (c_out != c)
-            same_bits(c, c_given, cs, "c, which is read");
+            same_bits(c, c_given, cs, "c was changed");
         void *const last = row_of(h_out, m->cells - 1, s->batch * output);
         for (size_t b = 0; b < s->batch; b++)
             same_bits(row_of(last, b, output), row_of(s->want_y, b * s->steps + t, output), output, "h");
         h = h_out, c = c_out;
 
-        road = "stream";
+        path = "stream";
         void *const to = t % 3 == 1 ? x : y;
         if (t % 3 == 2)
             step_rows(stream, m, s->batch, x, to, stride);
@@ -196,8 +195,8 @@ static void try_steps(const fastgate_lstm *lstm, const model *m, const sequence 
         fastgate_stream_get_state(stream, h_got, c_got);
         same_bits(h_got, h, hs, "h of a stream"), same_bits(c_got, c, cs, "c of a stream");
     }
-    road = "steps";
-    same_bits(h, s->want_h, hs, "h after it"), same_bits(c, s->want_c, cs, "c after it");
+    path = "steps";
+    same_bits(h, s->want_h, hs, "h_n"), same_bits(c, s->want_c, cs, "c_n");
     if (s->batch) {
         const size_t one = s->batch / 2;
         fastgate_stream_reset(stream, one);
@@ -205,7 +204,7 @@ static void try_steps(const fastgate_lstm *lstm, const model *m, const sequence 
             fill_with(row_of(h, k * s->batch + one, output), output, 0);
             fill_with(row_of(c, k * s->batch + one, m->o.hidden_size), m->o.hidden_size, 0);
         }
-        road = "reset";
+        path = "reset";
         fastgate_stream_get_state(stream, h_got, c_got);
         same_bits(h_got, h, hs, "h"), same_bits(c_got, c, cs, "c");
     }
@@ -215,7 +214,7 @@ static void try_steps(const fastgate_lstm *lstm, const model *m, const sequence 
 
 static void try_lengths(const model *m, sequence s)
 {
-    static const char *const roads[] = {"lengths", "lengths that rise", "lengths that fall"};
+    static const char *const paths[] = {"lengths", "lengths that rise", "lengths that fall"};
     size_t lengths[64];
     uint64_t seed = m->seed;
     CHECK(s.batch <= 64, "batch");
@@ -228,16 +227,9 @@ static void try_lengths(const model *m, sequence s)
         }
         s.lengths = lengths;
         want_all(m, &s);
-        road = roads[kind];
+        path = paths[kind];
         try_run(m->lstm, m, &s, kind, kind + 1);
     }
-}
-
-static uint64_t digest(uint64_t hash, const void *y, size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        hash = (hash ^ bits_at(y, (ptrdiff_t)i)) * 0x100000001b3; /* FNV-1a, word by word */
-    return hash;
 }
 
 static uint64_t try_all(model *m, size_t steps, size_t batch, size_t turn)
@@ -248,7 +240,7 @@ static uint64_t try_all(model *m, size_t steps, size_t batch, size_t turn)
     uint64_t hash = digest(0xcbf29ce484222325, s.want_y, batch * steps * m->wide);
     hash = digest(hash, s.want_h, m->cells * batch * m->output);
     hash = digest(hash, s.want_c, m->cells * batch * m->o.hidden_size);
-    road = "sequence";
+    path = "sequence";
     try_run(m->lstm, m, &s, (int)(turn % LAYOUTS), (int)(turn / 2 % LAYOUTS));
     if (m->o.directions == 1 && !m->o.backwards)
         try_steps(m->lstm, m, &s);
@@ -257,8 +249,8 @@ static uint64_t try_all(model *m, size_t steps, size_t batch, size_t turn)
     return hash;
 }
 
-/* The sums of the gates are those of x and then of h, in the order of summation: a step has the bits of one of an
- * LSTM without inputs, whose biases are these sums.  Not for int8, whose x is rounded. */
+/* The gates' sums are those of x and then of h, in the order of summation: a step has the bits of a step without inputs
+ * whose biases are these sums.  Not for int8, which rounds x. */
 static void try_sums(size_t n, size_t hidden, size_t batch)
 {
     if (storage == FASTGATE_INT8)
@@ -270,13 +262,13 @@ static void try_sums(size_t n, size_t hidden, size_t batch)
     void *bias = vector(&m, 4 * hidden), *sums = take(4 * hidden), *zeros = take(4 * hidden * hidden);
     m.w[0] = (fastgate_lstm_weights){ih, hh, bias, NULL, NULL};
     m.lstm = create(&o, m.w), m.cells = 0;
-    fastgate_lstm_unpack(m.lstm, 0, ih, hh, bias, NULL, NULL); /* as rounded */
+    fastgate_lstm_unpack(m.lstm, 0, ih, hh, bias, NULL, NULL); /* so that they are rounded */
     void *x = take(batch * n), *h = take(batch * hidden), *c = take(batch * hidden);
     void *got_h = take(batch * hidden), *got_c = take(batch * hidden), *want_h = take(hidden), *want_c = take(hidden);
     fill(x, batch * n, ORDINARY, &m.seed), fill(h, batch * hidden, ORDINARY, &m.seed);
     fill(c, batch * hidden, ORDINARY, &m.seed), fill_with(zeros, 4 * hidden * hidden, 0);
     CHECK(!fastgate_lstm_step(m.lstm, batch, x, (ptrdiff_t)n, h, c, got_h, got_c, NULL), "step");
-    now = &m, road = "the sums";
+    now = &m, path = "the sums";
     for (size_t b = 0; b < batch; b++) {
         for (size_t r = 0; r < 4 * hidden; r++) {
             const double of_x = in_order(get(bias, (ptrdiff_t)r), row_of(ih, r, n), row_of(x, b, n), n);
@@ -301,7 +293,7 @@ static uint64_t try_threads(size_t n, size_t hidden, size_t projection, size_t b
         m.o.threads = threads < 4 ? threads : 1;
         fastgate_override_threads(threads < 4 ? 0 : 3);
         fastgate_lstm *shared = create(&m.o, m.w);
-        road = "threads";
+        path = "threads";
         try_run(shared, &m, &s, TIME_MAJOR, BATCH_MAJOR);
         if (directions == 1)
             try_steps(shared, &m, &s);
@@ -312,8 +304,8 @@ static uint64_t try_threads(size_t n, size_t hidden, size_t projection, size_t b
     return hash;
 }
 
-/* So many steps that the products with x are computed ahead, in several pieces, and that threads share layers,
- * directions and rows: of 7 rows, two get 3 and 4, of which only the first are so few that it is done ahead. */
+/* Tries so many steps that the products with x are computed ahead, in several pieces, and that threads share layers,
+ * directions and rows.  Of 7 rows two threads get 3 and 4; only the products of the 3 rows are computed ahead. */
 static uint64_t try_long(size_t n, size_t hidden, size_t batch, unsigned directions, size_t turn)
 {
     const fastgate_lstm_options o = {storage, n, hidden, 0, 2, directions, .threads = 1};
@@ -322,8 +314,8 @@ static uint64_t try_long(size_t n, size_t hidden, size_t batch, unsigned directi
     sequence s = sequence_for(&m, 101, batch);
     for (unsigned threads = 2; threads <= 3; threads++) {
         fastgate_override_threads(threads);
-        road = "threads, of a long sequence";
-        want_all(&m, &s); /* try_lengths has others */
+        path = "threads, of a long sequence";
+        want_all(&m, &s); /* try_lengths changed the wanted results */
         try_run(m.lstm, &m, &s, TIME_MAJOR, BATCH_MAJOR);
         if (turn % 2)
             try_lengths(&m, s);
@@ -333,7 +325,7 @@ static uint64_t try_long(size_t n, size_t hidden, size_t batch, unsigned directi
     return hash;
 }
 
-/* So many bytes of weights that batches of several rows are computed ahead too. */
+/* Tries so many bytes of weights that products are computed ahead for batches of several rows too. */
 static void try_large(size_t n, size_t hidden, size_t batch)
 {
     const fastgate_lstm_options o = {storage, n, hidden, 0, 1, 1, .threads = 1};
@@ -347,7 +339,7 @@ static void try_large(size_t n, size_t hidden, size_t batch)
 static const size_t sizes[] = {0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65};
 enum { SIZES = sizeof sizes / sizeof *sizes, SMALL = 2500 };
 
-/* everything that can be chosen, by chance; but the bits must be the same on every machine */
+/* Chooses all options by chance, but the same on every machine. */
 static uint64_t try_shape(size_t n, size_t hidden, size_t turn)
 {
     static const size_t projections[] = {1, 5, 8, 16, 19, 40}, batches[] = {1, 2, 3, 5, 9, 17};
@@ -373,7 +365,7 @@ int main(int argc, char **argv)
 {
     (void)argv;
     static uint64_t first[STORAGES][SIZES * SIZES];
-    /* several spans of x or of h, whole ones and not, and more than int8 rounds at once; and work for threads */
+    /* several spans of x or h, with and without a short one, more inputs than int8 rounds at once; work for threads */
     static const size_t large[][5] = {{1100, 5, 0, 3, 1}, {256, 260, 0, 1, 1}, {4090, 9, 0, 2, 1}, {512, 513, 0, 2, 1},
                                       {10, 17, 1100, 2, 1}, {3, 9, 9300, 2, 1}, {100, 130, 0, 2, 2},
                                       {60, 200, 70, 1, 1}, {20, 40, 0, 64, 2},
@@ -387,7 +379,7 @@ int main(int argc, char **argv)
             storage = storages[s];
             for (size_t i = 0; i < SIZES * SIZES; i++) {
                 const size_t n = sizes[i / SIZES], hidden = sizes[i % SIZES];
-                /* a third of the shapes for each of the others: emulation is slow */
+                /* the other storages take a third of the shapes each, since emulation is slow */
                 if (s && (i / SIZES + i + s) % 3)
                     continue;
                 const uint64_t d = try_shape(n, hidden, i * 5 + s);

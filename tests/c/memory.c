@@ -1,14 +1,14 @@
 /*
- * Memory, of gates and of LSTMs: allocations that fail, sizes that overflow or do not fit, and arrays that end
- * or begin at a page which may not be touched.  failing.h says how to link it.
+ * Gates and LSTMs refuse sizes that overflow or do not fit, survive allocations that fail, and touch nothing beyond
+ * their arrays, which end or begin at a page without access.  failing.h says how to link it.
  */
 #include "failing.h"
 
-static char path[64]; /* of a file that is not there yet */
+static char path[64]; /* of a file that tests create and remove */
 
 static const void *const numbers_of_0 = (const double[3 * 1000]){0};
 
-/* What the C library allocates for them, where it is linked statically, is not for a call to free. */
+/* Starts threads ahead: a static C library keeps what it allocates for them, which is no leak of a later call. */
 static void start_threads(void)
 {
     enum { M = 2200, N = 1000 };
@@ -33,7 +33,7 @@ static void try_failing_allocations(size_t m, size_t n, unsigned threads)
     void *y = numbers(3 * m);
     CHECK(!fastgate_gate_run(gate, 1, &x, 1, y, 0), "run");
     const long held = live;
-    until_failure = 0; /* a call allocates nothing */
+    until_failure = 0; /* calls must allocate nothing */
     for (size_t batch = 1; batch <= 3; batch++)
         CHECK(!fastgate_gate_run(gate, batch, &x, 1, y, stride), "run");
     fastgate_gate_once(storage, m, n, zeros, 0, 1, NULL, 3, zeros, 0, y, stride);
@@ -135,7 +135,7 @@ static void try_names(void)
 
 /* ---- LSTMs ---------------------------------------------------------------------------------- */
 
-static fastgate_lstm *const no_lstm = (fastgate_lstm *)&live; /* what must stay where none is made */
+static fastgate_lstm *const no_lstm = (fastgate_lstm *)&live; /* a call that fails must leave it */
 
 static int all_are(const void *a, size_t count, double value)
 {
@@ -145,16 +145,11 @@ static int all_are(const void *a, size_t count, double value)
     return 1;
 }
 
-static void *set_all(void *a, size_t count, double value)
-{
-    for (size_t i = 0; i < count; i++)
-        put(a, (ptrdiff_t)i, value);
-    return a;
-}
-
 static void *all_of(double value, size_t count)
 {
-    return set_all(numbers(count), count, value);
+    void *a = numbers(count);
+    fill_with(a, count, value);
+    return a;
 }
 
 static const fastgate_lstm_weights zero_weights = {numbers_of_0, numbers_of_0, numbers_of_0, numbers_of_0,
@@ -177,7 +172,7 @@ static void try_failing_allocations_of_lstm(void)
 #define RUN(lengths) fastgate_lstm_run(lstm, STEPS, BATCH, x, BATCH *N, N, lengths, h, c, y, BATCH *row, row)
 #define UNCHANGED (all_are(h, hs, 7) && all_are(c, cs, 7) && all_are(y, ys, 7))
     FAIL_EACH(RUN(lengths), UNCHANGED)
-    set_all(h, hs, 7), set_all(c, cs, 7), set_all(y, ys, 7);
+    fill_with(h, hs, 7), fill_with(c, cs, 7), fill_with(y, ys, 7);
     FAIL_EACH(RUN(NULL), UNCHANGED)
 #undef RUN
 #undef UNCHANGED
@@ -197,7 +192,7 @@ static void try_failing_allocations_of_lstm(void)
     fastgate_stream *const no_stream = (fastgate_stream *)&live, *stream = no_stream;
     FAIL_EACH(fastgate_stream_create(&stream, lstm, BATCH), stream == no_stream)
     void *h_out = numbers(hs), *c_out = numbers(cs), *scratch = numbers(BATCH * H);
-    until_failure = 0; /* steps allocate nothing */
+    until_failure = 0; /* steps must allocate nothing */
     for (int turn = 0; turn < 3; turn++) {
         CHECK(!fastgate_lstm_step(lstm, BATCH, x, N, h, c, h_out, c_out, scratch), "step");
         fastgate_stream_step(stream, x, N, y, P);
@@ -209,7 +204,7 @@ static void try_failing_allocations_of_lstm(void)
     fastgate_stream_free(stream), fastgate_stream_free(NULL);
     fastgate_lstm_free(lstm), fastgate_lstm_free(NULL);
 
-    o.projection_size = 0, o.layers = 1; /* then a sequence needs nothing either */
+    o.projection_size = 0, o.layers = 1; /* then a sequence must allocate nothing either */
     CHECK(!fastgate_lstm_create(&lstm, &o, w), "create");
     void *const wide = numbers(STEPS * BATCH * H);
     until_failure = 0;
@@ -223,7 +218,7 @@ static void try_failing_allocations_of_lstm(void)
     CHECK(live == before, "%ld blocks leaked", live - before);
 }
 
-/* A small LSTM of zeros. */
+/* A small LSTM whose weights are zeros. */
 static fastgate_lstm *small_lstm(size_t layers, size_t projection, unsigned directions, int backwards)
 {
     const fastgate_lstm_options o = {storage, 3, 4, projection, layers, directions, backwards, .threads = 1};
@@ -257,8 +252,9 @@ static void try_sizes_of_lstm_that_overflow(void)
         }
     double state[64] = {0};
     fastgate_lstm *lstm = small_lstm(2, 2, 1, 0);
-    static const size_t runs[][2] = {{SIZE_MAX, 1}, {1, SIZE_MAX}, {SIZE_MAX, SIZE_MAX}, {(size_t)1 << 44, (size_t)1 << 44},
-                                     {SIZE_MAX / 16, 1}, {2, PTRDIFF_MAX / 16}, {(size_t)1 << 40, 1 << 10}};
+    static const size_t runs[][2] = {{SIZE_MAX, 1}, {1, SIZE_MAX}, {SIZE_MAX, SIZE_MAX},
+                                     {(size_t)1 << 44, (size_t)1 << 44}, {SIZE_MAX / 16, 1},
+                                     {2, PTRDIFF_MAX / 16}, {(size_t)1 << 40, 1 << 10}};
     for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
         CHECK(fastgate_lstm_run(lstm, runs[i][0], runs[i][1], state, 0, 0, NULL, state, state, state, 0, 0) ==
                   FASTGATE_ERROR_MEMORY, "run %zu", i);
@@ -276,7 +272,7 @@ static void try_sizes_of_lstm_that_overflow(void)
     CHECK(all_are(state, 64, 0) && live == before, "%ld blocks leaked", live - before);
 }
 
-static void try_options_that_are_not_there(void)
+static void try_bad_options(void)
 {
     const fastgate_lstm_options good = {storage, 3, 4, 2, 1, 1, .threads = 1};
     struct {
@@ -303,7 +299,7 @@ static void try_options_that_are_not_there(void)
         if (!cases[i].rc)
             fastgate_lstm_free(lstm);
     }
-    /* a weight that the storage cannot hold, in any matrix */
+    /* each matrix in turn has a weight that the storage cannot hold */
     for (int matrix = 0; matrix < 3 && !is_double() && storage != FASTGATE_FLOAT32; matrix++) {
         void *weight = all_of(0, 48);
         put(weight, 5, storage == FASTGATE_INT8 ? INFINITY : FLT_MAX);
@@ -314,7 +310,7 @@ static void try_options_that_are_not_there(void)
               matrix);
         free(weight);
     }
-    /* no steps for what goes backwards, and no more steps than there are */
+    /* a backwards LSTM makes no single steps, and a length is at most the number of steps */
     void *const sevens = all_of(7, 64);
     for (int backwards = 0; backwards < 2; backwards++) {
         fastgate_lstm *lstm = small_lstm(1, 2, 2 - (unsigned)backwards, backwards);
@@ -338,11 +334,11 @@ static void try_options_that_are_not_there(void)
 enum { PATTERN = 0x5a };
 
 typedef struct {
-    char *pages; /* a page that may not be touched, `size` bytes, another such page */
+    char *pages; /* `size` bytes, between two pages without access */
     size_t size;
 } fenced;
 
-enum { PAGE = 1 << 16 }; /* or a multiple of one */
+enum { PAGE = 1 << 16 }; /* a multiple of the size of pages */
 
 static fenced fence(size_t count)
 {
@@ -366,13 +362,13 @@ static void remove_fence(const fenced *f)
 #endif
 }
 
-/* `count` numbers that end (or begin) where the pages do */
+/* An array of `count` numbers that ends, or begins, where the pages do. */
 static void *at_edge(const fenced *f, size_t count, int at_end)
 {
     return f->pages + (at_end ? f->size - count * width() : 0);
 }
 
-/* the same, as y; written() then sees whether anything beside it was written */
+/* The same for y: written() later sees whether anything beside it was written. */
 static void *clean(const fenced *f, size_t count, int at_end)
 {
     memset(f->pages, PATTERN, f->size);
@@ -385,17 +381,17 @@ static int is_clean(const char *from, const char *to)
 }
 
 static size_t case_m, case_n;
-static const char *case_road = "";
+static const char *case_call = "";
 
-/* y (count,) with numbers of that range, and nothing beside it */
+/* Every number of y (count,) was written and lies between least and most; nothing beside y was written. */
 static void written(const fenced *f, const void *y, size_t count, double least, double most)
 {
     CHECK(is_clean(f->pages, y) && is_clean(at(y, (ptrdiff_t)count), f->pages + f->size),
-          "%s, %s: %s, %zu x %zu: written beside y", fastgate_isa(), storage_names[storage], case_road, case_m,
+          "%s, %s: %s, %zu x %zu: written beside y", fastgate_isa(), storage_names[storage], case_call, case_m,
           case_n);
     for (size_t i = 0; i < count; i++)
         CHECK(get(y, (ptrdiff_t)i) >= least && get(y, (ptrdiff_t)i) <= most,
-              "%s, %s: %s, %zu x %zu: y[%zu] not written", fastgate_isa(), storage_names[storage], case_road, case_m,
+              "%s, %s: %s, %zu x %zu: y[%zu] not written", fastgate_isa(), storage_names[storage], case_call, case_m,
               case_n, i);
 }
 
@@ -403,7 +399,7 @@ static void on_fault(int signal)
 {
     char text[200];
     int length = snprintf(text, sizeof text, "signal %d: %s, %s: %s, %zu x %zu: memory past an array\n",
-                          signal, fastgate_isa(), storage_names[storage], case_road, case_m, case_n);
+                          signal, fastgate_isa(), storage_names[storage], case_call, case_m, case_n);
     if (write(1, text, (size_t)length))
         _exit(1);
     _exit(1);
@@ -432,7 +428,7 @@ static void try_edges(const size_t *rows, size_t row_count, const size_t *column
                 const int reads_layouts = storage == FASTGATE_FLOAT32 || storage == FASTGATE_FLOAT64;
                 for (size_t l = 0; l < sizeof layouts / sizeof *layouts; l++) {
                     if (!reads_layouts && (r + c + l) % 4)
-                        continue; /* packing reads one number after the other */
+                        continue; /* packing reads one number at a time, whatever the layout */
                     const size_t batch = batches[(r + 2 * c + l) % BATCHES];
                     const ptrdiff_t row = layouts[l].row, column = layouts[l].column;
                     const size_t last = m && n ? (m - 1) * (size_t)llabs(row) + (n - 1) * (size_t)llabs(column) : 0;
@@ -440,7 +436,7 @@ static void try_edges(const size_t *rows, size_t row_count, const size_t *column
                     void *const array = at_edge(&weights, m && n ? last + 1 : 0, at_end);
                     void *const weight = at(array, row < 0 ? (ptrdiff_t)last : 0);
                     fill(bias, m, ORDINARY, &seed), fill(x, batch * n, ORDINARY, &seed);
-                    case_road = layouts[l].name;
+                    case_call = layouts[l].name;
                     void *y;
                     if (reads_layouts) {
                         const size_t few = batch < 2 ? batch : 2;
@@ -457,7 +453,7 @@ static void try_edges(const size_t *rows, size_t row_count, const size_t *column
                     const fastgate_part parts[3] = {{x, n / 2, (ptrdiff_t)n},
                                                     {at(x, (ptrdiff_t)(batch * n)), 0, 1},
                                                     {at(x, half), n - n / 2, (ptrdiff_t)n}};
-                    for (int turn = 0; turn < 3; turn++) { /* forwards, backwards, in parts */
+                    for (int turn = 0; turn < 3; turn++) { /* twice the whole x, then parts */
                         if (turn == 1 && batch > 1)
                             continue;
                         y = clean(&ys, batch * m, at_end);
@@ -476,7 +472,8 @@ static void try_edges(const size_t *rows, size_t row_count, const size_t *column
 
 static void try_edges_of_lstm(const size_t *sizes, size_t count)
 {
-    enum { BATCH = 5, STEPS = 3, MOST = 70, IH = 0, HH, BIAS, PEEPHOLE, PROJECTION, XS, H, C, H_OUT, C_OUT, M, Y, ARRAYS };
+    enum { IH, HH, BIAS, PEEPHOLE, PROJECTION, XS, H, C, H_OUT, C_OUT, M, Y, ARRAYS };
+    enum { BATCH = 5, STEPS = 3, MOST = 70 };
     fenced f[ARRAYS];
     for (int i = 0; i < ARRAYS; i++)
         f[i] = fence(i < BIAS ? 4 * MOST * MOST : i == PROJECTION ? MOST * MOST : STEPS * BATCH * MOST);
@@ -501,12 +498,12 @@ static void try_edges_of_lstm(const size_t *sizes, size_t count)
 #define WRITTEN(k) written(&f[k], a[k], size[k], -1000, 1000)
         fastgate_lstm *lstm;
         fastgate_stream *stream;
-        case_road = "create";
+        case_call = "create";
         CHECK(!fastgate_lstm_create(&lstm, &o, &w), "create");
-        case_road = "step";
+        case_call = "step";
         CHECK(!fastgate_lstm_step(lstm, batch, a[XS], (ptrdiff_t)n, a[H], a[C], a[H_OUT], a[C_OUT], a[M]), "step");
         WRITTEN(H_OUT), WRITTEN(C_OUT), WRITTEN(M), WRITTEN(H), WRITTEN(C);
-        case_road = "stream";
+        case_call = "stream";
         CHECK(!fastgate_stream_create(&stream, lstm, batch), "stream");
         fastgate_stream_set_state(stream, a[H], a[C]);
         a[H_OUT] = clean(&f[H_OUT], size[H_OUT], at_end);
@@ -518,14 +515,14 @@ static void try_edges_of_lstm(const size_t *sizes, size_t count)
         fastgate_stream_free(stream);
         static const size_t lengths[BATCH] = {2, 0, STEPS, 1, STEPS};
         for (int ragged = 0; ragged < 2; ragged++) {
-            case_road = ragged ? "lengths" : "run";
+            case_call = ragged ? "lengths" : "run";
             clean(&f[Y], size[Y], at_end);
             CHECK(!fastgate_lstm_run(lstm, STEPS, batch, a[XS], (ptrdiff_t)(batch * n), (ptrdiff_t)n,
                                      ragged ? lengths : NULL, a[H], a[C], a[Y], (ptrdiff_t)(batch * output),
                                      (ptrdiff_t)output), "run");
             WRITTEN(Y), WRITTEN(H), WRITTEN(C);
         }
-        case_road = "unpack";
+        case_call = "unpack";
         for (int k = 0; k < XS; k++)
             if (k != PEEPHOLE || w.peephole)
                 clean(&f[k], size[k], at_end);
@@ -541,7 +538,7 @@ static void try_edges_of_lstm(const size_t *sizes, size_t count)
 
 int main(int argc, char **argv)
 {
-    (void)argv; /* any argument: fewer sizes */
+    (void)argv; /* with any argument it tries fewer sizes */
     signal(SIGSEGV, on_fault);
 #ifndef _WIN32
     signal(SIGBUS, on_fault);
@@ -551,13 +548,13 @@ int main(int argc, char **argv)
     for (size_t s = 0; s < STORAGES; s++) {
         storage = storages[s];
         try_failing_allocations(40, 50, 1);
-        try_failing_allocations(2200, 1000, 1); /* with huge pages: more than 2 MiB */
+        try_failing_allocations(2200, 1000, 1); /* more than 2 MiB, which take huge pages */
         try_failing_allocations(2200, 1000, 2);
         try_sizes_that_overflow();
         try_parts_that_do_not_fit();
         try_failing_allocations_of_lstm();
         try_sizes_of_lstm_that_overflow();
-        try_options_that_are_not_there();
+        try_bad_options();
     }
     try_names();
     for (size_t isa = 0; fastgate_isa_name(isa); isa++) {

@@ -1,15 +1,15 @@
 /*
- * LSTMs to be tried: what each was made of, what it holds, and what the textbook says of a step.
+ * LSTMs under test: what each was made of, what it holds, and what its steps give by the textbook's equations.
  */
 #include "test.h"
 
 enum { LAYERS = 3, CELLS = 2 * LAYERS };
 
-static const char *road = "", *first_isa; /* what is being tried; the ISA that is done with */
+static const char *path = "", *first_isa; /* through the API, which is being tried; the first ISA, once it was tried */
 
 /* ---- numbers ----------------------------------------------------------------------------------- */
 
-/* all that one LSTM needs, to be freed with it */
+/* the arrays of one LSTM, which are freed with it */
 static void *taken[1024];
 static size_t takes;
 
@@ -25,7 +25,7 @@ static void free_from(size_t first)
         free(taken[--takes]);
 }
 
-/* of array a, whose rows have `size` numbers */
+/* A row of array a, whose rows have `size` numbers. */
 static void *row_of(const void *a, size_t row, size_t size)
 {
     return at(a, (ptrdiff_t)(row * size));
@@ -43,12 +43,6 @@ static void *copied(const void *from, size_t count)
     return to;
 }
 
-static void fill_with(void *to, size_t count, double value)
-{
-    for (size_t i = 0; i < count; i++)
-        put(to, (ptrdiff_t)i, value);
-}
-
 /* ---- LSTMs ------------------------------------------------------------------------------------- */
 
 /* An LSTM, what it was made of, and each of its layers and directions alone. */
@@ -56,7 +50,7 @@ typedef struct {
     fastgate_lstm_options o;
     size_t output, wide; /* numbers in h, and in a row of y */
     size_t cells;
-    int wild; /* not only ordinary numbers */
+    int wild; /* some rows have other numbers than ordinary ones */
     fastgate_lstm_weights w[CELLS], unpacked[CELLS];
     fastgate_lstm *lstm, *alone[CELLS];
     uint64_t seed;
@@ -72,7 +66,7 @@ static const model *now;
                    "peepholes %d, %u threads: %s: ", fastgate_isa(), storage_names[storage],       \
                    o_->input_size, o_->hidden_size, o_->projection_size, o_->layers, o_->directions, \
                    o_->backwards ? ", backwards" : "", o_->input_forget ? ", f = 1 - i" : "",      \
-                   o_->clip, o_->gate_clip, now->w[0].peephole != NULL, o_->threads, road);        \
+                   o_->clip, o_->gate_clip, now->w[0].peephole != NULL, o_->threads, path);        \
             CHECK(condition, __VA_ARGS__);                                                         \
         }                                                                                          \
     } while (0)
@@ -97,14 +91,14 @@ static size_t inputs_of(const model *m, size_t k)
     return k < m->o.directions ? m->o.input_size : m->wide;
 }
 
-/* (rows, columns), sums over `summands` of which are within a few units */
+/* Weights (rows, columns), so small that sums over `summands` inputs are within a few units. */
 static void *weights(model *m, size_t rows, size_t columns, size_t summands)
 {
     int root = 0;
     while ((size_t)1 << (2 * root) < summands)
         root++;
     void *w = take(rows * columns);
-    /* other numbers than ordinary ones may not fit a storage of 16 bits */
+    /* a storage of 16 bits may not be able to hold other numbers than ordinary ones */
     const int wild = m->wild && (storage == FASTGATE_FLOAT32 || is_double());
     for (size_t r = 0; r < rows; r++) {
         const enum kind kind = wild && !below(&m->seed, 9) ? (enum kind)below(&m->seed, KINDS) : ORDINARY;
@@ -169,11 +163,11 @@ static void dispose(model *m)
     free_from(0);
 }
 
-/* What an LSTM holds is what gates would hold; and one that is made of it holds the same. */
+/* An LSTM holds its weights as gates do; another one that is made of them replaces it. */
 static void try_unpacked(model *m)
 {
     const size_t hidden = m->o.hidden_size, output = m->output, projected = m->o.projection_size;
-    road = "unpacked";
+    path = "unpacked";
     for (size_t k = 0; k < m->cells; k++) {
         const size_t n = inputs_of(m, k), columns = n + output;
         void *ih = take(4 * hidden * n), *hh = take(4 * hidden * output), *bias = take(4 * hidden);
@@ -215,18 +209,18 @@ static void try_unpacked(model *m)
     }
     fastgate_lstm *again = create(&m->o, m->unpacked);
     SAME(fastgate_lstm_nbytes(again) == fastgate_lstm_nbytes(m->lstm), "nbytes");
-    fastgate_lstm_free(m->lstm); /* from here on it serves in its place */
+    fastgate_lstm_free(m->lstm); /* the tests go on with the one made of unpacked weights */
     m->lstm = again;
 }
 
 /* ---- the textbook ------------------------------------------------------------------------------ */
 
-/* Where a true value may be, for all that was rounded on the way; NaN is NaN. */
+/* The ends of an interval in which a result must lie, since operations before it were rounded; or NaN twice. */
 typedef struct {
     long double low, high;
 } range;
 
-static int anything; /* something may have overflowed, and then nothing is known */
+static int anything; /* not 0 if something may have overflowed: then any result is right */
 
 static long double unit(void)
 {
@@ -255,7 +249,7 @@ static long double largest_of(range r)
     return size;
 }
 
-/* the result of an operation that is right to 4 units */
+/* The result of an operation whose error is at most 4 units. */
 static range rounded(range r)
 {
     return widened(r, 4 * unit() * largest_of(r) + (is_double() ? 0x1p-1074L : 0x1p-149L));
@@ -280,11 +274,6 @@ static range of(long double (*function)(long double), range r)
     return rounded((range){function(r.low), function(r.high)});
 }
 
-static long double sigma(long double z)
-{
-    return 1 / (1 + expl(-z));
-}
-
 static range clipped(range r, double clip)
 {
     const long double limit = is_double() ? clip : (float)clip;
@@ -292,7 +281,7 @@ static range clipped(range r, double clip)
                                                   fmaxl(-limit, fminl(limit, r.high))};
 }
 
-/* z + w x; 64 units of rounding would be much */
+/* z + w x, with an error of at most 64 units: rounding makes far less. */
 static range dot(range z, const void *w, const range *x, size_t count)
 {
     long double size = largest_of(z), sizes = 0, largest = 0;
@@ -303,7 +292,7 @@ static range dot(range z, const void *w, const range *x, size_t count)
     }
     largest_of(exactly(size));
     long double slack = 64 * unit() * size + (long double)count * (is_double() ? 0x1p-1074L : 0x1p-149L);
-    if (storage == FASTGATE_INT8) /* x is rounded */
+    if (storage == FASTGATE_INT8) /* which rounds x */
         slack += sizes * (largest * 0x1p-15L + 0x1p-140L) + 0x1p-143L;
     return widened(z, slack);
 }
@@ -320,7 +309,7 @@ static void check_not_tiny(double got, const char *what, size_t i)
     SAME(isnan(got) || fabs(got) >= cell_least() || (got == 0 && !signbit(got)), "%s[%zu]: %a", what, i, got);
 }
 
-/* One step of one row of one layer. */
+/* Checks a step of one row in one layer and direction. */
 static void check_step(const model *m, size_t k, const void *x, const void *h, const void *c,
                        const void *h_out, const void *c_out)
 {

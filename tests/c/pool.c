@@ -1,6 +1,6 @@
 /*
- * The pool of workers: every piece once, on as many threads as asked, at once; many callers, forks,
- * threads that cannot be started, sleep.  Link with -Wl,--wrap=pthread_create.
+ * The pool of workers runs every piece once, on at most as many threads as asked for, all at once; with many callers,
+ * forks, threads that cannot be started, and workers that sleep.  Link with -Wl,--wrap=pthread_create.
  *
  *     pool [no-forks]      for -fsanitize=thread, which does not follow threads into a child
  */
@@ -21,7 +21,7 @@
 
 enum { MOST = 1000 };
 
-static int until_failure = -1, failures; /* threads that can still be started, or -1: all */
+static int until_failure = -1, failures; /* threads that can still be started, or -1 if all can; how many could not */
 
 int __real_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
@@ -51,7 +51,7 @@ static void nap(long ms)
     nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL);
 }
 
-/* What ran where.  Not atomic: one thread writes an element, and fg_share makes it visible. */
+/* How often and where pieces ran.  One thread writes each element, and fg_share makes it visible to the caller. */
 typedef struct {
     unsigned char ran[MOST];
     pthread_t by[MOST];
@@ -87,7 +87,7 @@ static void share(unsigned threads, size_t count)
     each_once(&r, threads, count);
 }
 
-/* ---- all pieces at once: each waits until all have begun ---- */
+/* ---- pieces that run at once: each waits until all have begun ---- */
 
 typedef struct {
     record r;
@@ -102,12 +102,12 @@ static void meet(void *context, size_t i)
     sigset_t blocked;
     pthread_sigmask(SIG_SETMASK, NULL, &blocked);
     CHECK(sigismember(&blocked, SIGINT) == (i > 0), "piece %zu: SIGINT", i);
-    CHECK(!i || fegetround() == FE_TONEAREST, "a worker rounds as the thread that started it");
+    CHECK(!i || fegetround() == FE_TONEAREST, "a worker has the rounding mode of the thread that started it");
     for (atomic_fetch_add(&m->begun, 1); atomic_load(&m->begun) < m->count;)
         sched_yield();
 }
 
-/* `count` pieces on as many threads, each on its own; worker[i] is where piece i runs, always */
+/* Runs `count` pieces at once on as many threads; piece i must run on worker[i] always. */
 static pthread_t worker[8];
 static void meet_on(unsigned count)
 {
@@ -121,7 +121,7 @@ static void meet_on(unsigned count)
     }
 }
 
-/* ---- order: a participant takes its own front to back, others' back to front ---- */
+/* ---- order: a thread takes its own pieces from first to last, then those of others from last to first ---- */
 
 typedef struct {
     record r;
@@ -173,13 +173,13 @@ static void *call_until_stopped(void *arg)
     return arg;
 }
 
-/* In a child: `body` must return. */
+/* Runs `body` in a child process, where it must return. */
 static void in_child(void (*body)(void))
 {
     const pid_t child = fork();
     CHECK(child >= 0, "fork");
     if (!child) {
-        alarm(60); /* the parent's is not inherited */
+        alarm(60); /* a child does not inherit the parent's alarm */
         memset(worker, 0, sizeof worker);
         body();
         fflush(stdout);
@@ -237,7 +237,7 @@ static void forks(void)
     pthread_join(other, NULL);
     in_child(no_threads);
     in_child(one_worker_at_most);
-    meet_on(4); /* the parent's workers are the same as before */
+    meet_on(4); /* the parent has the same workers as before */
 }
 
 static double ms_of(clockid_t clock)
@@ -250,7 +250,7 @@ static double ms_of(clockid_t clock)
 int main(int argc, char **argv)
 {
     const int with_forks = argc < 2 || strcmp(argv[1], "no-forks");
-    alarm(300); /* a pool that hangs fails */
+    alarm(300); /* ends the test if the pool hangs */
 
     const int alive = threads_alive();
     CHECK(fastgate_cpu_count() >= 1, "CPUs");
@@ -289,7 +289,7 @@ int main(int argc, char **argv)
         each_once(&outer, 3, 9);
     }
 
-    for (int turn = 0; turn < 5; turn++) { /* from sleep */
+    for (int turn = 0; turn < 5; turn++) { /* calls wake workers that sleep */
         nap(10);
         share(4, 99);
         nap(10);
@@ -302,14 +302,14 @@ int main(int argc, char **argv)
     nap(200);
     const double used = ms_of(CLOCK_PROCESS_CPUTIME_ID) - cpu;
     CHECK(used < 20, "%.1f ms of CPU time while idle", used);
-    for (int turn = 0; turn < 4000; turn++) { /* a job as the worker falls asleep, at IDLE_NS */
+    for (int turn = 0; turn < 4000; turn++) { /* a call comes just when the worker falls asleep, after IDLE_NS */
         for (double end = ms_of(CLOCK_MONOTONIC) + 0.095 + turn % 100 * 1e-4;
              ms_of(CLOCK_MONOTONIC) < end;)
             ;
         meet_on(2);
     }
     record r;
-    do { /* calls in a row wake the worker */
+    do { /* at some time a worker takes part again */
         memset(&r, 0, sizeof r);
         fg_share(2, MOST, 0, note, &r);
     } while (pthread_equal(r.by[MOST / 2], pthread_self()));

@@ -5,7 +5,7 @@
 #
 #     header           fastgate.h is C99 and C++11
 #     gcc, clang       every test, optimized by this compiler
-#     wide             the source for 16 lanes (AVX-512), compiled for AVX2
+#     wide             the kernels with vectors of 16 lanes, compiled for AVX2
 #     sanitizers       AddressSanitizer and UndefinedBehaviorSanitizer in one build
 #     sanitizers-long  bits and lstm in that build, which takes minutes
 #     tsan             the threaded tests under ThreadSanitizer
@@ -14,16 +14,16 @@
 #     musl             linked with musl, statically
 #     musl-aarch64     the same for AArch64, emulated by qemu
 #     windows          for Windows on x86-64, run by wine
-#     linked           for macOS, of both kinds, and Windows on AArch64: only compiled and linked
-#     musl-bits, windows-bits      of these two, only bits and threads, and saved for Windows
+#     linked           compiled and linked, but not run: for macOS on both architectures, and Windows on AArch64
+#     musl-bits, windows-bits      the same with bits and threads only, for Windows also saved
 #     fuzz             the C API and saved buffers under libFuzzer, for FUZZ_SECONDS, 60 if that is not set
 #     activations      all 2^32 inputs of the sigmoid
-#     library          the archive LIBRARY, which is there already; FLAGS are the compiler's
+#     library          every test with the archive LIBRARY, which exists already; the compiler gets FLAGS
 #
-# Those from musl to windows-bits are cross-compiled by Zig's Clang, which has the C libraries of all platforms: ZIG is
-# its path; without it `python-zig` is looked for, which PyPI's ziglang installs.
+# Zig's Clang, which has the C libraries of all platforms, cross-compiles those from musl to windows-bits.  ZIG is the
+# path of Zig; if it is not set, `python-zig` is used, which PyPI's ziglang installs.
 #
-# Without a name it runs those that every change must pass; `all` is everything but `library`.
+# Without a name it runs those that every change must pass; `all` is everything except `library`.
 #
 # It prints one line a step and a summary; the exit status is 0 if nothing failed.  The output of a step that
 # failed is shown.  Runs that have the same folder in DIGESTS compare their results with each other's.
@@ -54,7 +54,8 @@ step() # step NAME COMMAND...: its last line of output is the detail
         failed=$((failed + 1)) result=FAILED
     fi
     ms=$((($(date +%s%N) - start) / 1000000))
-    say $result "$name" "$(printf '%d.%d s  ' $((ms / 1000)) $((ms % 1000 / 100)))$(tail -n 1 "$out/log" | cut -c 1-120)"
+    seconds=$(printf '%d.%d s  ' $((ms / 1000)) $((ms % 1000 / 100)))
+    say $result "$name" "$seconds$(tail -n 1 "$out/log" | cut -c 1-120)"
     [ $result = ok ] || sed 's/^/       | /' "$out/log" | tail -n 25
     [ $result = ok ]
 }
@@ -93,11 +94,11 @@ build()
     build_library "$1" "$2" "$3" "${4:-$csrc}" && link_tests "$1" "$2" "$3" "$1/libfastgate.a"
 }
 
-# built TITLE FOLDER COMPILER FLAGS [CSRC]: the same as a step, once for all that need the folder
+# built TITLE FOLDER COMPILER FLAGS [CSRC]: runs `build` as a step, once for each folder
 built()
 {
     [ -e "$2.built" ] && return
-    [ ! -e "$2" ] || return # it failed
+    [ ! -e "$2" ] || return # an earlier build failed
     title=$1
     shift
     step "$title: build" build "$@" && : >"$1.built"
@@ -157,7 +158,8 @@ wide()
     for shim in avx2 avx2_f64; do
         sed 's/#include "vec_avx2.h"/#define FG_BYTES 64\n#include "vec_generic.h"/' "$csrc/kernels/$shim.c" \
             >"$out/csrc-wide/kernels/$shim.c"
-        ! cmp -s "$csrc/kernels/$shim.c" "$out/csrc-wide/kernels/$shim.c" || { echo "$shim.c includes no vec_avx2.h"; exit 1; }
+        ! cmp -s "$csrc/kernels/$shim.c" "$out/csrc-wide/kernels/$shim.c" ||
+            { echo "$shim.c includes no vec_avx2.h"; exit 1; }
     done
     built "16 lanes on AVX2" "$out/wide" $cc "-O1 -Wno-psabi" "$out/csrc-wide" &&
         step "16 lanes on AVX2: bits" digests "$out/wide/bits" &&
@@ -199,17 +201,17 @@ tsan()
     step "TSan: interrupt" "$out/tsan/interrupt" few
 }
 
-run_valgrind() # it hides AVX-512 from the program
+run_valgrind() # valgrind hides AVX-512 from programs
 {
     have valgrind valgrind && built $cc "$out/$cc" $cc -O3 || return
-    # the pool's threads live to the end, and with them what their stacks hold
+    # the pool's threads live to the end, so blocks to which their stacks refer are no leaks
     for test in memory saved; do
         step "valgrind: $test" valgrind -q --error-exitcode=9 --leak-check=full --show-leak-kinds=definite \
             --errors-for-leak-kinds=definite "$out/$cc/$test" few
     done
 }
 
-# emulated TITLE EMULATOR TEST...: runs tests in $folder, with fewer values where that is offered
+# emulated TITLE EMULATOR TEST...: runs tests in $folder, with fewer values if they offer that
 emulated()
 {
     title=$1 emulator=$2
@@ -263,7 +265,7 @@ musl_aarch64()
         emulated "musl on AArch64" "qemu-aarch64-static -cpu max" $tests_built
 }
 
-# Wine keeps its Windows in $out.
+# Wine keeps its files in $out.
 windows()
 {
     have Windows wine && built_for x86_64-windows-gnu "${*:-bits lstm cell memory saved threads activations}" \
@@ -277,7 +279,7 @@ windows()
 
 linked()
 {
-    for target in aarch64-macos x86_64-macos; do # the linker wraps no malloc there
+    for target in aarch64-macos x86_64-macos; do # their linker cannot wrap malloc
         built_for $target "bits lstm cell saved threads"
     done
     built_for aarch64-windows-gnu "bits lstm cell memory saved threads activations" -DCMAKE_SYSTEM_NAME=Windows
@@ -319,7 +321,7 @@ library()
 cmake_options=
 cc=gcc
 command -v gcc >/dev/null || cc=clang
-strictest=clang # of the two, its checks of undefined behaviour are the stricter
+strictest=clang # its checks of undefined behaviour are stricter than gcc's
 command -v clang >/dev/null || strictest=gcc
 
 [ $# -gt 0 ] || set -- $quick

@@ -1,6 +1,6 @@
 /*
- * Saved gates and LSTMs: they come back bit by bit; whatever else a buffer or file holds is refused.  What is
- * damaged lies in blocks of just its size, so that the sanitizers and valgrind see what is read past it.
+ * Saved gates and LSTMs come back bit by bit, and all other contents of buffers and files are refused.  Damaged ones
+ * are in blocks of exactly their size, so that sanitizers and valgrind see what is read beyond them.
  */
 #include "../../csrc/os.h"
 
@@ -54,7 +54,8 @@ static void same_gates(const fastgate_gate *a, const fastgate_gate *b, uint64_t 
 {
     const size_t m = fastgate_gate_output_size(a), n = fastgate_gate_input_size(a);
     CHECK(m == fastgate_gate_output_size(b) && n == fastgate_gate_input_size(b) &&
-              fastgate_gate_storage(a) == fastgate_gate_storage(b) && fastgate_gate_threads(a) == fastgate_gate_threads(b) &&
+              fastgate_gate_storage(a) == fastgate_gate_storage(b) &&
+              fastgate_gate_threads(a) == fastgate_gate_threads(b) &&
               fastgate_gate_nbytes(a) == fastgate_gate_nbytes(b), "%zu x %zu", m, n);
     void *x = numbers(2 * n), *y = numbers(2 * m), *z = numbers(2 * m);
     const fastgate_part part = {x, n, (ptrdiff_t)n};
@@ -102,10 +103,8 @@ static void try_gates(void)
     uint64_t seed = 1;
     for (size_t i = 0; i < SIZES * SIZES; i++) {
         fastgate_gate *gate = random_gate(sizes[i / SIZES], sizes[i % SIZES], &seed), *loaded;
-        const size_t size = fastgate_gate_saved_size(gate);
-        void *buffer = block(size);
-        memset(buffer, 0xa5, size);
-        fastgate_gate_save(gate, buffer);
+        size_t size;
+        void *buffer = saved_gate(gate, &size);
         CHECK(!fastgate_gate_load(&loaded, buffer, size), "load");
         same_gates(gate, loaded, &seed);
         same_gate_again(loaded, buffer, size);
@@ -142,10 +141,8 @@ static void try_lstms(int count)
     while (count--) {
         const fastgate_lstm_options o = random_options(&seed);
         fastgate_lstm *lstm = random_lstm(&o, (unsigned)below(&seed, 256), &seed), *loaded;
-        const size_t size = fastgate_lstm_saved_size(lstm);
-        void *buffer = block(size);
-        memset(buffer, 0xa5, size);
-        fastgate_lstm_save(lstm, buffer);
+        size_t size;
+        void *buffer = saved_lstm(lstm, &size);
         CHECK(!fastgate_lstm_load(&loaded, buffer, size), "load");
         same_lstms(lstm, loaded, &seed);
         same_lstm_again(loaded, buffer, size);
@@ -159,7 +156,7 @@ static void try_lstms(int count)
 
 /* ---- damage --------------------------------------------------------------------------------- */
 
-static fastgate_gate *const no_gate = (fastgate_gate *)path; /* what must stay where nothing is loaded */
+static fastgate_gate *const no_gate = (fastgate_gate *)path; /* a load that fails must leave these */
 static fastgate_lstm *const no_lstm = (fastgate_lstm *)path;
 
 static void refused(const void *buffer, size_t size, const char *what, size_t where)
@@ -170,7 +167,7 @@ static void refused(const void *buffer, size_t size, const char *what, size_t wh
     CHECK(fastgate_lstm_load(&lstm, buffer, size) == FASTGATE_ERROR_FORMAT && lstm == no_lstm, "%s %zu", what, where);
 }
 
-/* Every byte with every other value, or one, every length, every misalignment. */
+/* Refused are every other value of a byte, or one of them if `few`, every other length, every misalignment. */
 static void try_damage(const void *saved, size_t size, int few)
 {
     unsigned char *copy = block(size);
@@ -200,7 +197,7 @@ static void try_damage(const void *saved, size_t size, int few)
     free(copy);
 }
 
-/* Headers that say other things, and are sealed: what is taken must be safe to use. */
+/* Headers are changed and sealed again: a buffer that is loaded all the same must be safe to use. */
 static void try_hostile_headers(const void *saved, size_t size, int few)
 {
     static const uint64_t values[] = {0,          1,          2,         3,          4,          5,
@@ -216,8 +213,8 @@ static void try_hostile_headers(const void *saved, size_t size, int few)
         memcpy(copy, saved, size);
         for (size_t changes = 1 + below(&seed, 3); changes--;) {
             const size_t wide = below(&seed, 2) ? 8 : 4;
-            const size_t at = offsetof(fg_saved, kind) + below(&seed, (sizeof(fg_saved) - offsetof(fg_saved, kind)) / wide) * wide;
-            memcpy(copy + at, &values[below(&seed, VALUES)], wide);
+            const size_t kind = offsetof(fg_saved, kind), count = (sizeof(fg_saved) - kind) / wide;
+            memcpy(copy + kind + below(&seed, count) * wide, &values[below(&seed, VALUES)], wide);
         }
         if (below(&seed, 2) && size > sizeof(fg_saved))
             copy[sizeof(fg_saved) + below(&seed, 2)] = (unsigned char)below(&seed, 3);
@@ -230,7 +227,7 @@ static void try_hostile_headers(const void *saved, size_t size, int few)
         CHECK(!rc || rc == FASTGATE_ERROR_FORMAT, "%d", rc);
         if (!rc) {
             storage = fastgate_gate_storage(gate);
-            if (fastgate_gate_input_size(gate) < size) /* else it has no outputs */
+            if (fastgate_gate_input_size(gate) < size) /* else it has no outputs, and x would be too large */
                 same_gates(gate, gate, &seed), same_gate_again(gate, copy, size);
             fastgate_gate_free(gate);
         }
@@ -246,7 +243,7 @@ static void try_hostile_headers(const void *saved, size_t size, int few)
     free(copy);
 }
 
-/* Whether a buffer, sealed again, is taken; then it is what saving writes. */
+/* Whether a buffer is loaded after it is sealed again; if so, saving must give the same bytes. */
 static int is_taken(unsigned char *buffer, size_t size)
 {
     fastgate_gate *gate;
@@ -263,7 +260,7 @@ static int is_taken(unsigned char *buffer, size_t size)
     return !of_gate || !of_lstm;
 }
 
-/* Every byte of the sections, and of what a header says, becomes another one. */
+/* Changes each byte of the sections, and of the header from `kind` on. */
 static void try_contents(unsigned char *buffer, size_t size, int few)
 {
     static const unsigned char flips[] = {1, 2, 4, 8, 16, 32, 64, 128, 255}, values[] = {0, 1, 0x7c, 0x7e, 0x7f, 0x80};
@@ -280,7 +277,7 @@ static void try_contents(unsigned char *buffer, size_t size, int few)
     CHECK(is_taken(buffer, size) && taken && refused_ones, "%zu taken, %zu refused", taken, refused_ones);
 }
 
-/* Options that no LSTM has, or that are said in another way than saving does; each beside its own value. */
+/* Refused are options that no LSTM has or that saving writes in another way; each is tried in place of a good one. */
 static void try_options(void)
 {
     static const struct {
@@ -300,9 +297,8 @@ static void try_options(void)
     uint64_t seed = 8;
     const fastgate_lstm_options o = {storage, 1, 2, 1, 1, 2, .clip = -0.0, .gate_clip = -0.0};
     fastgate_lstm *lstm = random_lstm(&o, 2, &seed);
-    const size_t size = fastgate_lstm_saved_size(lstm);
-    unsigned char *buffer = block(size);
-    fastgate_lstm_save(lstm, buffer);
+    size_t size;
+    unsigned char *buffer = saved_lstm(lstm, &size);
     for (size_t i = 0; i < sizeof members / sizeof *members; i++) {
         CHECK(!memcmp(buffer + members[i].at, &members[i].good, members[i].size), "member %zu", i);
         for (size_t k = 0; k < 4; k++) {
@@ -315,7 +311,7 @@ static void try_options(void)
     fastgate_lstm_free(lstm), free(buffer);
 }
 
-/* An int8 gate of one panel and span, of which weights change with their sums, and scales. */
+/* Changes weights of an int8 gate of one panel and span, with their sums, and then its scales. */
 static void try_int8(void)
 {
     enum { M = 13, N = 6, SCALES = sizeof(fg_saved) + FG_LINE, SUMS = SCALES + FG_LINE, WEIGHTS = SUMS + FG_LINE };
@@ -323,10 +319,8 @@ static void try_int8(void)
                                    INFINITY, NAN};
     uint64_t seed = 7;
     fastgate_gate *gate = random_gate(M, N, &seed);
-    const size_t size = fastgate_gate_saved_size(gate);
-    unsigned char *buffer = block(size), *saved = block(size);
-    size_t taken = 0;
-    fastgate_gate_save(gate, saved);
+    size_t size, taken = 0;
+    unsigned char *saved = saved_gate(gate, &size), *buffer = block(size);
     for (size_t r = 0; r < M; r++) {
         for (size_t k = 0; k < N * 256; k++) {
             memcpy(buffer, saved, size);
@@ -356,9 +350,8 @@ static void try_bad_buffers(int few)
     uint64_t seed = 4;
     const fastgate_storage before = storage;
     fastgate_gate *gate = random_gate(3, 2, &seed);
-    size_t size = fastgate_gate_saved_size(gate);
-    void *buffer = block(size);
-    fastgate_gate_save(gate, buffer);
+    size_t size;
+    void *buffer = saved_gate(gate, &size);
     fastgate_lstm *lstm = no_lstm;
     CHECK(fastgate_lstm_load(&lstm, buffer, size) == FASTGATE_ERROR_FORMAT && lstm == no_lstm, "a gate is no LSTM");
     try_damage(buffer, size, few);
@@ -368,8 +361,7 @@ static void try_bad_buffers(int few)
     storage = before;
     const fastgate_lstm_options o = {storage, 1, 2, 1, 1, 1, .threads = 1};
     lstm = random_lstm(&o, 1, &seed);
-    size = fastgate_lstm_saved_size(lstm);
-    fastgate_lstm_save(lstm, buffer = block(size));
+    buffer = saved_lstm(lstm, &size);
     gate = no_gate;
     CHECK(fastgate_gate_load(&gate, buffer, size) == FASTGATE_ERROR_FORMAT && gate == no_gate, "an LSTM is no gate");
     try_damage(buffer, size, few);
@@ -378,15 +370,13 @@ static void try_bad_buffers(int few)
     storage = before;
 
     gate = random_gate(17, storage == FASTGATE_INT8 ? 517 : 7, &seed);
-    size = fastgate_gate_saved_size(gate);
-    fastgate_gate_save(gate, buffer = block(size));
+    buffer = saved_gate(gate, &size);
     try_contents(buffer, size, few || storage == FASTGATE_INT8);
     fastgate_gate_free(gate), free(buffer);
     const fastgate_lstm_options all = {storage, 3, 5, 3, 1, 2, .input_forget = 1, .clip = 2, .gate_clip = 3,
                                        .threads = 1, .batch_first = 1};
-    lstm = random_lstm(&all, 2, &seed); /* peepholes of one direction */
-    size = fastgate_lstm_saved_size(lstm);
-    fastgate_lstm_save(lstm, buffer = block(size));
+    lstm = random_lstm(&all, 2, &seed); /* one direction has peepholes */
+    buffer = saved_lstm(lstm, &size);
     try_contents(buffer, size, few);
     fastgate_lstm_free(lstm), free(buffer);
     try_options();
@@ -422,12 +412,12 @@ static void try_files(void)
     CHECK(fastgate_gate_save_file(old, "/nonexistent/gate") == FASTGATE_ERROR_FILE && errno == ENOENT, "no folder");
     CHECK(fastgate_gate_save_file(old, "/") == FASTGATE_ERROR_FILE, "a folder");
     CHECK(fastgate_gate_save_file(old, "") == FASTGATE_ERROR_FILE, "no name");
-    /* replaced while it is mapped */
+    /* a file is replaced while it is mapped */
     CHECK(!fastgate_gate_save_file(old, path) && !fastgate_gate_load_file(&mapped, path), "file");
     const int rc = fastgate_gate_save_file(new, path);
     same_gates(mapped, old, &seed);
     fastgate_gate_free(mapped);
-#ifdef _WIN32 /* which may refuse it */
+#ifdef _WIN32 /* Windows may refuse it while the file is mapped */
     CHECK(!rc || (rc == FASTGATE_ERROR_FILE && errno == EACCES && !fastgate_gate_save_file(new, path)), "refused");
 #else
     CHECK(!rc, "refused");
@@ -467,7 +457,7 @@ static void try_long_names(void)
 {
     uint64_t seed = 7;
     fastgate_gate *loaded;
-    char longest[sizeof "/tmp/" + NAME_MAX + 1] = "/tmp/"; /* a name that no suffix can make longer */
+    char longest[sizeof "/tmp/" + NAME_MAX + 1] = "/tmp/"; /* the name of a file cannot be longer */
     const size_t length = strlen(path);
     memcpy(longest, path, length);
     memset(longest + length, 'x', strlen("/tmp/") + NAME_MAX - length);
@@ -487,7 +477,7 @@ static long long size_of(const char *name)
     return S_ISREG(status.st_mode) ? (long long)status.st_size : -1;
 }
 
-/* What there is in the way of a file, and no room for it.  Runs first: it knows the names beside. */
+/* Other things are in the place of the file, or there is no room.  Runs first, as it knows the temporary names. */
 static void try_places(void)
 {
     enum { NAMES = 9 };
@@ -498,7 +488,7 @@ static void try_places(void)
     const long long size = (long long)fastgate_gate_saved_size(gate);
     snprintf(at_path, sizeof at_path, "%s.other", path);
 
-    alarm(60); /* not to wait for who writes into the pipe */
+    alarm(60); /* ends the test if loading waits for a writer of the pipe */
     CHECK(!mkfifo(at_path, 0600), "a pipe");
     file_refused(at_path, FASTGATE_ERROR_FILE, ENODEV);
     alarm(0);
@@ -536,7 +526,7 @@ static void try_places(void)
 
 int main(int argc, char **argv)
 {
-    (void)argv; /* any argument: fewer values */
+    (void)argv; /* with any argument it tries fewer values */
     snprintf(path, sizeof path, TMP "fastgate-saved-\xc3\xa9-%ld", os_process()); /* an e acute, in UTF-8 */
     FILE *file = os_create(path);
     CHECK(file && !fclose(file), "a file");

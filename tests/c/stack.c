@@ -1,8 +1,8 @@
 /*
- * No call needs more than 32 KB of stack.  Each runs on a thread whose stack was filled with a pattern before; what it
- * changed is what it used: all frames of all functions, those of the C library among them, as this compiler made them.
- * -fstack-usage has no more than single frames, and most calls of kernels and tasks are through pointers.
- * Link with -Wl,-z,now: the dynamic linker would else look up functions on this stack, once.
+ * No call needs more than 32 KB of stack.  Each runs on a thread whose stack was filled with a pattern: the bytes that
+ * it changes are those that it used, in all functions, also of the C library, as this compiler made them.
+ * -fstack-usage tells only of single functions, and most kernels and tasks are called through pointers.  Link with
+ * -Wl,-z,now, or else the dynamic linker looks up functions on this stack.
  */
 #define _GNU_SOURCE
 #include "test.h"
@@ -13,11 +13,11 @@
 
 enum { BYTES = 256 * 1024, MOST = 32 * 1024, PATTERN = 0xa5 };
 
-static unsigned char *stack, *top; /* of the thread; where the call's frames begin */
+static unsigned char *stack, *top; /* of the thread; and where the frames of a call begin */
 static size_t most;
 static const char *most_of = "";
 
-/* Tells where the frames of what its caller calls begin. */
+/* Records that the frames of its caller's calls begin here. */
 static __attribute__((noinline)) void mark(void)
 {
     top = __builtin_frame_address(0);
@@ -46,7 +46,7 @@ static void measure(const char *name, void (*task)(void))
         most = used, most_of = name;
 }
 
-/* ---- calls, of arrays of zeros ----------------------------------------------------------------- */
+/* ---- calls with arrays of zeros ----------------------------------------------------------------- */
 
 enum { M = 130, N = 600, BATCH = 30, LAYERS = 2, STEPS = 4 };
 
@@ -146,7 +146,7 @@ static void try_all(void)
         measure("fastgate_gate_run", run_gate);
     }
     fastgate_gate_free(gate);
-    for (int i = 0; i < 4; i++) { /* steps so large that they are shared, and not */
+    for (int i = 0; i < 4; i++) { /* two of them have steps so large that threads share them */
         options = (fastgate_lstm_options){storage, i % 2 ? N : 50, i % 2 ? M : 20, i % 2 ? 90 : 0, LAYERS,
                                           1 + (unsigned)i / 2, .threads = 2};
         measure("fastgate_lstm_create", create_lstm);

@@ -1,4 +1,4 @@
-/* What bits.c, lstm.c, memory.c and threads.c share: a check, and random numbers for every storage. */
+/* What the tests share: a check, and arrays of random numbers for every storage. */
 #ifndef TEST_H
 #define TEST_H
 
@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#ifdef _WIN32 /* where files of tests are: there, the current folder */
+#ifdef _WIN32 /* the folder for the files that tests write: on Windows the current one */
 #define TMP ""
 #else
 #define TMP "/tmp/"
@@ -45,7 +45,7 @@ static const fastgate_storage storages[] = {FASTGATE_FLOAT32, FASTGATE_FLOAT16, 
 static const char *const storage_names[] = {"float32", "float16", "bfloat16", "int8", "float64"};
 enum { STORAGES = sizeof storages / sizeof *storages };
 
-/* That of the gates under test.  Their weights and so on are arrays of double for FLOAT64, else of float. */
+/* The storage of the gates under test.  Weights, x and so on are arrays of double for FLOAT64, otherwise of float. */
 static fastgate_storage storage;
 
 static inline int is_double(void)
@@ -90,7 +90,7 @@ static inline double double_of(uint64_t bits)
     return d;
 }
 
-/* all NaNs are the same */
+/* The bits of element i; those of all NaNs are the same. */
 static inline uint64_t bits_at(const void *a, ptrdiff_t i)
 {
     uint64_t bits = 0;
@@ -116,7 +116,7 @@ static inline double number(enum kind kind, uint64_t *seed)
     return is_double() ? ordinary : (double)((int32_t)high >> 8) * 0x1p-23;
 }
 
-/* The same numbers on every machine: only exact operations. */
+/* Random numbers of this kind.  They are the same on every machine, as only exact operations make them. */
 static inline void fill(void *to, size_t size, enum kind kind, uint64_t *seed)
 {
     for (size_t i = 0; i < size; i++)
@@ -127,7 +127,7 @@ static inline void fill(void *to, size_t size, enum kind kind, uint64_t *seed)
     put(to, (ptrdiff_t)one, kind == WITH_NAN ? NAN : next(seed) & 1 ? INFINITY : -INFINITY);
 }
 
-/* total + w x (n,), as csrc/internal.h says of one segment, to the bit: this is the definition, written again. */
+/* total + w x for w and x (n,), with the bits of the order of summation that csrc/internal.h defines for a segment. */
 static inline double in_order(double total, const void *w, const void *x, size_t n)
 {
     for (size_t k = 0; k < n;) {
@@ -141,11 +141,30 @@ static inline double in_order(double total, const void *w, const void *x, size_t
     return total;
 }
 
+/* An array of `count` numbers, to be freed. */
 static inline void *numbers(size_t count)
 {
     void *p = malloc(count * width() + 1);
     CHECK(p, "%zu numbers", count);
     return p;
+}
+
+static inline void fill_with(void *to, size_t count, double value)
+{
+    for (size_t i = 0; i < count; i++)
+        put(to, (ptrdiff_t)i, value);
+}
+
+static inline uint64_t digest(uint64_t hash, const void *y, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        hash = (hash ^ bits_at(y, (ptrdiff_t)i)) * 0x100000001b3; /* FNV-1a, word by word */
+    return hash;
+}
+
+static inline long double sigma(long double z)
+{
+    return 1 / (1 + expl(-z));
 }
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * Eight threads run gates that share their calls among two or four, and create gates of their own; and they
- * run one LSTM, whole sequences and each a stream of its own.  Meant for -fsanitize=thread.
+ * Eight threads run gates whose calls are shared by two or four threads, and gates that they create; then they run one
+ * LSTM, in whole sequences and in streams of their own.  Run it with -fsanitize=thread.
  */
 #include "test.h"
 
@@ -8,7 +8,7 @@
 
 enum { CALLERS = 8, TURNS = 12 };
 
-/* above the size from which calls are shared: by blocks of outputs, few or many, or by rows of x */
+/* so large that calls are shared: by few or many blocks of outputs, or by rows of x */
 static const struct {
     size_t m, n, batch;
 } shapes[] = {{260, 1700, 1}, {1100, 400, 1}, {200, 800, 12}, {60, 800, 40}};
@@ -19,13 +19,18 @@ static struct {
     fastgate_gate *gate[2]; /* of two and of four threads */
 } layers[STORAGES][SHAPES];
 
+static size_t width_of(size_t s) /* width() of a storage, where all threads share `storage` */
+{
+    return storages[s] == FASTGATE_FLOAT64 ? sizeof(double) : sizeof(float);
+}
+
 static void *call(void *arg)
 {
     uint64_t seed = (uint64_t)(uintptr_t)arg;
     for (int turn = 0; turn < TURNS * STORAGES * SHAPES; turn++) {
         const size_t s = below(&seed, STORAGES), k = below(&seed, SHAPES);
         const size_t m = shapes[k].m, n = shapes[k].n, batch = shapes[k].batch;
-        const size_t size = batch * m * (storages[s] == FASTGATE_FLOAT64 ? sizeof(double) : sizeof(float));
+        const size_t size = batch * m * width_of(s);
         const fastgate_part x = {layers[s][k].x, n, (ptrdiff_t)n};
         fastgate_gate *gate = layers[s][k].gate[turn % 2], *own = NULL;
         if (turn % 20 == 0) {
@@ -44,16 +49,16 @@ static void *call(void *arg)
 
 /* ---- an LSTM ----------------------------------------------------------------------------------- */
 
-/* its steps are just large enough to be shared, and there are enough of them for a pipeline */
+/* its steps are just large enough to be shared, and enough for a pipeline */
 enum { INPUTS = 60, HIDDEN = 150, PROJECTED = 70, LAYERS = 2, STEPS = 20, BATCH = 3 };
 static const size_t lengths[BATCH] = {2, STEPS, 0};
 
 static struct {
-    fastgate_lstm *shared; /* among two threads */
+    fastgate_lstm *shared; /* by two threads */
     void *x, *want, *want_ragged;
 } lstms[STORAGES];
 
-/* from h and c of zeros */
+/* Runs a sequence from h and c of zeros. */
 static void whole_sequence(const fastgate_lstm *lstm, const void *x, const size_t *of_rows, void *y)
 {
     void *h = calloc(LAYERS * BATCH * PROJECTED, sizeof(double)), *c = calloc(LAYERS * BATCH * HIDDEN, sizeof(double));
@@ -62,16 +67,11 @@ static void whole_sequence(const fastgate_lstm *lstm, const void *x, const size_
     free(h), free(c);
 }
 
-static size_t lstm_width(size_t s) /* as width() of the storage, which is one for all threads */
-{
-    return storages[s] == FASTGATE_FLOAT64 ? sizeof(double) : sizeof(float);
-}
-
 static void *call_lstm(void *arg)
 {
     uint64_t seed = (uint64_t)(uintptr_t)arg;
     for (int turn = 0; turn < TURNS * STORAGES; turn++) {
-        const size_t s = below(&seed, STORAGES), size = lstm_width(s);
+        const size_t s = below(&seed, STORAGES), size = width_of(s);
         char *y = malloc(STEPS * BATCH * PROJECTED * size);
         CHECK(y, "memory");
         if (turn % 3 == 0) {

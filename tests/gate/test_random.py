@@ -1,4 +1,4 @@
-"""Random shapes, layouts, dtypes, storages against the oracle; FASTGATE_EXAMPLES (default 10000)."""
+"""Gates of random shapes, layouts, dtypes and storages agree with the oracle, in FASTGATE_EXAMPLES (10000) examples."""
 
 import functools
 import os
@@ -6,9 +6,8 @@ import re
 
 import fastgate
 import numpy as np
-from helpers import oracle
 import pytest
-from helpers import STORAGES, dtype_of
+from helpers import STORAGES, dtype_of, oracle
 
 pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, given, settings  # noqa: E402
@@ -19,12 +18,12 @@ DTYPES = ["f4", ">f4", "f2", "f8", "i1", "i4", "i8", "u2", "?", "c8", "O", "S4",
 sizes = st.one_of(st.integers(0, 8), st.integers(0, 70), st.sampled_from([127, 128, 129, 257, 1025]))
 leads = st.one_of(st.just(()), st.lists(st.integers(0, 3), max_size=3).map(tuple))
 scales = st.sampled_from([1.0, 1.0, 1.0, 1e-3, 30.0, 1e4, 1e-30, 1e-41])
-huge_scales = st.one_of(scales, st.just(1e30))  # of one factor only: no product overflows
+huge_scales = st.one_of(scales, st.just(1e30))  # only weight and bias have this one, so that no product overflows
 layouts = st.lists(st.sampled_from("TFrsnbx"), max_size=2).map("".join)
 
 
 def lay(array, layout):
-    """The same values, lying otherwise in memory."""
+    """An array of the same values with other strides or another alignment, or read-only."""
     for how in layout:
         if how == "T":
             array = array.T.copy().T
@@ -42,7 +41,7 @@ def lay(array, layout):
             array = np.flip(np.flip(array).copy())
         elif how == "b" and array.ndim:
             array = np.moveaxis(np.moveaxis(array, -1, 0).copy(), 0, -1)
-        elif how == "x":  # not at a multiple of 4
+        elif how == "x":  # its address is no multiple of the element size
             raw = np.empty(array.nbytes + 1, np.uint8)
             view = raw[1:].view(array.dtype).reshape(array.shape)
             view[...] = array
@@ -81,11 +80,11 @@ def cases(draw):
 @given(
     case=cases(),
     layout=st.tuples(layouts, layouts, layouts),
-    road=st.sampled_from(["gate", "out", "bind", "once", "once out", "augmented", "parts", "batch"]),
+    path=st.sampled_from(["gate", "out", "bind", "once", "once out", "augmented", "parts", "batch"]),
     dtype=st.sampled_from(DTYPES + ["f4"] * 30),
     which=st.integers(0, 2),
 )
-def test_against_the_oracle(case, layout, road, dtype, which):
+def test_against_the_oracle(case, layout, path, dtype, which):
     storage, weight, bias, x, cuts = case
     m, n = weight.shape
     b = None if bias is None else lay(bias, layout[1])
@@ -96,7 +95,7 @@ def test_against_the_oracle(case, layout, road, dtype, which):
         arrays = [np.zeros_like(w), np.zeros(m, x.dtype) if b is None else b, v]
         arrays[which] = np.zeros(arrays[which].shape, dtype)
         if np.dtype(dtype) == x.dtype or which < 2 and dtype == "f2" and storage == "float16":
-            return  # is taken after all
+            return  # the call accepts it
         with pytest.raises(TypeError, match=f"takes {x.dtype}"):
             make(arrays[0], arrays[1])(arrays[2], out=out)
         with pytest.raises(TypeError, match="takes float"):
@@ -113,25 +112,25 @@ def test_against_the_oracle(case, layout, road, dtype, which):
     gate = make(w, b)
     got = gate(v)
     oracle.close(got, x, weight, bias, storage)
-    if road in ("once", "once out") and storage not in ("float32", "float64"):
-        road = "batch"
-    if road == "out":
+    if path in ("once", "once out") and storage not in ("float32", "float64"):
+        path = "batch"
+    if path == "out":
         assert gate(v, out=out) is out
-    elif road == "bind":
+    elif path == "bind":
         assert gate.bind(x, out=out)() is out
-    elif road == "once":
+    elif path == "once":
         out = fastgate.gate(v, w, b)
-    elif road == "once out":
+    elif path == "once out":
         assert fastgate.gate(v, w, b, out=out) is out
-    elif road == "augmented":
+    elif path == "augmented":
         zero = np.zeros(m, x.dtype)
         augmented = lay(np.c_[zero if bias is None else bias, weight], layout[1])
         out = fastgate.Gate.from_augmented(augmented, storage=storage)(v)
-    elif road == "parts":
+    elif path == "parts":
         out = gate(*np.split(v, cuts, axis=-1))
-    elif road == "batch":
+    elif path == "batch":
         for row in np.ndindex(x.shape[:-1]):
             out[row] = gate(v[row])
     else:
         out = gate(x)
-    np.testing.assert_array_equal(out, got)  # the same bits
+    np.testing.assert_array_equal(out, got)

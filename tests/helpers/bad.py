@@ -1,4 +1,4 @@
-"""What calls have to refuse."""
+"""Arguments that calls must refuse."""
 
 import array
 
@@ -14,7 +14,7 @@ def read_only(*shape, dtype):
 
 
 def bad_outputs(own, other):
-    """out for a result of shape (3,) and dtype `own`; what it raises, and with which words."""
+    """Arrays that are no `out` for a result of shape (3,) and dtype `own`, each with its exception and the message."""
     misaligned = np.frombuffer(bytearray(3 * own.itemsize + 1), np.uint8)[1:].view(own)
     swapped = own.newbyteorder()
     return [

@@ -4,7 +4,7 @@ import numpy as np
 
 
 class Hostile:
-    """Converts to `value`, after it did something else."""
+    """An object that calls `act` whenever it is converted, and then becomes `value`."""
 
     def __init__(self, value, act):
         self.value, self.act = value, act
@@ -27,7 +27,7 @@ class Hostile:
 
 
 class HostileBuffer:
-    """The same as a buffer, from Python 3.12 on."""
+    """An object that calls `act` whenever it is asked for its buffer, as Python does from 3.12 on."""
 
     def __init__(self, act):
         self.act = act

@@ -7,7 +7,7 @@ from . import draw, dtype_of, same_bits
 
 
 def draw_layer(n, hidden, outputs=None, *, biases=2, peephole=False, dtype=np.float32, seed=0):
-    """A layer's parameters, scaled so that the sums are of order 1."""
+    """The parameters of a layer in one direction, scaled so that the sums are of order 1."""
 
     def scaled(rows, columns, k):
         return draw(rows, columns, seed=seed + k, dtype=dtype) / dtype(max(columns, 1) ** 0.5)
@@ -24,26 +24,26 @@ def draw_layer(n, hidden, outputs=None, *, biases=2, peephole=False, dtype=np.fl
 
 
 def draw_layers(n, hidden, outputs=None, *, layers=1, both=False, **options):
-    """Those of an LSTM."""
+    """The parameters of all layers of an LSTM."""
     size = (hidden if outputs is None else outputs) * (1 + both)
-    sides = [
+    cells = [
         [
             draw_layer(n if k == 0 else size, hidden, outputs, seed=20 * k + 10 * d, **options)
             for d in range(1 + both)
         ]
         for k in range(layers)
     ]
-    return [tuple(side) if both else side[0] for side in sides]
+    return [tuple(pair) if both else pair[0] for pair in cells]
 
 
 def draw_step(*lead, n, hidden, outputs=None, dtype=np.float32):
-    """x, h, c"""
+    """x, h and c for a step."""
     sizes = (n, hidden if outputs is None else outputs, hidden)
     return [draw(*lead, size, seed=seed, dtype=dtype) for seed, size in enumerate(sizes, 50)]
 
 
 def draw_state(lstm, *batch):
-    """(h_0, c_0)"""
+    """A state (h_0, c_0) for a sequence."""
     directions = 1 + lstm.bidirectional
     lead, dtype = (lstm.num_layers * directions, *batch), dtype_of(lstm.storage)
     h = draw(*lead, lstm.output_size // directions, seed=60, dtype=dtype)
@@ -51,7 +51,7 @@ def draw_state(lstm, *batch):
 
 
 def same(got, want):
-    """The same bits, of tuples too."""
+    """Assert that two arrays, or the arrays of two tuples, have the same bits."""
     if isinstance(want, (tuple, list)):
         assert len(got) == len(want)
         for one, other in zip(got, want):
@@ -78,13 +78,13 @@ every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 
 
 def split(options):
-    """Of draw_layer, and of LSTMCell and LSTM."""
+    """The options that draw_layer takes, and those that LSTMCell and LSTM take."""
     own = {key: options[key] for key in options.keys() & {"biases", "peephole", "outputs"}}
     return own, {key: options[key] for key in options.keys() - own.keys()}
 
 
 def sources(api, storage="float32"):
-    """A cell, an LSTM of one layer and one with all that a stream can have, each of 5 inputs and 18 units."""
+    """A cell, an LSTM of one layer, and one with all options that streams allow; all have 5 inputs and 18 units."""
     p = draw_layer(5, 18, dtype=dtype_of(storage))
     yield api.LSTMCell(**p, storage=storage)
     yield api.LSTM([p], storage=storage)

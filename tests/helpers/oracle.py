@@ -1,4 +1,4 @@
-"""What a gate's output, or an LSTM's, may be, from float64, or long double for a float64 storage."""
+"""The true outputs of gates and LSTMs, in float64 or, for storage float64, in long double, and the errors allowed."""
 
 import fastgate
 import numpy as np
@@ -12,14 +12,13 @@ def sigmoid(z):
 
 
 def close(got, x, weight, bias=None, storage="float32"):
-    """Assert that got (..., m) is sigmoid(weight @ x + bias), x (..., n), as its dtype can tell it.
+    """Assert that got (..., m) is sigmoid(weight @ x + bias) for x (..., n), within the errors that rounding may make.
 
-    weight is first rounded as the storage does. Allowed are 1 ULP of the sigmoid, 1.5 in float64,
-    and, carried through the sigmoid, the error bound of a sum of n products and a bias in any
-    order, each operation rounded once: gamma(n + 2) times the sum of the magnitudes (Higham,
-    Accuracy and Stability, 3.1), and half the smallest number an operation. For int8 also what
-    rounding x may change: max |x| / 2^15 an input, half a unit of a power of two, the maximum being
-    that of a span.
+    weight is first rounded as the storage does. An output may be wrong by 1 ULP, in float64 by 1.5, beyond what its
+    sigmoid makes of an error of the sum. That error is bounded for n products and a bias that are added in any order,
+    each operation rounded once: gamma(n + 2) times the sum of the magnitudes (Higham, Accuracy and Stability, 3.1), and
+    half the smallest number for each operation. For int8, which rounds x to a multiple of a power of two in each span,
+    add max |x| / 2^15 of the span for each input.
     """
     dtype, precise, ulps = np.float32, np.float64, 1.0
     if storage == "float64":
@@ -34,7 +33,7 @@ def close(got, x, weight, bias=None, storage="float32"):
     with np.errstate(all="ignore"):
         z = x @ weight.T + bias
         magnitude = np.abs(x) @ np.abs(weight).T + np.abs(bias)
-        roundoff = (np.finfo(dtype).eps + np.finfo(precise).eps) / 2  # of got, and of z here
+        roundoff = (np.finfo(dtype).eps + np.finfo(precise).eps) / 2  # of got, and of z as computed here
         gamma = (n + 2) * roundoff / (1 - (n + 2) * roundoff)
         error = gamma * magnitude + (n + 2) * np.finfo(dtype).smallest_subnormal.astype(precise)
         if storage == "int8":
@@ -58,14 +57,14 @@ def close(got, x, weight, bias=None, storage="float32"):
 
 
 def precision(storage):
-    """The dtype of values, that in which they are computed here, and below which c and m become 0."""
+    """The storage's dtype, the dtype of the true values, and the magnitude below which c and o tanh(c) become 0."""
     if storage == "float64":
         return np.float64, np.longdouble, 2.0**-960
     return np.float32, np.float64, 2.0**-100
 
 
 def held(p, storage):
-    """A layer's parameters -> [weight_ih | weight_hh], bias, peephole, projection, as they are held."""
+    """A layer's parameters -> [weight_ih | weight_hh], bias, peephole and projection, rounded as the storage does."""
     dtype, precise, _ = precision(storage)
     p = {key: np.asarray(value, dtype) for key, value in p.items() if value is not None}
     weight = fastgate.reference.rounded(np.hstack([p["weight_ih"], p["weight_hh"]]), storage)
@@ -79,12 +78,12 @@ def held(p, storage):
 
 
 def product(weight, bias, x, e_x, storage, extra=0, inputs=0):
-    """weight @ x + bias and its error, by the bound of `close`; e_x is that of x, `extra` of the sum.
+    """weight @ x + bias and its error by the bound of `close`; x has the error e_x, summands of size `extra` follow.
 
-    int8 rounds the first `inputs` elements of x, and the others, in spans.
+    int8 rounds the first `inputs` elements of x span by span, and then the others.
     """
     dtype, precise, _ = precision(storage)
-    n = x.shape[-1] + 4  # and a bias, and what follows: a peephole's product and sum
+    n = x.shape[-1] + 4  # products, the bias, and the product and sum of a peephole
     roundoff = (np.finfo(dtype).eps + np.finfo(precise).eps) / 2
     gamma = n * roundoff / (1 - n * roundoff)
     size = np.abs(x) + e_x
@@ -99,7 +98,7 @@ def product(weight, bias, x, e_x, storage, extra=0, inputs=0):
 
 
 def through(function, z, e, storage):
-    """function(z), a monotonous one, and what an error of z makes of it, and the smallest number."""
+    """function(z), which is monotonic, and its error if z has the error e: at least the smallest number."""
     dtype, precise, _ = precision(storage)
     y = function(z)
     e = np.where(np.isfinite(z), e, 0)
@@ -110,8 +109,8 @@ def through(function, z, e, storage):
 def step(x, h, c, p, *, clip=None, gate_clip=None, input_forget=False, storage="float32"):
     """One step of an LSTM from its equations: h, c, and the error that each may have.
 
-    Errors are followed to first order and a little more: those of sums by `product`, what these make of sigmoid and
-    tanh by `through`, and 6 ULP of |f c| + |i g|, and of o tanh(c'), for the cell.
+    Errors are carried from each operation to the next. Those of sums come from `product`, those of sigmoid and tanh
+    from `through`; the cell adds 6 ULP of |f c| + |i g| to those of c', and 6 ULP of o tanh(c') to those of h'.
     """
     dtype, precise, least = precision(storage)
     weight, bias, (p_i, p_f, p_o), projection = held(p, storage)
@@ -153,6 +152,7 @@ def step(x, h, c, p, *, clip=None, gate_clip=None, input_forget=False, storage="
 
 
 def within(got, expected, error, dtype):
+    """Assert that got differs from expected by at most `error`; infinities and NaN must be the same."""
     assert isinstance(got, np.ndarray) and got.dtype == dtype and got.shape == expected.shape
     finite = np.isfinite(expected) & np.isfinite(error)
     with np.errstate(all="ignore"):
@@ -165,7 +165,7 @@ def within(got, expected, error, dtype):
 
 
 def close_step(got, x, h, c, p, **options):
-    """Assert that got = (h, c) is what a step from x, h, c gives, within `step`'s errors."""
+    """Assert that got = (h, c) is the result of a step from x, h and c, within the errors that `step` allows."""
     h, c, e_h, e_c = step(x, h, c, p, **options)
     dtype = precision(options.get("storage", "float32"))[0]
     within(got[0], h, e_h, dtype)
@@ -173,18 +173,18 @@ def close_step(got, x, h, c, p, **options):
 
 
 def run(x, h_0, c_0, layers, *, reverse=False, **options):
-    """An LSTM over x (T, [B,] n): y (T, [B,] D * size), h_n (L * D, [B,] size), c_n, unrounded."""
+    """An LSTM's y (T, [B,] D * size), h_n (L * D, [B,] size) and c_n for x (T, [B,] n), not rounded."""
     _, precise, _ = precision(options.get("storage", "float32"))
     h_n, c_n = h_0.astype(precise), c_0.astype(precise)
     y, k = x, 0
     for layer in layers:
-        sides = []
+        outputs = []
         for backwards, p in zip((reverse, True), layer if isinstance(layer, tuple) else (layer,)):
-            side = np.empty((len(x), *h_n.shape[1:]), precise)
+            output = np.empty((len(x), *h_n.shape[1:]), precise)
             for t in range(len(x))[:: -1 if backwards else 1]:
                 h_n[k], c_n[k], _, _ = step(y[t], h_n[k], c_n[k], p, **options)
-                side[t] = h_n[k]
-            sides.append(side)
+                output[t] = h_n[k]
+            outputs.append(output)
             k += 1
-        y = np.concatenate(sides, axis=-1)
+        y = np.concatenate(outputs, axis=-1)
     return y, h_n, c_n

@@ -1,4 +1,4 @@
-"""What is saved, read by NumPy as csrc/internal.h describes it: the oracle of the format."""
+"""Reads saved gates and LSTMs with NumPy, as csrc/internal.h describes their format, independently of the core."""
 
 import zlib
 
@@ -21,18 +21,18 @@ def header_of(saved):
 
 
 def sealed(saved):
-    """The same with the checksum of its content."""
+    """A copy of `saved` whose checksum is that of its content."""
     crc = zlib.crc32(saved[HEADER.fields["format"][1] :])
     return saved[:8] + np.uint32(crc).tobytes() + saved[12:]
 
 
 def lines(panels, start, count):
-    """(panels, count, LINE) of the bytes of panels, from `start` on"""
+    """`count` lines of every panel, from byte `start` on: bytes (panels, count, LINE)."""
     return panels[:, start : start + count * LINE].reshape(len(panels), count, LINE)
 
 
 def segment(panels, start, columns, storage, scales):
-    """The weights (panels, rows, columns) of a segment that begins at byte `start`, and where it ends."""
+    """The weights (panels, rows, columns) of a segment that begins at byte `start`, and the byte at which it ends."""
     real, count = np.dtype(dtype_of(storage)), columns
     if storage == "int8":
         spans = [min(SPAN, columns - k) for k in range(0, columns, SPAN)]
@@ -61,7 +61,7 @@ def segment(panels, start, columns, storage, scales):
 
 
 def unpacked(data, rows, storage, *segments):
-    """The packed form -> weight (rows, columns) and bias (rows,), as rounded; all padding is zero."""
+    """Packed data -> weight (rows, columns) as rounded, bias (rows,), and the data after them; padding must be zero."""
     real = np.dtype(dtype_of(storage))
     panel = LINE // real.itemsize
     count = -(-rows // panel)
@@ -84,7 +84,7 @@ def unpacked(data, rows, storage, *segments):
 
 
 def len_of(rows, storage, *segments):
-    """Bytes of the packed form."""
+    """The number of bytes of the packed form."""
     real = np.dtype(dtype_of(storage))
     panel = LINE // real.itemsize
     size = 0
@@ -100,7 +100,7 @@ def len_of(rows, storage, *segments):
 
 
 class Sections:
-    """The sections of what is saved, in their order."""
+    """Gives the sections of a saved gate or LSTM, one after the other."""
 
     def __init__(self, saved):
         self.saved, self.end = saved, HEADER.itemsize
@@ -113,7 +113,7 @@ class Sections:
 
 
 def read_gate(saved):
-    """(header, weight, bias)"""
+    """The header, weight and bias of a saved gate."""
     head, sections = header_of(saved), Sections(saved)
     storage, rows, columns = STORAGES[head["storage"]], int(head["output_size"]), int(head["input_size"])
     weight, bias, rest = unpacked(sections.take(len_of(rows, storage, columns)), rows, storage, columns)
@@ -122,7 +122,7 @@ def read_gate(saved):
 
 
 def read_lstm(saved):
-    """The header, and the parameters of each layer and direction, as LSTM takes them."""
+    """The header of a saved LSTM, and the parameters of each layer and direction, named as LSTM takes them."""
     head, sections = header_of(saved), Sections(saved)
     storage, directions = STORAGES[head["storage"]], int(head["directions"])
     hidden, projected = int(head["output_size"]), int(head["projection_size"])
@@ -136,7 +136,7 @@ def read_lstm(saved):
         data = sections.take(len_of(4 * padded, storage, *segments))
         weight, bias, _ = unpacked(data, 4 * padded, storage, *segments)
 
-        def in_order(a):  # blocks of i, f, g and o of a panel's units each -> (4 hidden, ..)
+        def in_order(a):  # rows of i, f, g and o, panel by panel of units -> (4 hidden, ..)
             units = a.reshape(padded // panel, 4, panel, *a.shape[1:]).swapaxes(0, 1).reshape(4, padded, *a.shape[1:])
             assert not units[:, hidden:].any()
             return units[:, :hidden].reshape(4 * hidden, *a.shape[1:])

@@ -1,4 +1,4 @@
-"""What the tests of weights from torch, Keras and ONNX share."""
+"""Models and comparisons for the tests of weights from torch, Keras and ONNX."""
 
 import numpy as np
 import pytest
@@ -8,19 +8,20 @@ T, B, N, H = 6, 3, 4, 5  # steps, batch, inputs, units
 
 
 def arrays(result):
-    """y, h_n and c_n of a call."""
+    """The arrays y, h_n and c_n of an LSTM's result."""
     y, (h, c) = result
     return [np.asarray(y), np.asarray(h), np.asarray(c)]
 
 
 def distance(some, others):
+    """The largest difference between corresponding elements of two lists of arrays."""
     pairs = list(zip(some, others, strict=True))
     assert all(a.shape == b.shape and a.size for a, b in pairs)
     return max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).max() for a, b in pairs)
 
 
 def within(ours, theirs, precise):
-    """Assert that ours differ from theirs by at most 4 times their own distance from a float64 run."""
+    """Assert that ours differ from theirs by at most 4 times what theirs differ from the precise ones."""
     assert distance(ours, theirs) <= 4 * distance(theirs, precise)
 
 
@@ -39,7 +40,7 @@ def onnx_weights(directions, bias=True, peepholes=True):
 
 
 def onnx_model(onnx, initializers, more=(), called="lstm", opset=14, **attributes):
-    """A model of one LSTM; more: its nodes before."""
+    """A model of one LSTM; `more` has the nodes that come before it."""
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     calls = {"X": kind, "sequence_lens": onnx.TensorProto.INT32, "initial_h": kind, "initial_c": kind}
     names = {*initializers, *calls, *(output for node in more for output in node.output)}
@@ -63,7 +64,7 @@ def onnx_model(onnx, initializers, more=(), called="lstm", opset=14, **attribute
 
 
 def computed(onnx, nodes, there=None, opset=14, **how):
-    """A model whose P these nodes compute; there: other initializers."""
+    """A model of an LSTM whose P these nodes compute; `there` has more initializers."""
     initializers = {k: v for k, v in onnx_weights(1).items() if k != "P"} | (there or {})
     return onnx_model(onnx, initializers, nodes, opset=opset, **how)
 
