@@ -251,7 +251,8 @@ static int parts_add_up(const fastgate_part *parts, size_t part_count, size_t in
 typedef struct {
     const fg_call *call;
     fg_packed_kernel *kernel;
-    size_t blocks, batch, tasks;
+    size_t blocks, batch;
+    size_t tasks, tasks_each; /* in all, and of each thread, unless others take them over */
     int of_batch;
     size_t block_bytes;
 } shared_call;
@@ -278,6 +279,8 @@ static void run_task(void *context, size_t i)
 {
     const shared_call *s = context;
     const size_t size = s->of_batch ? s->batch : s->blocks;
+    if (s->call->backwards) /* each thread begins with the last of its own tasks */
+        i += s->tasks_each - 1 - 2 * (i % s->tasks_each);
     const size_t first = size * i / s->tasks, count = size * (i + 1) / s->tasks - first;
     if (s->of_batch)
         run_blocks(s, 0, s->blocks, first, count);
@@ -296,7 +299,8 @@ static void share(unsigned threads, size_t cost, size_t nbytes, shared_call *s)
     if (threads > size)
         threads = (unsigned)size;
     /* more tasks than threads, so that a thread that ends early takes over some */
-    s->tasks = threads * smaller(size / threads, 4);
+    s->tasks_each = smaller(size / threads, 4);
+    s->tasks = threads * s->tasks_each;
     fg_share(threads, s->tasks, cost >= FG_WAKE_COST, run_task, s);
 }
 
@@ -334,7 +338,8 @@ int fg_run(const fastgate_gate *gate, size_t batch, fg_call *call)
         return 0;
     }
     const unsigned threads = fg_threads_of(gate->threads);
-    shared_call s = {call, gate->kernel, blocks, batch, 0, 0, gate->nbytes / blocks};
+    shared_call s = {.call = call, .kernel = gate->kernel, .blocks = blocks, .batch = batch,
+                     .block_bytes = gate->nbytes / blocks};
     if (threads > 1)
         share(threads, cost, gate->nbytes, &s);
     else
