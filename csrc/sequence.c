@@ -4,12 +4,13 @@
 /*
  * The products with x of several steps are computed ahead, as one batch of AHEAD_ROWS rows.  These are enough rows for
  * several tiles to share the weights that are read, and few enough for their totals to stay in the second cache.
- * Batches of AHEAD_BATCH rows or more fill tiles by themselves, so they gain from it only where a step has more than
- * AHEAD_BYTES of weights, which it reads from beyond the second cache.  Layers of fewer than AHEAD_INPUTS inputs gain
- * nothing.
+ * Batches of AHEAD_BATCH rows or more fill tiles by themselves, so they gain from it only where reading the weights
+ * takes longer than computing with them: up to AHEAD_MOST_BATCH rows, if a step has more than AHEAD_BYTES of weights,
+ * which it reads from beyond the second cache.  Layers of fewer than AHEAD_INPUTS inputs gain nothing.
  */
 #define AHEAD_ROWS 48
 #define AHEAD_BATCH 4
+#define AHEAD_MOST_BATCH 12
 #define AHEAD_INPUTS 48
 #define AHEAD_BYTES (2 * 1024 * 1024)
 
@@ -92,7 +93,7 @@ static sequence reversed(const fastgate_lstm *lstm, sequence s, size_t steps)
 /* How many steps of a layer are computed ahead */
 static size_t steps_ahead(const fastgate_lstm *lstm, size_t inputs, size_t batch)
 {
-    const int pays = batch < AHEAD_BATCH || (batch <= AHEAD_ROWS / 2 &&
+    const int pays = batch < AHEAD_BATCH || (batch <= AHEAD_MOST_BATCH &&
                                              lstm->nbytes / fg_count_of(&lstm->options) > AHEAD_BYTES);
     return pays && inputs >= AHEAD_INPUTS ? AHEAD_ROWS / batch : 0;
 }
