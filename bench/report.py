@@ -176,7 +176,7 @@ def figures_lines(part: dict[str, Any], install: dict[str, Any]) -> str:
         f"- **{took} µs** for a step of {chosen['n']} inputs and {chosen['H']} units. Steps take "
         f"{share(step, lstm.STREAM, lstm.PEER)} of ONNX Runtime's time, and {share(step, lstm.STREAM)} of the fastest "
         f"other library's.\n"
-        f"- **A sequence** of {lstm.STEPS} steps takes {share(sequence, lstm.SEQUENCE, lstm.PEER)} of ONNX Runtime's "
+        f"- **A sequence** of {lstm.STEPS} steps and one row takes {share(sequence, lstm.SEQUENCE, lstm.PEER)} of ONNX Runtime's "
         f"time.\n"
         f"- **{mb} MB** installed beside NumPy, and {ms} ms to import{other}.\n\n"
         f"{where(part)}; sizes are inputs/units."
@@ -258,7 +258,8 @@ def document(report: dict[str, Any]) -> str:
         ".venv-bench/bin/python bench/report.py\n```",
         "\n".join(f"- {key}: {report[key]}" for key in ("cpu", "caches", "cores", "os", "isa", "compiler"))
         + "\n- versions: " + ", ".join(f"{name} {v}" for name, v in report["versions"].items()),
-        "Tables show the median over the rounds and, in brackets, the lower and upper quartiles.",
+        "Tables show the median over the rounds, with the lower and upper quartiles in parentheses, or ± half the "
+        "interquartile range.",
     ]  # fmt: skip
     if report["quick"]:
         lines.insert(1, NOT_MEASURED)

@@ -1,5 +1,5 @@
 /*
- * fastgate computes the LSTM input gate  g = sigma(W [1; x])  on a CPU, and on it the LSTM.  This is its C99 interface.
+ * fastgate computes LSTMs on a CPU, and their input gate, y = sigma(W [1; x]), by itself.  This is its C99 interface.
  *
  * W is (output_size, input_size).  The bias, column 0 of the textbook form, is an array of its own.  sigma is
  * the sigmoid 1 / (1 + exp(-z)): within 1 ULP of the true value for every float z, within 1.5 ULP for every double.
@@ -120,9 +120,9 @@ unsigned fastgate_cpu_count(void);
 void fastgate_override_threads(unsigned threads);
 
 /*
- * From now on, calls of fastgate_gate_run, fastgate_gate_once, fastgate_lstm_run, fastgate_lstm_step and the functions
- * that load call `asked` about every 20 ms, on the thread that made the call and never on one that shares it.  If it
- * returns non-zero, the call ends within some ms and returns FASTGATE_ERROR_INTERRUPTED, and its outputs hold partial
+ * From now on, `asked` is called about every 20 ms by fastgate_gate_run, fastgate_gate_once, fastgate_lstm_run,
+ * fastgate_lstm_step and the functions that load, on the thread that made the call and never on one that shares it.  If
+ * it returns non-zero, the call ends within some ms and returns FASTGATE_ERROR_INTERRUPTED, and its outputs hold partial
  * results.
  * All other functions, fastgate_stream_step among them, run to their end, and calls of less than 20 ms never ask.
  * `asked` may itself call these functions, which then ask too.  It must return, and it must not fork.  With NULL,
@@ -243,10 +243,10 @@ int fastgate_gate_load_file(fastgate_gate **gate, const char *path);
  *     h       = o tanh(c), or projection (o tanh(c))
  *
  * z is summed as in a gate, except that the spans of h begin anew after those of x.  A step gives h and c the same bits
- * in every batch, sequence, stream, number of threads and instruction set.  c is within 6 ULP of |f c| + |i g|, and h
- * within 6 ULP of o tanh(c).  Because the cell is computed as a whole, its i does not have the bits of a gate.  A value
- * of c or o tanh(c) smaller than 2^-100, in double 2^-960, becomes 0, so that a silent stream never computes with
- * subnormal numbers.  An LSTM is read-only: any number of threads may run it at the same time.
+ * in every batch, sequence, stream, number of threads and instruction set.  The error of c is at most 6 ULP of |f c| +
+ * |i g|, and that of h at most 6 ULP of o tanh(c).  Because the cell is computed as a whole, its i does not have the
+ * bits of a gate.  A value of c or o tanh(c) of magnitude below 2^-100, in double 2^-960, becomes 0, so that a silent
+ * stream never computes with subnormal numbers.  An LSTM is read-only: any number of threads may run it at the same time.
  */
 typedef struct fastgate_lstm fastgate_lstm;
 
@@ -339,9 +339,10 @@ int fastgate_lstm_step(const fastgate_lstm *lstm, size_t batch, const void *x, p
  * Depending on the sizes, threads share both directions and the rows of a batch; or the layers, as a pipeline over the
  * steps; or the outputs of each step.
  *
- * It allocates scratch memory: up to two arrays of the size of y for the outputs of inner layers, some 48 rows
- * of 4 hidden_size for each thread or layer, and a size_t for each step if there are lengths.  It allocates nothing for
- * one layer without projection and lengths, with at least 50 rows and at most two threads.
+ * It allocates scratch memory: up to two arrays of the size of y for the outputs of inner layers; some 48 rows of 4
+ * hidden_size for each thread or layer, where products with x are computed ahead; and a size_t for each step if there
+ * are lengths.  It allocates nothing for one layer without projection and lengths, with at least 26 rows and at most
+ * two threads.
  *
  * Returns FASTGATE_ERROR_MEMORY, before anything is written; FASTGATE_ERROR_SHAPE if a length is more than `steps`; or
  * FASTGATE_ERROR_INTERRUPTED, after which each row of h and c is the initial state, the state after some step, or a

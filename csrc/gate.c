@@ -258,7 +258,7 @@ typedef struct {
 } shared_call;
 
 /* Runs these blocks for these rows of x, or until the call is interrupted.  Between two looks at the interrupt it runs
- * whole groups of rows and about a millisecond's blocks: int8 rounds x again for every kernel call, so they are few. */
+ * whole groups of rows and about a millisecond's blocks: int8 rounds x again for every kernel call, so each piece is large. */
 static void run_blocks(const shared_call *s, size_t first_block, size_t blocks, size_t first, size_t count)
 {
     const size_t most_rows = (4 * FG_WATCH_COST / (s->block_bytes * blocks) / FG_GROUP_ROWS + 1) * FG_GROUP_ROWS;
@@ -326,7 +326,7 @@ int fg_run(const fastgate_gate *gate, size_t batch, fg_call *call)
 {
     if (!batch || !gate->output_size)
         return 0;
-    call->backwards = turned(gate);
+    call->backwards = call->ending != FG_LINEAR && turned(gate); /* a projection comes between two steps */
     call->packed = gate->packed;
     call->rows = gate->output_size;
     memcpy(call->segments, gate->shape.segments, sizeof call->segments);

@@ -213,14 +213,15 @@ int fg_is_zero_past(const void *lines, size_t bytes, size_t line, size_t used);
 /* The bytes of the packed form; SIZE_MAX if they and the room to align them do not fit ptrdiff_t. */
 size_t fg_packed_bytes(fastgate_storage storage, const fg_shape *shape);
 
-/* Creates what fastgate_gate_create does.  An LSTM's four gates have whole panels of outputs each. */
+/* Creates what fastgate_gate_create does.  The outputs of each of an LSTM's four gates are padded to
+ * whole panels. */
 int fg_create(fastgate_gate **gate, fastgate_storage storage, const fg_matrix *m, unsigned threads);
 
 /* Creates a gate from packed weights, which stay where they are. */
 int fg_create_in_place(fastgate_gate **gate, fastgate_storage storage, const fg_shape *shape, unsigned threads,
                        const char *packed);
 
-/* The packed form, of fastgate_gate_nbytes */
+/* Returns the packed form, which has fastgate_gate_nbytes bytes. */
 const char *fg_packed_of(const fastgate_gate *gate);
 
 /* Runs a call on a batch; it sets packed, rows, segments and backwards itself.  Returns 1 if the call was

@@ -9,7 +9,8 @@
 
 #pragma GCC visibility push(hidden)
 
-/* One layer in one direction.  Its units are padded to whole panels; inputs are those from x. */
+/* One layer in one direction.  Its units are padded to whole panels; `inputs` is the number of elements of
+ * x. */
 typedef struct {
     fastgate_gate *gates;      /* (4 padded units, inputs + output_size), in the order of fg_cell */
     fastgate_gate *projection; /* (projection_size, hidden_size), or NULL */

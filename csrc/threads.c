@@ -35,8 +35,8 @@ unsigned fg_threads_of(unsigned created_with)
 static _Thread_local fg_watch *watched; /* the call that this thread works on, if it may be interrupted */
 static _Thread_local int is_worker;
 
-/* Who waits offers its CPU to others after so many looks, a microsecond or two: where threads are
- * more than CPUs, the others may be those it waits for. */
+/* A waiting thread offers its CPU to others after this many looks, a microsecond or two: with more threads than CPUs,
+ * it may wait for those others. */
 #define LOOKS 32
 
 /* How long an idle worker looks for its next job before it sleeps: longer than a busy caller pauses

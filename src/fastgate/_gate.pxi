@@ -136,7 +136,7 @@ cdef class Gate:
     def load(cls, source):
         """Load a gate that save or C wrote, with the same bits, storage and number of threads.
 
-        The file is mapped, not copied, and checked: all processes that load it share its memory. To change
+        The file is checked and mapped, not copied, so all processes that load it share its memory. To change
         it, replace it, as save does: truncating a mapped file kills the processes that read it.
 
         Parameters

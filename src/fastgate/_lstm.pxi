@@ -488,7 +488,7 @@ cdef class LSTM(_Recurrent):
         TypeError
             If an array has another dtype, or both lengths and mask are given. out is then unchanged.
         MemoryError
-            If there is no memory for the outputs of inner layers.
+            If there is no memory for y or for scratch arrays.
         """
         if mask is not None:
             from fastgate._sequences import run_masked

@@ -138,7 +138,7 @@ def check_gate(weight: _Array, bias: _Array | None) -> None:
 def once_arguments(
     x: Any, weight: Any, bias: Any, out: Any
 ) -> tuple[_Array, _Array, _Array | None, _Array | None]:
-    """Convert the arguments of gate() -> x, weight, bias, an array over out; float64 if weight is an array of it."""
+    """Convert the arguments of gate() -> x, weight, bias, an array over out; in float64 if weight is, else float32."""
     storage = "float32"
     if is_array(weight):
         weight = converted(weight, "weight")

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def run_masked(lstm: Any, x: Any, state: Any, mask: Any, lengths: Any, out: Any) -> tuple[Any, tuple[_Array, _Array]]:
     """lstm(x, state, mask=mask, out=out), computed with lengths.
 
-    It moves the steps that mask, bool with the axes of x except the last, selects to the beginning, and their outputs
-    back.
+    It moves the steps that mask selects to the beginning, and their outputs back.  mask is an array of bool with the
+    axes of x except the last.
     """
     if lengths is not None:
         raise TypeError("give a mask or lengths, not both")

@@ -24,8 +24,8 @@ class CellSources:
     ) -> _Made:
         """Make a cell with the weights of a torch.nn.LSTMCell.
 
-        source, a module or a state_dict, and prefix are as in fastgate.weights.from_torch, storage and threads as in
-        LSTMCell. Raises what these raise, and ValueError if there is more than one layer or direction.
+        source (a module or a state_dict) and prefix are as in fastgate.weights.from_torch; storage and threads are as
+        in LSTMCell. Raises what these raise, and ValueError if there is more than one layer or direction.
         """
         from fastgate import _parameters, weights
 
@@ -43,8 +43,8 @@ class CellSources:
     ) -> _Made:
         """Make a cell with the weights of a Flax LSTMCell.
 
-        source, a mapping of parameters, and cell, the path of the cell in it, are as in fastgate.weights.from_flax,
-        storage and threads as in LSTMCell. Raises what these raise.
+        source (a mapping of parameters) and cell (the path of the cell in it) are as in fastgate.weights.from_flax;
+        storage and threads are as in LSTMCell. Raises what these raise.
         """
         from fastgate import _parameters, weights
 
@@ -69,8 +69,8 @@ class LSTMSources:
     ) -> _Made:
         """Make an LSTM with the weights of a torch.nn.LSTM.
 
-        source, a module or a state_dict, prefix and batch_first are as in fastgate.weights.from_torch, storage and
-        threads as in LSTM. Raises what these raise.
+        source (a module or a state_dict), prefix and batch_first are as in fastgate.weights.from_torch; storage and
+        threads are as in LSTM. Raises what these raise.
         """
         from fastgate import weights
 
@@ -89,8 +89,8 @@ class LSTMSources:
     ) -> _Made:
         """Make an LSTM with the weights of a paddle.nn.LSTM.
 
-        source, a layer or a state_dict, prefix and batch_first are as in fastgate.weights.from_paddle, storage and
-        threads as in LSTM. Raises what these raise.
+        source (a layer or a state_dict), prefix and batch_first are as in fastgate.weights.from_paddle; storage and
+        threads are as in LSTM. Raises what these raise.
         """
         from fastgate import weights
 
@@ -109,8 +109,8 @@ class LSTMSources:
     ) -> _Made:
         """Make an LSTM with the weights of one or several Flax LSTM cells.
 
-        source, a mapping of parameters, cells, their paths in it, and batch_first are as in fastgate.weights.from_flax,
-        storage and threads as in LSTM. Raises what these raise.
+        source (a mapping of parameters), cells (their paths in it) and batch_first are as in
+        fastgate.weights.from_flax; storage and threads are as in LSTM. Raises what these raise.
         """
         from fastgate import weights
 
@@ -129,8 +129,8 @@ class LSTMSources:
     ) -> _Made:
         """Make an LSTM with the weights of a Keras LSTM layer.
 
-        source, a layer, a file or weights, prefix and bidirectional are as in fastgate.weights.from_keras, storage and
-        threads as in LSTM. Raises what these raise.
+        source (a layer, a file or weights), prefix and bidirectional are as in fastgate.weights.from_keras; storage and
+        threads are as in LSTM. Raises what these raise.
         """
         from fastgate import weights
 
@@ -149,8 +149,8 @@ class LSTMSources:
     ) -> _Made:
         """Make an LSTM with the weights of an LSTM node of an ONNX model, or of several nodes, which are its layers.
 
-        source, the model or its path, node and weights are as in fastgate.weights.from_onnx, storage and threads as in
-        LSTM. Raises what these raise.
+        source (the model or its path), node and weights are as in fastgate.weights.from_onnx; storage and threads are
+        as in LSTM. Raises what these raise.
         """
         from fastgate.weights import from_onnx
 

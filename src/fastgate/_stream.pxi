@@ -26,7 +26,7 @@ cdef object distinct_rows(object rows, size_t batch):
 cdef class Stream:
     """A sequence, or a batch of them, that arrives step by step. LSTM.stream and LSTMCell.stream make it.
 
-    It keeps the state in buffers of its own, so that a step allocates nothing except an output, if none is
+    It keeps the state in buffers of its own, so that a step of all rows allocates only an output, if none is
     given. Only one thread at a time may use a stream, but threads may use different streams of one LSTM. A copy
     or pickle continues independently.
 
@@ -192,7 +192,7 @@ cdef class Stream:
         self.h_shape, self.c_shape = made.h_shape, made.c_shape
 
     def reset(self, rows=None):
-        """Set the state to zeros: of all rows, or of these rows, given by an int, integers, a slice or a bool mask.
+        """Set the state of all rows to zeros, or of these rows: an int, integers, a slice or a bool mask.
 
         Raises
         ------

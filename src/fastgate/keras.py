@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 keras = importlib.import_module("keras")  # an import statement would fail the type check where there is no Keras
 
 
-def convert(model: Any, *, storage: str = "float32", threads: int = 1) -> Any:
+def convert(model: Any, *, storage: str = "float32", threads: int | str = 1) -> Any:
     """Make the LSTM layers of a Keras 3 model compute with fastgate, in place, and return the model.
 
     It converts keras.layers.LSTM, and RNN of an LSTMCell or of StackedRNNCells of LSTMCells, with the activations tanh
@@ -102,7 +102,7 @@ def _cells(layer: Any) -> list[Any]:
 class _Loop:
     """The replacement for the method inner_loop of a converted layer."""
 
-    def __init__(self, layer: Any, cells: list[Any], storage: str, threads: int) -> None:
+    def __init__(self, layer: Any, cells: list[Any], storage: str, threads: int | str) -> None:
         self.layer, self.cells, self.storage, self.threads = layer, cells, storage, threads
         # A key that identifies the packed weights, the objects that keep the key from being reused, and the LSTMs.
         # They are one value, which is replaced as a whole, because threads may share this object.

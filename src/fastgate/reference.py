@@ -111,7 +111,7 @@ def _flushed(value: _Array, dtype: np.dtype[Any]) -> _Array:
 
 
 def make_cell(parameters: dict[str, Any], storage: str, options: dict[str, Any]) -> _Cell:
-    """What _parameters.cell_parameters gave -> a cell, with [W_ih | W_hh], whose values are rounded, in float64."""
+    """Make a cell of what _parameters.cell_parameters gave; its [W_ih | W_hh] is rounded, in float64."""
     dtype = dtype_of(storage)
     joined = rounded(np.hstack([parameters["weight_ih"], parameters["weight_hh"]]), storage)
     projection = parameters["projection"]
@@ -583,7 +583,7 @@ class Stream:
         return self._h, self._c
 
     def reset(self, rows: Any = None) -> None:
-        """Set the state to zeros: of all rows, or of these rows, given by an int, integers, a slice or a bool mask."""
+        """Set the state of all rows to zeros, or of these rows: an int, integers, a slice or a bool mask."""
         chosen = ... if rows is None else _parameters.stream_rows(rows, self._batch)
         self._h[:, chosen] = 0
         self._c[:, chosen] = 0

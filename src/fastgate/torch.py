@@ -291,7 +291,7 @@ def convert(model: _Model, *, storage: str = "float32", threads: int | str = 1) 
     Parameters
     ----------
     model : torch.nn.Module
-        A model on any device and of any dtype.  Torch computes all that is not float32 or float64 on a CPU.
+        A model on any device and of any dtype.  Torch computes every call that is not in float32 or float64 on a CPU.
     storage : str
         How the weights of float32 modules are held: "float32", "float16", "bfloat16" or "int8".  Torch computes with
         weights that the storage cannot hold.

@@ -38,7 +38,7 @@ def from_keras(source: Any, *, prefix: str = "", bidirectional: bool | None = No
           of the model is respected: .keras and .h5 files have it, and for a .weights.h5 file it may be in a config.json
           beside it, as in an unpacked .keras file
         - the list that layer.get_weights() returns: [kernel, recurrent_kernel, bias], or without the bias; for
-          Bidirectional, both lists joined or as a pair.  Twice the length of a bias means CuDNNLSTM
+          Bidirectional, both lists joined or as a pair.  A bias of twice the length means CuDNNLSTM
         - a nested or flat dict of the arrays of a file
 
         Without a configuration, the activation must be "tanh" and the recurrent_activation "sigmoid".  (Before
