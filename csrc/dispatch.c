@@ -65,8 +65,8 @@ static int always(void)
     return 1;
 }
 
-/* Best first: the name, the test, and the shims whose kernels it takes for floats, for int8, and where wide vectors gain
- * nothing, as in fastgate_gate_once.  CONTRIBUTING.md says how to add an instruction set. */
+/* Best first: the name, the test, and the shims whose kernels it takes for floats, for int8, and where wide vectors
+ * gain nothing, as in fastgate_gate_once.  CONTRIBUTING.md says how to add an instruction set. */
 #define FG_ALL(X) FG_NATIVE(X) X(base, always, base, base, base)
 
 #define FG_DECLARE(isa, usable, real, int8, narrow)                                                                \

@@ -42,8 +42,9 @@
  *           a function says otherwise.  A pointer may be NULL only where a function says so, or where no element is
  *           read through it.  Neither of these rules is checked, nor are the bounds of arrays.
  *           fastgate_gate_run, fastgate_gate_once, fastgate_lstm_step and fastgate_stream_step allocate nothing,
- *           except that the first call which is shared among threads starts these threads.  No call needs more than
- *           32 KB of stack.
+ *           except that the first call which is shared among threads starts these threads, and that the first call of
+ *           a thread may allocate its thread-local variables, if the library was loaded by dlopen.  No call needs more
+ *           than 32 KB of stack.
  * Threads:  Any number of threads may run, unpack or query one gate or LSTM at the same time, each with outputs
  *           of its own, because outputs may hold partial results during a call.  Free it only after all of
  *           these calls have returned.  A stream is used by one thread at a time.
@@ -122,11 +123,10 @@ void fastgate_override_threads(unsigned threads);
 /*
  * From now on, `asked` is called about every 20 ms by fastgate_gate_run, fastgate_gate_once, fastgate_lstm_run,
  * fastgate_lstm_step and the functions that load, on the thread that made the call and never on one that shares it.  If
- * it returns non-zero, the call ends within some ms and returns FASTGATE_ERROR_INTERRUPTED, and its outputs hold partial
- * results.
- * All other functions, fastgate_stream_step among them, run to their end, and calls of less than 20 ms never ask.
- * `asked` may itself call these functions, which then ask too.  It must return, and it must not fork.  With NULL,
- * as at first, no call asks.  May be called at any time.
+ * it returns non-zero, the call ends within some ms and returns FASTGATE_ERROR_INTERRUPTED, and its outputs hold
+ * partial results.  All other functions, fastgate_stream_step among them, run to their end, and calls of less than
+ * 20 ms never ask.  `asked` may itself call these functions, which then ask too.  It must return, and it must not fork.
+ * With NULL, as at first, no call asks.  May be called at any time.
  */
 void fastgate_set_interrupt(int (*asked)(void));
 
@@ -246,7 +246,8 @@ int fastgate_gate_load_file(fastgate_gate **gate, const char *path);
  * in every batch, sequence, stream, number of threads and instruction set.  The error of c is at most 6 ULP of |f c| +
  * |i g|, and that of h at most 6 ULP of o tanh(c).  Because the cell is computed as a whole, its i does not have the
  * bits of a gate.  A value of c or o tanh(c) of magnitude below 2^-100, in double 2^-960, becomes 0, so that a silent
- * stream never computes with subnormal numbers.  An LSTM is read-only: any number of threads may run it at the same time.
+ * stream never computes with subnormal numbers.  An LSTM is read-only: any number of threads may run it at the same
+ * time.
  */
 typedef struct fastgate_lstm fastgate_lstm;
 

@@ -253,21 +253,24 @@ typedef struct {
     fg_packed_kernel *kernel;
     size_t blocks, batch;
     size_t tasks, tasks_each; /* in all, and of each thread, unless others take them over */
-    int of_batch;
+    int of_batch, is_long; /* whether the rows of x are shared; whether the call can be interrupted */
     size_t block_bytes;
 } shared_call;
 
+#define PIECE_COST (16 * FG_WATCH_COST) /* about a millisecond */
+
 /* Runs these blocks for these rows of x, or until the call is interrupted.  Between two looks at the interrupt it runs
- * whole groups of rows and about a millisecond's blocks: int8 rounds x again for every kernel call, so each piece is large. */
+ * whole groups of rows and about a millisecond's blocks: int8 rounds x again for every kernel call, so each piece is
+ * large. */
 static void run_blocks(const shared_call *s, size_t first_block, size_t blocks, size_t first, size_t count)
 {
     const size_t most_rows = (4 * FG_WATCH_COST / (s->block_bytes * blocks) / FG_GROUP_ROWS + 1) * FG_GROUP_ROWS;
-    size_t looks = 0; /* the first one is left to the caller */
+    size_t pieces = 0;
     for (size_t rows; count; first += rows, count -= rows) {
         rows = count < 2 * most_rows ? count : most_rows;
         for (size_t done = 0, some; done < blocks; done += some) {
-            some = smaller(16 * FG_WATCH_COST / fg_cost(s->block_bytes, rows) + 1, blocks - done);
-            if (looks++ && fg_interrupted())
+            some = smaller(PIECE_COST / fg_cost(s->block_bytes, rows) + 1, blocks - done);
+            if (pieces++ && fg_interrupted()) /* the caller looks before the first piece */
                 return;
             const size_t block = s->call->backwards ? blocks - done - some : done;
             s->kernel(s->call, first_block + block, some, first, rows);
@@ -278,10 +281,12 @@ static void run_blocks(const shared_call *s, size_t first_block, size_t blocks, 
 static void run_task(void *context, size_t i)
 {
     const shared_call *s = context;
-    const size_t size = s->of_batch ? s->batch : s->blocks;
+    const uint64_t size = s->of_batch ? s->batch : s->blocks;
+    if (s->is_long ? fg_interrupted() : fg_stopped())
+        return;
     if (s->call->backwards) /* each thread begins with the last of its own tasks */
         i += s->tasks_each - 1 - 2 * (i % s->tasks_each);
-    const size_t first = size * i / s->tasks, count = size * (i + 1) / s->tasks - first;
+    const size_t first = (size_t)(size * i / s->tasks), count = (size_t)(size * (i + 1) / s->tasks) - first;
     if (s->of_batch)
         run_blocks(s, 0, s->blocks, first, count);
     else
@@ -305,20 +310,20 @@ static void share(unsigned threads, size_t cost, size_t nbytes, shared_call *s)
 }
 
 /*
- * Whether a call of a gate, the same one as in the last call of this thread, runs its blocks in the opposite direction.
- * It then begins with the weights that were read last, which the caches still hold; in the same direction it would find
- * that each of them was evicted shortly before, if the weights are larger than a cache.
+ * Whether a call begins with the last block.  It does if the last call of this thread was one of the same gate that
+ * began with the first block.  It then begins with the weights that were read last, which the caches still hold; in the
+ * same direction it would find that each of them was evicted shortly before, if the weights are larger than a cache.
  */
-static int turned(const fastgate_gate *gate)
+static int next_direction(const fastgate_gate *gate)
 {
     static _Thread_local struct {
-        const fastgate_gate *gate;
+        uintptr_t gate; /* its address; it may have been freed */
         int backwards;
     } last;
     if (gate->nbytes < FIRST_CACHE)
         return 0;
-    last.backwards = last.gate == gate && !last.backwards;
-    last.gate = gate;
+    last.backwards = last.gate == (uintptr_t)gate && !last.backwards;
+    last.gate = (uintptr_t)gate;
     return last.backwards;
 }
 
@@ -326,7 +331,7 @@ int fg_run(const fastgate_gate *gate, size_t batch, fg_call *call)
 {
     if (!batch || !gate->output_size)
         return 0;
-    call->backwards = call->ending != FG_LINEAR && turned(gate); /* a projection comes between two steps */
+    call->backwards = call->ending != FG_LINEAR && next_direction(gate); /* a projection comes between two steps */
     call->packed = gate->packed;
     call->rows = gate->output_size;
     memcpy(call->segments, gate->shape.segments, sizeof call->segments);
@@ -339,12 +344,12 @@ int fg_run(const fastgate_gate *gate, size_t batch, fg_call *call)
     }
     const unsigned threads = fg_threads_of(gate->threads);
     shared_call s = {.call = call, .kernel = gate->kernel, .blocks = blocks, .batch = batch,
-                     .block_bytes = gate->nbytes / blocks};
+                     .is_long = cost >= FG_WATCH_COST, .block_bytes = gate->nbytes / blocks};
     if (threads > 1)
         share(threads, cost, gate->nbytes, &s);
     else
         run_blocks(&s, 0, blocks, 0, batch);
-    return fg_stopped();
+    return s.is_long ? fg_interrupted() : fg_stopped();
 }
 
 int fastgate_gate_run(const fastgate_gate *gate, size_t batch, const fastgate_part *parts,
@@ -370,8 +375,8 @@ int fastgate_gate_once(fastgate_storage storage, size_t output_size, size_t inpu
     /* rows of W between two looks at the interrupt are a multiple of this; column-major weights need long columns */
     const size_t unit = row_stride != 1 ? 64 : input_size < 65536 ? 1024 : 256;
     fg_watch watch;
-    fg_begin(&watch, cost * output_size * batch);
-    const size_t most = watch.callback ? (4 * FG_WATCH_COST / (cost * unit) + 1) * unit : output_size;
+    fg_begin(&watch, fg_product(fg_product(cost, output_size), batch));
+    const size_t most = watch.callback ? (4 * FG_WATCH_COST / fg_product(cost, unit) + 1) * unit : output_size;
     /* the rows of x between two looks */
     const size_t few = watch.callback ? FG_WATCH_COST / 4 / (cost * smaller(most, output_size) + 1) + 1 : batch;
     for (size_t first = 0; first < output_size; first += most) {

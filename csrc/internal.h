@@ -116,7 +116,7 @@ typedef struct {
 
 typedef struct {
     fg_shape shape;
-    const void *weight[2];
+    const void *weight[2]; /* fg_unpack writes to these arrays and to bias */
     ptrdiff_t row_stride[2], column_stride;
     const void *bias; /* (gates * rows,), or NULL for zeros */
 } fg_matrix;
@@ -127,10 +127,10 @@ static inline size_t fg_panels_of(const fg_shape *shape, fastgate_storage storag
     return shape->gates * (shape->rows / rows + (shape->rows % rows != 0));
 }
 
-/* The address of an element of `width` bytes */
+/* The address of an element of `width` bytes.  An array without elements may be NULL. */
 static inline void *fg_at(const void *array, ptrdiff_t index, size_t width)
 {
-    return (char *)array + index * (ptrdiff_t)width;
+    return index ? (char *)array + index * (ptrdiff_t)width : (void *)array;
 }
 
 /* What a call computes from the sums z = W x + bias. */

@@ -69,13 +69,19 @@ static void load_weight(void *weight, const char *from, fastgate_storage storage
 
 /* ---- int8 -------------------------------------------------------------------------------------- */
 
-/* The weight of row r and column k of a panel; *sums becomes the line of sums of its span. */
-static int8_t *int8_weight(const char *panel, const size_t segments[2], size_t r, size_t k, int32_t **sums)
+/* The span of column *k in a panel: a line of the sums of its weights, and the weights.  *k becomes the column's index
+ * within the span. */
+static char *int8_span_of(const char *panel, const size_t segments[2], size_t *k)
 {
-    char *span = segment_of(panel, FASTGATE_INT8, segments, &k);
-    span += fg_segment_bytes(FASTGATE_INT8, k / FG_INT8_SPAN * FG_INT8_SPAN);
-    k %= FG_INT8_SPAN;
-    *sums = (int32_t *)span;
+    char *segment = segment_of(panel, FASTGATE_INT8, segments, k);
+    const size_t skipped = *k / FG_INT8_SPAN * FG_INT8_SPAN;
+    *k -= skipped;
+    return segment + fg_segment_bytes(FASTGATE_INT8, skipped);
+}
+
+/* The weight of row r and column k of a span */
+static int8_t *int8_weight(char *span, size_t r, size_t k)
+{
     return (int8_t *)span + (1 + k / FG_QUAD) * FG_LINE + r * FG_QUAD + k % FG_QUAD;
 }
 
@@ -101,9 +107,10 @@ static int pack_int8_row(char *panel, const fg_matrix *m, size_t i, size_t r)
     for (size_t k = 0; k < columns && scale > 0; k++) {
         const float q = rintf(*(const float *)weight_at(m, FASTGATE_INT8, i, k) / scale);
         const int8_t w = (int8_t)(q > 127 ? 127 : q < -127 ? -127 : q);
-        int32_t *sums;
-        *int8_weight(panel, m->shape.segments, r, k, &sums) = w;
-        sums[r] += w;
+        size_t column = k;
+        char *span = int8_span_of(panel, m->shape.segments, &column);
+        *int8_weight(span, r, column) = w;
+        ((int32_t *)span)[r] += w;
     }
     return 1;
 }
@@ -113,12 +120,12 @@ static int pack_int8_row(char *panel, const fg_matrix *m, size_t i, size_t r)
 /* The rows of a matrix that a panel holds, counted through all gates */
 typedef struct {
     size_t first, count;
-} panel_rows;
+} row_range;
 
-static panel_rows rows_of(const fg_shape *shape, fastgate_storage storage, size_t panel)
+static row_range rows_of(const fg_shape *shape, fastgate_storage storage, size_t panel)
 {
     const size_t first = panel / shape->gates * fg_panel_rows(storage);
-    return (panel_rows){panel % shape->gates * shape->rows + first,
+    return (row_range){panel % shape->gates * shape->rows + first,
                         smaller(shape->rows - first, fg_panel_rows(storage))};
 }
 
@@ -127,7 +134,7 @@ int fg_pack(char *packed, fastgate_storage storage, const fg_matrix *m)
     const size_t *segments = m->shape.segments;
     const size_t bytes = fg_panel_bytes(storage, segments), columns = segments[0] + segments[1];
     for (size_t panel = 0; panel < fg_panels_of(&m->shape, storage); panel++, packed += bytes) {
-        const panel_rows rows = rows_of(&m->shape, storage, panel);
+        const row_range rows = rows_of(&m->shape, storage, panel);
         memset(packed, 0, bytes);
         if (m->bias)
             memcpy(packed, fg_at(m->bias, (ptrdiff_t)rows.first, fg_real_bytes(storage)),
@@ -147,16 +154,19 @@ int fg_pack(char *packed, fastgate_storage storage, const fg_matrix *m)
 /* Writes row r of a panel as row i of m. */
 static void unpack_row(const char *panel, fastgate_storage storage, size_t r, const fg_matrix *m, size_t i)
 {
+    const size_t *segments = m->shape.segments;
     float scale = 0;
-    int32_t *sums;
     if (storage == FASTGATE_INT8)
         memcpy(&scale, panel + FG_LINE + r * sizeof scale, sizeof scale);
-    for (size_t k = 0; k < m->shape.segments[0] + m->shape.segments[1]; k++) {
+    for (size_t k = 0; k < segments[0] + segments[1]; k++) {
         void *weight = weight_at(m, storage, i, k);
-        if (storage == FASTGATE_INT8)
-            *(float *)weight = *int8_weight(panel, m->shape.segments, r, k, &sums) * scale;
-        else
-            load_weight(weight, weight_of(panel, storage, m->shape.segments, r, k), storage);
+        if (storage == FASTGATE_INT8) {
+            size_t column = k;
+            char *span = int8_span_of(panel, segments, &column);
+            *(float *)weight = *int8_weight(span, r, column) * scale;
+        } else {
+            load_weight(weight, weight_of(panel, storage, segments, r, k), storage);
+        }
     }
 }
 
@@ -164,7 +174,7 @@ void fg_unpack(const char *packed, fastgate_storage storage, const fg_matrix *m)
 {
     const size_t bytes = fg_panel_bytes(storage, m->shape.segments), width = fg_real_bytes(storage);
     for (size_t panel = 0; panel < fg_panels_of(&m->shape, storage); panel++, packed += bytes) {
-        const panel_rows rows = rows_of(&m->shape, storage, panel);
+        const row_range rows = rows_of(&m->shape, storage, panel);
         for (size_t r = 0; r < rows.count; r++) {
             const size_t i = rows.first + r;
             if (m->bias)

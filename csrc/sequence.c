@@ -19,9 +19,10 @@
 #define LEAST_PIECE_STEPS 8
 #define PIECE_STEPS 48
 
-/* The most rows in a slice of a batch with lengths, which copies all of its rows for each step; and the steps of a row
- * that are cleared between two looks at the interrupt. */
+/* The most rows in a slice of a batch with lengths, which copies all of its rows for each step; and the rows, or steps
+ * of a row, that are cleared between two looks at the interrupt. */
 #define SLICE_ROWS 4096
+#define CLEARED_ROWS 64
 #define CLEARED_STEPS 4096
 
 /* (steps, batch, size), with `step` elements from one step to the next and `row` elements from one row to the next */
@@ -69,12 +70,12 @@ typedef struct {
 
 static fg_rows step_of(const fastgate_lstm *lstm, sequence s, size_t t)
 {
-    return (fg_rows){(char *)s.data + (ptrdiff_t)t * s.step * (ptrdiff_t)lstm->width, s.row};
+    return (fg_rows){fg_at(s.data, (ptrdiff_t)t * s.step, lstm->width), s.row};
 }
 
 static fg_rows row_of(const fastgate_lstm *lstm, fg_rows r, size_t b)
 {
-    return (fg_rows){(char *)r.data + (ptrdiff_t)b * r.stride * (ptrdiff_t)lstm->width, r.stride};
+    return (fg_rows){fg_at(r.data, (ptrdiff_t)b * r.stride, lstm->width), r.stride};
 }
 
 /* The sequence that begins at step t and row b */
@@ -170,7 +171,7 @@ static void run_lengths(const lstm_run *run, size_t index, const layer_run *r, i
     const fg_rows h = {space->h, (ptrdiff_t)output}, c = {space->c, (ptrdiff_t)hidden};
     for (size_t i = 0; i < r->batch; i++) {
         const size_t b = order[i * stride];
-        if (fg_interrupted())
+        if (i % CLEARED_ROWS == 0 && fg_interrupted())
             return;
         copy_row(lstm, h, i, r->h, b, output);
         copy_row(lstm, c, i, r->c, b, hidden);
@@ -196,6 +197,8 @@ static void run_lengths(const lstm_run *run, size_t index, const layer_run *r, i
                 copy_row(lstm, step_of(lstm, few.x, k), i, step_of(lstm, r->x, at), b, inputs);
             }
         run_layer(lstm, index, &few, space);
+        if (fg_stopped()) /* then there are steps that space->y does not have */
+            return;
         for (size_t k = 0; k < steps; k++)
             for (size_t i = 0; i < running; i++) {
                 const size_t b = order[i * stride], at = backwards ? lengths[b] - 1 - (t + k) : t + k;
@@ -231,8 +234,9 @@ static void run_piece(const lstm_run *run, size_t k, size_t direction, size_t sl
         r.x = reversed(lstm, r.x, run->steps);
         r.y = reversed(lstm, r.y, run->steps);
     }
-    const size_t b = run->batch * slice / run->slices;
-    r.batch = run->batch * (slice + 1) / run->slices - b;
+    const uint64_t batch = run->batch;
+    const size_t b = (size_t)(batch * slice / run->slices);
+    r.batch = (size_t)(batch * (slice + 1) / run->slices) - b;
     r.x = sequence_at(lstm, r.x, first, b);
     r.y = sequence_at(lstm, r.y, first, b);
     r.h = row_of(lstm, r.h, b);
