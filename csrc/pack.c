@@ -14,30 +14,23 @@ static void copy_number(void *to, const void *from, fastgate_storage storage)
         memcpy(to, from, sizeof(float));
 }
 
-/* Element (i, k) of m */
-static void *weight_at(const fg_matrix *m, fastgate_storage storage, size_t i, size_t k)
+/* Element (i, k) of segment s of m */
+static void *weight_at(const fg_matrix *m, fastgate_storage storage, size_t s, size_t i, size_t k)
 {
-    const size_t s = k >= m->shape.segments[0];
-    const ptrdiff_t column = (ptrdiff_t)(k - (s ? m->shape.segments[0] : 0)) * m->column_stride;
-    return fg_at(m->weight[s], (ptrdiff_t)i * m->row_stride[s] + column, fg_real_bytes(storage));
+    const ptrdiff_t index = (ptrdiff_t)i * m->row_stride[s] + (ptrdiff_t)k * m->column_stride;
+    return fg_at(m->weight[s], index, fg_real_bytes(storage));
 }
 
-/* The weights of the segment of column *k in a panel.  *k becomes the column's index within the segment. */
-static char *segment_of(const char *panel, fastgate_storage storage, const size_t segments[2], size_t *k)
+/* The weights of segment s of a panel */
+static char *segment_of(const char *panel, fastgate_storage storage, const size_t segments[2], size_t s)
 {
-    size_t skipped = fg_head_bytes(storage);
-    if (*k >= segments[0]) {
-        skipped += fg_segment_bytes(storage, segments[0]);
-        *k -= segments[0];
-    }
-    return (char *)panel + skipped;
+    return (char *)panel + fg_head_bytes(storage) + (s ? fg_segment_bytes(storage, segments[0]) : 0);
 }
 
-/* Where the weight of row r and column k of a panel is, for every storage except int8 */
-static char *weight_of(const char *panel, fastgate_storage storage, const size_t segments[2], size_t r, size_t k)
+/* Where the weight of row r and column k of a segment is, for every storage except int8 */
+static char *weight_of(char *segment, fastgate_storage storage, size_t r, size_t k)
 {
     const size_t line = fg_input_bytes(storage), width = line / fg_panel_rows(storage);
-    char *segment = segment_of(panel, storage, segments, &k);
     if (storage == FASTGATE_BFLOAT16)
         return segment + k / 2 * FG_LINE + 2 * r * width + k % 2 * width;
     return segment + k * line + r * width;
@@ -69,20 +62,16 @@ static void load_weight(void *weight, const char *from, fastgate_storage storage
 
 /* ---- int8 -------------------------------------------------------------------------------------- */
 
-/* The span of column *k in a panel: a line of the sums of its weights, and the weights.  *k becomes the column's index
- * within the span. */
-static char *int8_span_of(const char *panel, const size_t segments[2], size_t *k)
+/* The span of column k of a segment: a line of the sums of its weights, and the weights */
+static char *int8_span_of(char *segment, size_t k)
 {
-    char *segment = segment_of(panel, FASTGATE_INT8, segments, k);
-    const size_t skipped = *k / FG_INT8_SPAN * FG_INT8_SPAN;
-    *k -= skipped;
-    return segment + fg_segment_bytes(FASTGATE_INT8, skipped);
+    return segment + fg_segment_bytes(FASTGATE_INT8, k / FG_INT8_SPAN * FG_INT8_SPAN);
 }
 
-/* The weight of row r and column k of a span */
-static int8_t *int8_weight(char *span, size_t r, size_t k)
+static int8_t *int8_weight(char *segment, size_t r, size_t k)
 {
-    return (int8_t *)span + (1 + k / FG_QUAD) * FG_LINE + r * FG_QUAD + k % FG_QUAD;
+    char *line = int8_span_of(segment, k) + (1 + k % FG_INT8_SPAN / FG_QUAD) * FG_LINE;
+    return (int8_t *)line + r * FG_QUAD + k % FG_QUAD;
 }
 
 /* The scale of a row of int8 weights.  17 bits, so that its multiples by up to 127 are exact. */
@@ -94,23 +83,24 @@ static float scale_of(float largest)
 /* Row i of m as row r of a panel, whose weights are zeros before */
 static int pack_int8_row(char *panel, const fg_matrix *m, size_t i, size_t r)
 {
-    const size_t columns = m->shape.segments[0] + m->shape.segments[1];
     float largest = 0;
-    for (size_t k = 0; k < columns; k++) {
-        const float w = fabsf(*(const float *)weight_at(m, FASTGATE_INT8, i, k));
-        if (!isfinite(w))
-            return 0;
-        largest = w > largest ? w : largest;
-    }
+    for (size_t s = 0; s < 2; s++)
+        for (size_t k = 0; k < m->shape.segments[s]; k++) {
+            const float w = fabsf(*(const float *)weight_at(m, FASTGATE_INT8, s, i, k));
+            if (!isfinite(w))
+                return 0;
+            largest = w > largest ? w : largest;
+        }
     const float scale = scale_of(largest);
     memcpy(panel + FG_LINE + r * sizeof scale, &scale, sizeof scale);
-    for (size_t k = 0; k < columns && scale > 0; k++) {
-        const float q = rintf(*(const float *)weight_at(m, FASTGATE_INT8, i, k) / scale);
-        const int8_t w = (int8_t)(q > 127 ? 127 : q < -127 ? -127 : q);
-        size_t column = k;
-        char *span = int8_span_of(panel, m->shape.segments, &column);
-        *int8_weight(span, r, column) = w;
-        ((int32_t *)span)[r] += w;
+    for (size_t s = 0; s < 2 && scale > 0; s++) {
+        char *segment = segment_of(panel, FASTGATE_INT8, m->shape.segments, s);
+        for (size_t k = 0; k < m->shape.segments[s]; k++) {
+            const float q = rintf(*(const float *)weight_at(m, FASTGATE_INT8, s, i, k) / scale);
+            const int8_t w = (int8_t)(q > 127 ? 127 : q < -127 ? -127 : q);
+            *int8_weight(segment, r, k) = w;
+            ((int32_t *)int8_span_of(segment, k))[r] += w;
+        }
     }
     return 1;
 }
@@ -129,24 +119,33 @@ static row_range rows_of(const fg_shape *shape, fastgate_storage storage, size_t
                         smaller(shape->rows - first, fg_panel_rows(storage))};
 }
 
+/* The rows of m in a panel, in a storage other than int8 */
+static int pack_rows(char *panel, fastgate_storage storage, const fg_matrix *m, row_range rows)
+{
+    for (size_t s = 0; s < 2; s++) {
+        char *segment = segment_of(panel, storage, m->shape.segments, s);
+        for (size_t k = 0; k < m->shape.segments[s]; k++)
+            for (size_t r = 0; r < rows.count; r++)
+                if (!store_weight(weight_of(segment, storage, r, k), storage,
+                                  weight_at(m, storage, s, rows.first + r, k)))
+                    return 0;
+    }
+    return 1;
+}
+
 int fg_pack(char *packed, fastgate_storage storage, const fg_matrix *m)
 {
-    const size_t *segments = m->shape.segments;
-    const size_t bytes = fg_panel_bytes(storage, segments), columns = segments[0] + segments[1];
+    const size_t bytes = fg_panel_bytes(storage, m->shape.segments), width = fg_real_bytes(storage);
     for (size_t panel = 0; panel < fg_panels_of(&m->shape, storage); panel++, packed += bytes) {
         const row_range rows = rows_of(&m->shape, storage, panel);
         memset(packed, 0, bytes);
         if (m->bias)
-            memcpy(packed, fg_at(m->bias, (ptrdiff_t)rows.first, fg_real_bytes(storage)),
-                   rows.count * fg_real_bytes(storage));
+            memcpy(packed, fg_at(m->bias, (ptrdiff_t)rows.first, width), rows.count * width);
         for (size_t r = 0; r < rows.count && storage == FASTGATE_INT8; r++)
             if (!pack_int8_row(packed, m, rows.first + r, r))
                 return FASTGATE_ERROR_VALUE;
-        for (size_t k = 0; k < columns && storage != FASTGATE_INT8; k++)
-            for (size_t r = 0; r < rows.count; r++)
-                if (!store_weight(weight_of(packed, storage, segments, r, k), storage,
-                                  weight_at(m, storage, rows.first + r, k)))
-                    return FASTGATE_ERROR_VALUE;
+        if (storage != FASTGATE_INT8 && !pack_rows(packed, storage, m, rows))
+            return FASTGATE_ERROR_VALUE;
     }
     return FASTGATE_OK;
 }
@@ -154,18 +153,17 @@ int fg_pack(char *packed, fastgate_storage storage, const fg_matrix *m)
 /* Writes row r of a panel as row i of m. */
 static void unpack_row(const char *panel, fastgate_storage storage, size_t r, const fg_matrix *m, size_t i)
 {
-    const size_t *segments = m->shape.segments;
     float scale = 0;
     if (storage == FASTGATE_INT8)
         memcpy(&scale, panel + FG_LINE + r * sizeof scale, sizeof scale);
-    for (size_t k = 0; k < segments[0] + segments[1]; k++) {
-        void *weight = weight_at(m, storage, i, k);
-        if (storage == FASTGATE_INT8) {
-            size_t column = k;
-            char *span = int8_span_of(panel, segments, &column);
-            *(float *)weight = *int8_weight(span, r, column) * scale;
-        } else {
-            load_weight(weight, weight_of(panel, storage, segments, r, k), storage);
+    for (size_t s = 0; s < 2; s++) {
+        char *segment = segment_of(panel, storage, m->shape.segments, s);
+        for (size_t k = 0; k < m->shape.segments[s]; k++) {
+            void *weight = weight_at(m, storage, s, i, k);
+            if (storage == FASTGATE_INT8)
+                *(float *)weight = *int8_weight(segment, r, k) * scale;
+            else
+                load_weight(weight, weight_of(segment, storage, r, k), storage);
         }
     }
 }
