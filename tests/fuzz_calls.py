@@ -112,7 +112,7 @@ class Script:
 
 def hostile(value, script, names, base, answers):
     """An object whose methods run the script, and then answer as `value` would, or wrongly."""
-    answers = itertools.cycle(answers)
+    answers, items = itertools.cycle(answers), itertools.count()
     right = {"__array__": lambda: value, "__buffer__": lambda: memoryview(value), "__float__": lambda: float(value),
              "__bool__": lambda: bool(value), "__index__": lambda: int(value), "__int__": lambda: int(value),
              "__len__": lambda: len(value), "__iter__": lambda: iter(value), "__fspath__": lambda: "/nowhere/at/all",
@@ -122,6 +122,8 @@ def hostile(value, script, names, base, answers):
     def method(name):
         def run(*_, **options):
             script.act()
+            if name == "__getitem__" and next(items) % 5 == 4:
+                raise IndexError  # otherwise NumPy would ask for items without end
             wrong = next(answers)
             return right.get(name, lambda: 7)() if wrong is None else WRONG[wrong]
         return property(run) if name in PROPERTIES else run
