@@ -176,11 +176,10 @@ def figures_lines(part: dict[str, Any], install: dict[str, Any]) -> str:
         f"- **{took} µs** for a step of {chosen['n']} inputs and {chosen['H']} units. Steps take "
         f"{share(step, lstm.STREAM, lstm.PEER)} of ONNX Runtime's time, and {share(step, lstm.STREAM)} of the fastest "
         f"other library's.\n"
-        f"- **A sequence** of {lstm.STEPS} steps and one row takes {share(sequence, lstm.SEQUENCE, lstm.PEER)} of ONNX Runtime's "
-        f"time.\n"
+        f"- **A sequence** of {lstm.STEPS} steps and one row takes {share(sequence, lstm.SEQUENCE, lstm.PEER)} of ONNX "
+        f"Runtime's time.\n"
         f"- **{mb} MB** installed beside NumPy, and {ms} ms to import{other}.\n\n"
         f"{where(part)}; sizes are inputs/units."
-        + (f" Size and import: {install['cpu']}." if install["cpu"] != part["cpu"] else "")
     )
 
 
@@ -269,8 +268,7 @@ def document(report: dict[str, Any]) -> str:
         if "failure" in found:
             lines.append(f"`{name}`: {found['failure']}.")
             continue
-        elsewhere = f", on another machine, {found['cpu']}" if found["cpu"] != report["cpu"] else ""
-        lines.append(f"`{found['command']}`, {found['date'][:10]}{elsewhere}:")
+        lines.append(f"`{found['command']}`, {found['date'][:10]}:")
         lines += [f"![{part.title}]({picture})" for picture, _ in part.pictures if picture == f"{name}.png"]
         lines.append(text(compare.tables(found) if "sizes" in found else found["tables"]))
     return "\n\n".join(lines) + "\n"
